@@ -1,0 +1,107 @@
+"""A user's folder and a dataset recipe become a tuple of cases; no file is copied, renamed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autoseg.labels import Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One input channel. `modality` is from the closed list `MODALITIES` and chooses the normalisation; the name does not."""
+
+    name: str
+    modality: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One patient scan: its files, all absolute paths, untouched."""
+
+    name: str
+    images: tuple[Path, ...]  # one per channel, in the order of the channels; or one file that holds them all
+    label: Path | tuple[tuple[str, Path], ...] | None = None  # a label map, or (label name, mask file) pairs, or none
+    group: str | None = None  # patient or site: never split over folds
+    annotated: tuple[str, ...] | None = None  # names of the labels annotated in this case; None: all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What the recipe found: the cases and what their files mean."""
+
+    name: str
+    root: Path
+    recipe: str  # "msd", "nnunet-v2", "list", ...
+    channels: tuple[Channel, ...]
+    labels: Labels
+    cases: tuple[Case, ...]  # with a label, sorted by name
+    notes: tuple[str, ...] = ()  # what was assumed or left aside, for the user to read
+
+    def only(self, names: Sequence[str]) -> Dataset:
+        """The data set with some of its cases."""
+        wanted = set(names)
+        return replace(self, cases=tuple(case for case in self.cases if case.name in wanted))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file; paths inside the root are kept relative to it."""
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "recipe": self.recipe,
+            "channels": [{"name": c.name, "modality": c.modality} for c in self.channels],
+            **self.labels.to_json(),
+            "cases": [
+                {
+                    "case": case.name,
+                    "images": [_relative(path, self.root) for path in case.images],
+                    "label": _label_to_json(case.label, self.root),
+                    "group": case.group,
+                    "annotated": None if case.annotated is None else list(case.annotated),
+                }
+                for case in self.cases
+            ],
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Dataset:
+        """The inverse of `to_json`."""
+        root = Path(value["root"])
+        return Dataset(
+            name=value["name"],
+            root=root,
+            recipe=value["recipe"],
+            channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
+            labels=Labels.from_json(value),
+            cases=tuple(
+                Case(
+                    name=case["case"],
+                    images=tuple(root / path for path in case["images"]),
+                    label=_label_from_json(case["label"], root),
+                    group=case["group"],
+                    annotated=None if case["annotated"] is None else tuple(case["annotated"]),
+                )
+                for case in value["cases"]
+            ),
+            notes=tuple(value.get("notes", ())),
+        )
+
+
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _label_to_json(label: Path | tuple[tuple[str, Path], ...] | None, root: Path) -> Any:
+    if isinstance(label, tuple):
+        return {name: _relative(path, root) for name, path in label}
+    return None if label is None else _relative(label, root)
+
+
+def _label_from_json(value: Any, root: Path) -> Path | tuple[tuple[str, Path], ...] | None:
+    if isinstance(value, dict):
+        return tuple((name, root / path) for name, path in value.items())
+    return None if value is None else root / value

@@ -1,0 +1,192 @@
+"""Every error a user can meet: one family, one exit code each.
+
+::
+
+    AutosegError
+    ├── UsageError               2    the command line is wrong
+    ├── InputError               3    the user's data or settings are at fault
+    │   ├── MissingPath               no such file or folder
+    │   ├── UnknownLayout             a folder in none of the known layouts
+    │   ├── MissingChannel            a case lacks one of its channels
+    │   ├── MissingLabel              a case lacks its reference segmentation
+    │   ├── UnreadableFile            a file is truncated, corrupt or of an unknown format
+    │   ├── GeometryError             shapes, spacings or affines that make no sense
+    │   ├── GridMismatch              files of one case that lie on different grids
+    │   ├── LabelError                label values or regions that were not declared or cannot work
+    │   ├── SettingsError             a preset, recipe, setting or hand-edited plan that cannot be used
+    │   ├── PlanMismatch              a plan, model or cache made for other data
+    │   ├── ModelError                a model without the wanted fold, or a damaged one
+    │   ├── NotEnough                 too little memory, disk or shared memory (also the full disk)
+    │   ├── TrainingFailed            the network does not learn, or its numbers stay non-finite
+    │   └── FaultyCases               several cases at fault; holds the single errors
+    ├── WorkerDied               3    a worker process ended without a result
+    ├── SomeCasesFailed          4    finished; the failed cases are named in failed.csv
+    └── Interrupted            130    stopped by the user or the scheduler; the same command resumes
+
+Anything else that reaches the command line is a defect of autoseg: exit code 1 and a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class AutosegError(Exception):
+    """Base of the family. Carries what a user needs: where, what was found, what was expected, how to mend it.
+
+    Parameters
+    ----------
+    summary : one line that says what is wrong
+    file : the file or folder at fault
+    found, expected : the two things that disagree
+    fix : what the user can do now; a ready option or command where there is one
+    case : id of the case at fault
+    details : further rows for the message, name to text, in order
+
+    >>> print(MissingPath("no such folder", file="scans", fix="check the spelling"))
+    MissingPath: no such folder
+      file      scans
+      fix       check the spelling
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        file: str | Path | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        fix: str | None = None,
+        case: str | None = None,
+        details: Mapping[str, str] | None = None,
+    ) -> None:
+        self.summary = summary
+        self.file = None if file is None else str(file)
+        self.found = found
+        self.expected = expected
+        self.fix = fix
+        self.case = case
+        self.details = dict(details or {})
+        super().__init__(summary)
+
+    def __str__(self) -> str:
+        """The whole message, one row per fact."""
+        head = f"case '{self.case}': {self.summary}" if self.case else self.summary
+        rows = {"file": self.file, **self.details, "found": self.found, "expected": self.expected, "fix": self.fix}
+        lines = [f"{type(self).__name__}: {head}"]
+        for name, text in rows.items():
+            if text:
+                first, *rest = str(text).splitlines()
+                lines.append(f"  {name:<9} {first}")
+                lines.extend(f"  {'':<9} {line}" for line in rest)
+        return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel between processes whole."""
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+class UsageError(AutosegError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class InputError(AutosegError):
+    """The user's data or settings are at fault."""
+
+    exit_code = 3
+
+
+class MissingPath(InputError):
+    """No such file or folder."""
+
+
+class UnknownLayout(InputError):
+    """A folder in none of the known layouts."""
+
+
+class MissingChannel(InputError):
+    """A case lacks one of its channels."""
+
+
+class MissingLabel(InputError):
+    """A case lacks its reference segmentation."""
+
+
+class UnreadableFile(InputError):
+    """A file is truncated, corrupt or of an unknown format."""
+
+
+class GeometryError(InputError):
+    """Shapes, spacings or affines that make no sense."""
+
+
+class GridMismatch(InputError):
+    """Files of one case that lie on different grids."""
+
+
+class LabelError(InputError):
+    """Label values or regions that were not declared or cannot work."""
+
+
+class SettingsError(InputError):
+    """A preset, recipe, setting or hand-edited plan that cannot be used."""
+
+
+class PlanMismatch(InputError):
+    """A plan, model or cache made for other data."""
+
+
+class ModelError(InputError):
+    """A model without the wanted fold, or a damaged one."""
+
+
+class NotEnough(InputError):
+    """Too little memory, disk or shared memory."""
+
+
+class TrainingFailed(InputError):
+    """The network does not learn, or its numbers stay non-finite."""
+
+
+class FaultyCases(InputError):
+    """Several cases at fault; `errors` holds the single ones, all of them, in order."""
+
+    def __init__(self, errors: Sequence[AutosegError], *, fix: str | None = None) -> None:
+        self.errors = tuple(errors)
+        plural = "fault" if len(self.errors) == 1 else "faults"
+        super().__init__(f"{len(self.errors)} {plural} in the data", fix=fix)
+
+    def __str__(self) -> str:
+        """The single messages one after the other, the common remedy last."""
+        parts = [str(error) for error in self.errors] + [super().__str__()]
+        return "\n".join(parts)
+
+
+class WorkerDied(AutosegError):
+    """A worker process ended without a result: killed by the kernel, out of shared memory, or crashed."""
+
+    exit_code = 3
+
+
+class SomeCasesFailed(AutosegError):
+    """Finished, but some cases failed; the others are there."""
+
+    exit_code = 4
+
+
+class Interrupted(AutosegError):
+    """Stopped by the user or the scheduler; the same command resumes."""
+
+    exit_code = 130
+
+
+def _rebuild(kind: type[AutosegError], state: dict[str, object]) -> AutosegError:
+    error = kind.__new__(kind)
+    error.__dict__.update(state)
+    error.args = (state.get("summary", ""),)
+    return error

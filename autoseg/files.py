@@ -1,0 +1,148 @@
+"""Writing files so that nothing half-written is ever read as whole, and reading JSON with errors a user understands.
+
+Every file is written under a temporary name in its own folder, flushed to the disk and renamed. A full disk becomes
+`NotEnough`, with the space that is left. What lies in a file is the business of the rooms below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from autoseg.errors import MissingPath, NotEnough, UnreadableFile
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; renamed to `path` when the block ends well, removed when it does not.
+
+    The temporary name keeps the suffix of `path`, because writers choose the format by it.
+
+    Raises
+    ------
+    NotEnough : the disk is full
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from error
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def disk_full(path: Path) -> NotEnough:
+    """The error for a disk without room for `path`."""
+    free = shutil.disk_usage(path.parent).free
+    return NotEnough(
+        "the disk is full",
+        file=path,
+        found=f"{free / 1e9:.2f} GB free",
+        fix="free some space, or choose another place with -o, and give the same command again: it continues",
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON: short lists on one line, NaN and infinity refused."""
+    write_text(path, readable_json(value) + "\n")
+
+
+def read_json(path: Path, *, fix: str | None = None) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    MissingPath : there is no such file
+    UnreadableFile : it is not JSON; the message names line and column
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MissingPath("no such file", file=path, fix=fix or "check the spelling of the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile("the file cannot be read", file=path, found=str(error), fix=fix) from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UnreadableFile(
+            "not a JSON file",
+            file=path,
+            found=f"{error.msg} in line {error.lineno}, column {error.colno}",
+            expected="JSON",
+            fix=fix or "mend that line",
+        ) from None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file's bytes, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def readable_json(value: Any, *, width: int = 140) -> str:
+    """JSON with two blanks of indentation, in which what fits on one line stays on one line.
+
+    >>> print(readable_json({"patch_size": [40, 56, 40]}))
+    {"patch_size": [40, 56, 40]}
+    """
+    return _layout(value, "", width)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is in it; no error where there is none."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _layout(value: Any, indent: str, width: int) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    if len(flat) + len(indent) <= width or not isinstance(value, (dict, list, tuple)) or not value:
+        return flat
+    inner = indent + "  "
+    if isinstance(value, dict):
+        rows = [f"{json.dumps(str(key), ensure_ascii=False)}: {_layout(item, inner, width)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(inner + row for row in rows) + "\n" + indent + "}"
+    rows = [_layout(item, inner, width) for item in value]
+    return "[\n" + ",\n".join(inner + row for row in rows) + "\n" + indent + "]"
+
+
+def _plain(value: Any) -> Any:
+    item: Callable[[], Any] | None = getattr(value, "item", None)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if item is not None:
+        return item()
+    raise TypeError(f"{type(value).__name__} has no place in a JSON file")
+
+
+def finite_or_none(value: float) -> float | None:
+    """A float for JSON: `None` in place of NaN and infinity."""
+    return float(value) if math.isfinite(value) else None

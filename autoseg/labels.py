@@ -1,0 +1,265 @@
+"""What a label value means: named labels, regions, the ignore value, left/right pairs.
+
+*Values* are the integers in the user's files, any integers. *Classes* are the consecutive integers 0, 1, 2, ... used inside, in
+the order of the values; class 0 is background. The ignore value becomes the class after the last, `Labels.ignore_class`.
+Readers and writers know values only; everything between knows classes only; `encode` and `decode` are the two doors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.errors import LabelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One structure: its name and the value it has in the files."""
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A union of labels that is trained as one target, and the value painted where it is predicted."""
+
+    name: str
+    members: tuple[int, ...]  # label values
+    writes: int  # label value painted where the region is predicted; later regions paint over earlier ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The label scheme of a data set.
+
+    `labels` holds the background first, then the foreground by ascending value. `pairs` names left/right pairs.
+    """
+
+    labels: tuple[Label, ...]
+    regions: tuple[Region, ...] = ()
+    ignore: int | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All label names, background first."""
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The value of each class, background first."""
+        return tuple(label.value for label in self.labels)
+
+    @property
+    def foreground(self) -> tuple[Label, ...]:
+        """All labels but the background; class i + 1 is `foreground[i]`."""
+        return self.labels[1:]
+
+    @property
+    def ignore_class(self) -> int | None:
+        """The class of voxels that were not annotated, `None` where the data set has no ignore value."""
+        return None if self.ignore is None else len(self.labels)
+
+    @property
+    def heads(self) -> int:
+        """Output channels of a network: one per class, or one per region."""
+        return len(self.regions) or len(self.labels)
+
+    @property
+    def targets(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """What is scored: name and classes of every foreground label, or of every region where regions are declared."""
+        if self.regions:
+            return tuple((region.name, self.classes_of(region.members)) for region in self.regions)
+        return tuple((label.name, (index,)) for index, label in enumerate(self.labels) if index > 0)
+
+    @property
+    def paired_classes(self) -> tuple[tuple[int, int], ...]:
+        """The left/right pairs as classes."""
+        index = {name: i for i, name in enumerate(self.names)}
+        return tuple((index[left], index[right]) for left, right in self.pairs)
+
+    def classes_of(self, values: Iterable[int]) -> tuple[int, ...]:
+        """The classes of some label values."""
+        index = {label.value: i for i, label in enumerate(self.labels)}
+        return tuple(index[value] for value in values)
+
+    def encode(self, array: NDArray[Any]) -> NDArray[np.integer[Any]]:
+        """Label values to classes, same shape; uint8 where the classes fit, else int16.
+
+        Raises
+        ------
+        LabelError : the array holds a value that was not declared (values and counts are in the message)
+        """
+        declared = list(self.values) + ([] if self.ignore is None else [self.ignore])
+        classes = np.arange(len(declared))
+        order = np.argsort(declared)
+        known = np.asarray(declared)[order]
+        small = np.uint8 if len(declared) <= 256 else np.int16
+        if array.dtype.kind in "ui" and array.size and 0 <= int(array.min()) and int(array.max()) < 1 << 16:
+            table = np.full(1 << 16, -1, dtype=np.int32)
+            inside = [(v, c) for v, c in zip(declared, classes.tolist(), strict=True) if 0 <= v < 1 << 16]
+            for value, index in inside:
+                table[value] = index
+            found = table[array]
+        else:
+            place = np.clip(np.searchsorted(known, array), 0, len(known) - 1)
+            found = np.where(known[place] == array, classes[order][place], -1)
+        wrong = found < 0
+        if wrong.any():
+            values, counts = np.unique(array[wrong], return_counts=True)
+            listed = ", ".join(f"{v} ({n} voxels)" for v, n in list(zip(values.tolist(), counts.tolist(), strict=True))[:10])
+            raise LabelError(
+                "label values that were not declared",
+                found=listed,
+                expected=", ".join(f"{label.value} {label.name}" for label in self.labels),
+                fix="declare the value among the labels, or map it to a declared one",
+            )
+        return found.astype(small)
+
+    def decode(self, classes: NDArray[Any]) -> NDArray[np.integer[Any]]:
+        """Classes to label values, in the smallest integer type that holds them all."""
+        values = np.asarray([*self.values, *([] if self.ignore is None else [self.ignore])], dtype=np.int64)
+        for kind in (np.uint8, np.int16, np.uint16, np.int32):
+            info = np.iinfo(kind)
+            if info.min <= values.min() and values.max() <= info.max:
+                return values.astype(kind)[classes]
+        return values[classes]
+
+    def paint(self, active: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
+        """Region masks `(regions, ...)` to classes `(...)`: painted in the declared order, later over earlier.
+
+        Source: nnU-Net 2.8.1, regions_class_order.
+        """
+        classes = np.zeros(active.shape[1:], dtype=np.uint8 if len(self.labels) <= 256 else np.int16)
+        for region, mask in zip(self.regions, active, strict=True):
+            classes[mask] = self.classes_of([region.writes])[0]
+        return classes
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {
+            "labels": {label.name: label.value for label in self.labels},
+            "regions": {r.name: {"of": list(r.members), "writes": r.writes} for r in self.regions},
+            "ignore": self.ignore,
+            "pairs": [list(pair) for pair in self.pairs],
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Labels:
+        """The inverse of `to_json`."""
+        return make_labels(
+            value["labels"],
+            regions={name: (tuple(r["of"]), r["writes"]) for name, r in value.get("regions", {}).items()},
+            ignore=value.get("ignore"),
+            pairs=tuple((left, right) for left, right in value.get("pairs", [])),
+        )
+
+
+def make_labels(
+    values: dict[str, int],
+    *,
+    regions: dict[str, tuple[tuple[int, ...], int]] | None = None,
+    ignore: int | None = None,
+    pairs: tuple[tuple[str, str], ...] = (),
+) -> Labels:
+    """A checked label scheme.
+
+    Parameters
+    ----------
+    values : label name to value in the files; exactly one is the background: the one named so, or the one of value 0
+    regions : region name to (member values, value it writes), in the order in which they are painted
+    ignore : value of voxels that were not annotated
+    pairs : names of left/right pairs
+
+    Raises
+    ------
+    LabelError : no background, a value used twice, an ignore value that is also a label, a region with unknown members, or
+        regions from which the labels cannot be told apart again: painting the regions of a label must give that label back.
+    """
+    if not values:
+        raise LabelError("no labels declared", expected="at least one foreground label", fix="declare name and value of each label")
+    background = next((n for n in values if n.casefold() == "background"), None)
+    if background is None:
+        background = next((n for n, v in values.items() if v == 0), None)
+    if background is None:
+        values, background = {"background": _free_value(values), **values}, "background"
+    doubled = sorted({v for v in values.values() if list(values.values()).count(v) > 1})
+    if doubled:
+        raise LabelError("two labels share a value", found=str(doubled), expected="one value per label", fix="give each label its own value")
+    if len(values) < 2:
+        raise LabelError("no foreground label declared", found=str(values), expected="at least one label beside the background",
+                         fix="declare name and value of each label")  # fmt: skip
+    if ignore is not None and ignore in values.values():
+        raise LabelError("the ignore value is also a label", found=str(ignore), expected="a value of its own", fix="declare it only once")
+    foreground = sorted((Label(name=n, value=int(v)) for n, v in values.items() if n != background), key=lambda label: label.value)
+    labels = (Label(name=background, value=int(values[background])), *foreground)
+    listed = tuple(Region(name=n, members=tuple(map(int, m)), writes=int(w)) for n, (m, w) in (regions or {}).items())
+    scheme = Labels(labels=labels, regions=listed, ignore=ignore, pairs=pairs)
+    _check_regions(scheme)
+    unknown = [name for pair in pairs for name in pair if name not in scheme.names]
+    if unknown:
+        raise LabelError("a left/right pair names an unknown label", found=", ".join(unknown), expected=", ".join(scheme.names),
+                         fix="use the names of the labels")  # fmt: skip
+    return scheme
+
+
+def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Names that differ only in left/right, L/R, sin/dex: the pairs that mirroring would mix up.
+
+    >>> left_right_pairs(["background", "kidney_left", "kidney_right", "liver"])
+    (('kidney_left', 'kidney_right'),)
+    """
+    by_key: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = _words(name)
+        for position, word in enumerate(words):
+            side = _SIDES.get(word)
+            if side:
+                key = (*words[:position], "*", *words[position + 1 :])
+                by_key.setdefault(key, {})[side] = name
+                break
+    return tuple((sides["left"], sides["right"]) for sides in by_key.values() if len(sides) == 2)
+
+
+_SIDES = {"left": "left", "l": "left", "lh": "left", "lt": "left", "sin": "left", "links": "left",
+          "right": "right", "r": "right", "rh": "right", "rt": "right", "dex": "right", "rechts": "right"}  # fmt: skip
+
+
+def _words(name: str) -> tuple[str, ...]:
+    spaced = "".join(f" {c}" if c.isupper() and i and name[i - 1].islower() else c for i, c in enumerate(name))
+    return tuple("".join(c if c.isalnum() else " " for c in spaced).casefold().split())
+
+
+def _free_value(values: dict[str, int]) -> int:
+    return 0 if 0 not in values.values() else min(values.values()) - 1
+
+
+def _check_regions(scheme: Labels) -> None:
+    known = set(scheme.values)
+    for region in scheme.regions:
+        unknown = [v for v in (*region.members, region.writes) if v not in known]
+        if unknown or not region.members or region.writes == scheme.values[0]:
+            raise LabelError(
+                f"region '{region.name}' cannot be used",
+                found=f"of {list(region.members)}, writes {region.writes}",
+                expected=f"foreground values among {sorted(known)}",
+                fix="correct the region in the declaration of the labels",
+            )
+    if not scheme.regions:
+        return
+    for label in scheme.labels:
+        active = np.array([[label.value in region.members] for region in scheme.regions])
+        painted = scheme.values[int(scheme.paint(active)[0])]
+        if painted != label.value:
+            raise LabelError(
+                f"the regions do not give the label '{label.name}' back",
+                found=f"a voxel of value {label.value} is painted {painted}",
+                expected="each label is painted by the regions it belongs to, in their order",
+                fix="correct the order of the regions, or the value that each one writes",
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,6 +198,34 @@ def bounding_box(mask: NDArray[np.bool_]) -> Box:
         start.append(int(hits[0]))
         stop.append(int(hits[-1]) + 1)
     return Box(start=tuple(start), stop=tuple(stop))  # type: ignore[arg-type]
+
+
+def nonzero_box(array: NDArray[Any]) -> tuple[Box, NDArray[np.bool_]]:
+    """The box around everything that is not zero in any channel, and the mask itself, its holes filled.
+
+    Parameters
+    ----------
+    array : (c, z, y, x), any numeric type
+
+    Returns
+    -------
+    the half-open box (the whole array where all is zero), and the mask (z, y, x) of the whole array
+
+    Source: crop to non-zero of nnU-Net 2.8.1. A single slice is never filled: each of its voxels lies on the border along z.
+    """
+    mask = array[0] != 0
+    for channel in array[1:]:
+        mask |= channel != 0
+    if mask.all():
+        return Box(start=(0, 0, 0), stop=mask.shape), mask
+    box = bounding_box(mask)
+    if min(box.shape) < 3:
+        return box, mask  # every voxel of the box touches its border: there is no hole to fill
+    if not mask[box.slices].all():
+        from scipy.ndimage import binary_fill_holes
+
+        mask[box.slices] = binary_fill_holes(mask[box.slices])
+    return box, mask
 
 
 def corner_distance(first: Affine, second: Affine, shape: Sequence[int]) -> float:

@@ -28,6 +28,7 @@ Anything else that reaches the command line is a defect of autoseg: exit code 1 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -183,6 +184,22 @@ class Interrupted(AutosegError):
     """Stopped by the user or the scheduler; the same command resumes."""
 
     exit_code = 130
+
+
+def short_of_space(error: BaseException) -> NotEnough | None:
+    """The error for a full disk or exhausted memory hidden in one of Python's own; `None` for any other.
+
+    >>> short_of_space(ValueError()) is None
+    True
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NotEnough("the disk is full", file=seen.filename, fix="free some space and give the same command again: it continues")
+        if isinstance(seen, MemoryError):
+            return NotEnough("out of memory", found=str(seen) or None, fix="use fewer --workers, or a smaller plan: autoseg plan --memory 4G")
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _rebuild(kind: type[AutosegError], state: dict[str, object]) -> AutosegError:

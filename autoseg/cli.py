@@ -1,0 +1,462 @@
+"""The command line: arguments in, `pipeline` called, an `AutosegError` printed with its exit code.
+
+Heavy imports stay inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoseg import __version__
+from autoseg.errors import AutosegError, FaultyCases, SettingsError, UsageError, short_of_space
+
+app = typer.Typer(
+    name="autoseg",
+    help="From a folder of medical scans with reference segmentations to a trained, validated, shippable segmentation model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+# typer carries its own copy of click, or not, by its version: the family of usage errors is found through its public member
+_WRONG_USAGE = next(kind for kind in reversed(typer.BadParameter.__mro__) if hasattr(kind, "show"))
+
+
+class ConfigurationName(enum.StrEnum):
+    """What can be given to --configuration."""
+
+    planar = "2d"
+    full = "3d_fullres"
+    low = "3d_lowres"
+    cascade = "3d_cascade"
+    every = "all"
+
+
+DataSetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder in a known layout, or a CSV/JSON list of cases.")]
+WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="The folder that 'autoseg plan' made.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+Workers = Annotated[str, typer.Option("--workers", metavar="N|auto", help="Processes; 0 works in this one.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON, too.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is there already.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Fixes everything that is drawn at random.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|FILE.toml", help="The layout, where it is not found by itself.")]
+GroupRegex = Annotated[
+    str | None, typer.Option("--group-regex", metavar="RE", help="Pattern whose first group, in a case's name, is the patient or site.")
+]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="CASE", help="Leave a case out; may be given again.")]
+Configuration = Annotated[ConfigurationName | None, typer.Option("--configuration", "-c", help="Default: the plan's own 3D one.")]
+Fold = Annotated[str, typer.Option("--fold", "-f", metavar="0..4|all", help="Which fold of the cross-validation.")]
+
+
+@app.command()
+def check(
+    dataset: DataSetArgument,
+    recipe: Recipe = None,
+    group_regex: GroupRegex = None,
+    exclude: Exclude = None,
+    workers: Workers = "auto",
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read every case and report all faults at once."""
+    from autoseg import checking, files
+    from autoseg.pipeline import preparing
+
+    with _Terminal(quiet=quiet) as terminal:
+        found = preparing.check(
+            dataset, recipe=recipe, group_regex=group_regex, exclude=exclude or (), workers=_workers(workers), listener=terminal
+        )
+        if json is not None:
+            files.write_json(json, found.to_json())
+        if found.faults:
+            terminal.show(checking.table(found.faults))
+        errors = len(found.errors)
+        warnings = sum(fault.severity == "warning" for fault in found.faults)
+        terminal.say(f"{len(found.dataset.cases)} cases checked: {_plural(errors, 'error')}, {_plural(warnings, 'warning')}")
+    if found.errors:
+        raise typer.Exit(FaultyCases.exit_code)
+
+
+@app.command()
+def plan(
+    dataset: Annotated[
+        Path | None, typer.Argument(metavar="DATASET", help="A folder in a known layout, or a CSV/JSON list of cases.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="WORKSPACE", help="The folder to make.")] = None,
+    fingerprint: Annotated[Path | None, typer.Option("--fingerprint", metavar="FILE", help="Plan from a fingerprint alone.")] = None,
+    planner: Annotated[str, typer.Option("--planner", metavar="NAME|FILE.toml", help="Planner preset.")] = "default",
+    memory: Annotated[str | None, typer.Option("--memory", metavar="8G", help="Memory for training; default: ask the device.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option("--time-budget", metavar="10m", help="Choose a network that sees enough in this time per fold.")
+    ] = None,
+    splits: Annotated[Path | None, typer.Option("--splits", metavar="FILE", help="A splits.json of your own.")] = None,
+    recipe: Recipe = None,
+    group_regex: GroupRegex = None,
+    exclude: Exclude = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    workers: Workers = "auto",
+    overwrite: Overwrite = False,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check, measure and plan a data set, and split it into folds; prints the plan with its reasons."""
+    from autoseg import files, machine
+    from autoseg.pipeline import preparing
+
+    with _Terminal(quiet=quiet) as terminal:
+        workspace = preparing.plan(
+            dataset,
+            output=output,
+            from_fingerprint=fingerprint,
+            planner=planner,
+            device=device,
+            memory=None if memory is None else machine.parse_memory(memory),
+            time_budget=_seconds(time_budget),
+            recipe=recipe,
+            group_regex=group_regex,
+            exclude=exclude or (),
+            splits=splits,
+            seed=seed,
+            workers=_workers(workers),
+            overwrite=overwrite,
+            listener=terminal,
+        )
+        if json is not None:
+            files.write_json(json, files.read_json(workspace.plan))
+        terminal.say(f"\nplanned in {workspace.root}; next: autoseg train {workspace.root}")
+
+
+@app.command()
+def train(
+    workspace: WorkspaceArgument,
+    configuration: Configuration = None,
+    fold: Fold = "all",
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Length of the training; the schedule fits.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option("--time-budget", metavar="10m", help="Time for each fold, its validation included; the schedule fits.")
+    ] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same numbers every time, bit for bit, on a CPU.")] = False,
+    set: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any documented setting; may be given again.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    workers: Workers = "auto",
+    overwrite: Overwrite = False,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Preprocess what is missing, train, validate out of fold; the same command again resumes."""
+    started = time.monotonic()
+    if epochs is not None and time_budget is not None:
+        raise UsageError("--epochs and --time-budget exclude each other", fix="give one of them")
+    if epochs is not None and epochs < 1:
+        raise UsageError("--epochs must be at least 1", found=str(epochs), fix="give a positive number")
+    from autoseg import files
+    from autoseg.pipeline import training
+
+    with _Terminal(quiet=quiet) as terminal:
+        results = training.train(
+            workspace,
+            configuration=None if configuration is None else configuration.value,
+            fold=_fold(fold),
+            epochs=epochs,
+            time_budget=_seconds(time_budget),
+            deterministic=deterministic,
+            settings=_settings(set or ()),
+            device=device,
+            seed=seed,
+            workers=_workers(workers),
+            overwrite=overwrite,
+            started=started,
+            listener=terminal,
+        )
+        if json is not None:
+            files.write_json(json, results)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A workspace.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Files or a folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTPUT", help="A file for one input, else a folder.")],
+    configuration: Configuration = None,
+    fold: Fold = "all",
+    tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Mirrored test-time augmentation.")] = True,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each label, too.")] = False,
+    postprocess: Annotated[bool, typer.Option("--postprocess/--no-postprocess", help="The rules chosen from out-of-fold results.")] = True,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Segment new scans on their own grid."""
+    from autoseg import files
+    from autoseg.pipeline import predicting
+
+    with _Terminal(quiet=quiet) as terminal:
+        results = predicting.predict(
+            model,
+            inputs,
+            output,
+            configuration=None if configuration is None else configuration.value,
+            fold=_fold(fold),
+            tta=tta,
+            probabilities=probabilities,
+            postprocess=postprocess,
+            device=device,
+            overwrite=overwrite,
+            listener=terminal,
+        )
+        if json is not None:
+            files.write_json(json, results)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="A label map, or a folder of them.")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="The references: a label map, or a folder with equal names.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write summary.json.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", metavar="FILE", help="plan.json or dataset.json with the names of the labels.")
+    ] = None,
+    workers: Workers = "auto",
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare predictions with references, per case and label, and in summary."""
+    from autoseg import evaluation
+    from autoseg.pipeline import predicting
+
+    with _Terminal(quiet=quiet) as terminal:
+        summary = predicting.evaluate(
+            predictions, references, output=output or json, labels=labels, workers=_workers(workers), listener=terminal
+        )
+        terminal.show(evaluation.table(summary))
+
+
+@app.command()
+def select(workspace: WorkspaceArgument, json: JsonFile = None, quiet: Quiet = False) -> None:
+    """Choose the best configuration and the post-processing rules from out-of-fold results."""
+    from autoseg import files
+    from autoseg.pipeline import training
+
+    with _Terminal(quiet=quiet) as terminal:
+        result = training.select(workspace, listener=terminal)
+        if json is not None:
+            files.write_json(json, result)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where to put everything.")] = Path("autoseg-demo"),
+    time_budget: Annotated[str, typer.Option("--time-budget", metavar="2m", help="Time for the training.")] = "2m",
+    device: Device = "auto",
+) -> None:
+    """The whole road on a small built-in phantom data set, in minutes on a laptop CPU."""
+    from autoseg import demo as road
+
+    with _Terminal(quiet=False) as terminal:
+        road.run(output, time_budget=time_budget, device=device, command=_run_in_process, listener=terminal)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Options of the program itself."""
+    if version:
+        print(f"autoseg {__version__}")
+        raise typer.Exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: see the README's table.
+
+    Parameters
+    ----------
+    arguments : without the program's name; by default those of this process
+    """
+    _terminate_like_interrupt()
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except typer.Abort:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except AutosegError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if isinstance(error, _WRONG_USAGE):
+            error.show(file=sys.stderr)
+            return 2
+        known = short_of_space(error)
+        if known is not None:
+            print(known, file=sys.stderr)
+            return known.exit_code
+        traceback.print_exc()
+        print("this is a defect of autoseg; please report it with the lines above", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    result = typer.main.get_command(app)(args=arguments, prog_name="autoseg", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _run_in_process(arguments: Sequence[str]) -> int:
+    """One command of the demo, as a user would type it."""
+    code = _run(list(arguments))
+    if code:
+        raise typer.Exit(code)
+    return code
+
+
+class _Terminal:
+    """Draws what a command says: progress in place on a terminal, plain lines elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = sys.stderr.isatty()
+        self._open = False  # a progress line stands unfinished
+        self._stage = ""
+        self._started = 0.0
+        self._last = 0.0
+
+    def __enter__(self) -> _Terminal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close_line()
+
+    def show(self, text: str) -> None:
+        """The result of a command: printed even where the rest is quiet."""
+        self._close_line()
+        print(text)
+
+    def say(self, text: str) -> None:
+        """A finished fact; `--quiet` keeps warnings only."""
+        if self.quiet and not text.lstrip().startswith("warning"):
+            return
+        self._close_line()
+        print(text, flush=True)
+
+    def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Done of total, rate and time left; drawn at most ten times a second, elsewhere every ten seconds and at the end."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._close_line()
+            self._stage, self._started, self._last = stage, now, 0.0
+        finished = done >= total
+        if self.quiet or (now - self._last < (0.1 if self.live else 10.0) and not finished):
+            return
+        self._last = now
+        line = _progress_line(stage, done, total, now - self._started, detail)
+        if self.live:
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        else:
+            print(line, file=sys.stderr, flush=True)
+        if finished:
+            self._close_line()
+            self._stage = ""
+
+    def _close_line(self) -> None:
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False
+
+
+def _progress_line(stage: str, done: int, total: int, elapsed: float, detail: str) -> str:
+    line = f"{stage} {done}/{total}"
+    if detail:
+        return f"{line}  {detail}"
+    if done and elapsed > 0.5:
+        rate = done / elapsed
+        line += f"  {rate:.1f}/s" if rate >= 1 else f"  {60 * rate:.1f}/min"
+        if done < total:
+            line += f", {_clock((total - done) / rate)} left"
+    return line
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if text.isdigit():
+        return int(text)
+    raise UsageError("--workers wants a number or 'auto'", found=text, fix="--workers auto")
+
+
+def _fold(text: str) -> int | None:
+    if text == "all":
+        return None
+    if text.isdigit():
+        return int(text)
+    raise UsageError("--fold wants a number or 'all'", found=text, fix="--fold 0")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    units = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)\s*)+", text.strip())
+    pieces = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)", text)
+    seconds = sum(float(number) * units[unit] for number, unit in pieces)
+    if not parts or seconds <= 0:
+        raise UsageError("--time-budget wants a duration", found=text, expected="such as 90s, 10m, 1h30m", fix="--time-budget 10m")
+    return seconds
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` with the value as JSON where it is JSON, else as text."""
+    import json as codec
+
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise SettingsError("--set wants KEY=VALUE", found=pair, expected="such as augmentation.backend=batchgenerators",
+                                fix="write the key, an equals sign and the value")  # fmt: skip
+        try:
+            result[key.strip()] = codec.loads(text)
+        except ValueError:
+            result[key.strip()] = text
+    return result
+
+
+def _terminate_like_interrupt() -> None:
+    """SIGTERM ends a command as Ctrl-C does; the training loop replaces both by its own while it runs."""
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

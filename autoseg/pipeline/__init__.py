@@ -1,0 +1,1 @@
+"""`check`, `plan`, `train`, `select`, `predict`, `evaluate`: the only code that knows the whole order, and that opens the workspace."""

@@ -1,0 +1,36 @@
+"""What long work tells whoever watches: sentences and progress. The command line draws it, Python callers get it by logging."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+log = logging.getLogger("autoseg")
+
+
+class Listener(Protocol):
+    """Receives what a stage has to say while it works."""
+
+    def say(self, text: str) -> None:
+        """A finished fact: one or more lines to keep."""
+
+    def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """`done` of `total` items of `stage` are finished; replaces the last such line."""
+
+
+class Logged:
+    """The listener of Python callers: everything goes to the `autoseg` logger."""
+
+    def say(self, text: str) -> None:
+        """A finished fact goes to the log."""
+        log.info(text)
+
+    def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Progress goes to the log at a lower level."""
+        log.debug("%s %d/%d %s", stage, done, total, detail)
+
+
+def counter(listener: Listener, stage: str) -> Callable[[int, int], None]:
+    """A `(done, total)` callback for `workers.run_cases`, bound to one stage."""
+    return lambda done, total: listener.progress(stage, done, total)

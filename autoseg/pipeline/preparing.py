@@ -1,0 +1,254 @@
+"""`check` and `plan`: from a user's folder to a workspace with a plan, before anything expensive starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autoseg import __version__, cases, checking, files, fingerprint, machine, presets
+from autoseg.cases import Dataset
+from autoseg.checking import Fault
+from autoseg.errors import SettingsError, UsageError
+from autoseg.fingerprint import Fingerprint
+from autoseg.pipeline.listener import Listener, Logged, counter
+from autoseg.planning.configuration import Plan
+from autoseg.planning.plan import make_plan
+from autoseg.training import folds
+from autoseg.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A data set as found, and everything that was noticed about it."""
+
+    dataset: Dataset
+    faults: tuple[Fault, ...]
+
+    @property
+    def errors(self) -> tuple[Fault, ...]:
+        """The faults that stop planning."""
+        return tuple(fault for fault in self.faults if fault.severity == "error")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for check.json."""
+        return {
+            "version": __version__,
+            "dataset": self.dataset.name,
+            "recipe": self.dataset.recipe,
+            "cases": len(self.dataset.cases),
+            "errors": len(self.errors),
+            "faults": [vars(fault) for fault in self.faults],
+            "notes": list(self.dataset.notes),
+        }
+
+
+def check(
+    dataset: Path,
+    *,
+    recipe: str | Path | None = None,
+    group_regex: str | None = None,
+    exclude: Sequence[str] = (),
+    workers: int | None = None,
+    listener: Listener | None = None,
+) -> Checked:
+    """Read every case of a data set and collect all its faults.
+
+    Parameters
+    ----------
+    dataset : a folder in a known layout, or a CSV or JSON list of cases
+    recipe : name or file of the recipe; found by itself where it is not given
+    group_regex : pattern whose first group, in a case's name, is the patient or site
+    exclude : names of cases to leave out
+
+    Raises
+    ------
+    InputError : the folder as a whole cannot be understood; single cases never raise
+    """
+    listener = listener or Logged()
+    found = cases.find(Path(dataset), recipe=recipe, group_regex=group_regex)
+    found = _without(found, exclude)
+    listener.say(_describe(found))
+    faults = checking.check(found, workers=workers, progress=counter(listener, "check"))
+    return Checked(dataset=found, faults=tuple(faults))
+
+
+def plan(
+    dataset: Path | None = None,
+    *,
+    output: Path | None = None,
+    from_fingerprint: Path | None = None,
+    planner: str | Path = "default",
+    device: str = "auto",
+    memory: int | None = None,
+    time_budget: float | None = None,
+    recipe: str | Path | None = None,
+    group_regex: str | None = None,
+    exclude: Sequence[str] = (),
+    splits: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Workspace:
+    """Check, fingerprint, plan and split a data set.
+
+    Parameters
+    ----------
+    dataset : as for `check`; not needed with `from_fingerprint`
+    output : folder to make; by default `NAME-autoseg` beside where one stands
+    from_fingerprint : a fingerprint.json to plan from, without any image
+    planner : name of a preset, or a TOML file
+    memory : bytes the training may take; by default what the device has free
+    time_budget : seconds one fold may train; the network is chosen to see enough in that time
+    splits : a splits.json of the user's own
+
+    Returns
+    -------
+    the workspace, with dataset.json, check.json, fingerprint.json, plan.json and splits.json
+
+    Raises
+    ------
+    FaultyCases : the check found errors; all of them are in the message, nothing was written
+    SettingsError : the workspace holds trained models for another plan and `overwrite` was not given
+    """
+    listener = listener or Logged()
+    preset = presets.planner(planner)
+    chosen = machine.choose_device(device)
+    checked = None
+    if from_fingerprint is not None:
+        facts = Fingerprint.from_json(files.read_json(Path(from_fingerprint)))
+        name = facts.name
+    elif dataset is not None:
+        checked = check(dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, workers=workers, listener=listener)
+        faulty = checking.faulty(checked.faults)
+        for fault in checked.faults:
+            if fault.severity == "warning":
+                listener.say(f"warning: {checking.sentence(fault)}")
+        if faulty is not None:
+            raise faulty
+        name = checked.dataset.name
+    else:
+        raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
+    workspace = Workspace(root=Path(output) if output is not None else Path(f"{name}-autoseg"))
+    if checked is not None:
+        facts = fingerprint.extract(checked.dataset, workers=workers, progress=counter(listener, "fingerprint"))
+    offered = machine.describe(chosen, memory=memory)
+    result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget)
+    _refuse_to_orphan(workspace, result, overwrite)
+    if checked is not None:
+        files.write_json(workspace.check, checked.to_json())
+        files.write_json(workspace.dataset, checked.dataset.to_json())
+        files.write_json(workspace.splits, _split(checked.dataset, facts, splits=splits, seed=seed))
+    files.write_json(workspace.fingerprint, facts.to_json())
+    files.write_json(workspace.plan, result.to_json())
+    listener.say(describe_plan(result))
+    return workspace
+
+
+def read_plan(workspace: Workspace) -> Plan:
+    """The plan of a workspace, as it lies there now, hand edits included.
+
+    Raises
+    ------
+    MissingPath, UnreadableFile, SettingsError
+    """
+    return Plan.from_json(files.read_json(workspace.plan, fix="make it first: autoseg plan DATASET -o WORKSPACE"))
+
+
+def read_dataset(workspace: Workspace) -> Dataset:
+    """The data set of a workspace.
+
+    Raises
+    ------
+    MissingPath : the workspace was planned from a fingerprint alone
+    """
+    value = files.read_json(workspace.dataset, fix="plan from the images: autoseg plan DATASET -o WORKSPACE")
+    return Dataset.from_json(value)
+
+
+def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[str]]]:
+    """The folds of a workspace, checked against its cases.
+
+    Raises
+    ------
+    SettingsError : a fold names unknown cases, or a case is in training and validation at once
+    """
+    splits: list[dict[str, list[str]]] = files.read_json(workspace.splits)
+    folds.check_folds(splits, [case.name for case in dataset.cases])
+    return splits
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan for the terminal: one block per configuration, its figures and then its reasons."""
+    lines = [f"plan '{plan.planner}' for {plan.name} on {plan.device.get('name', plan.device.get('device'))}"]
+    lines += [f"  - {reason}" for reason in plan.reasons]
+    for c in plan.configurations:
+        figures = [
+            f"patch {'x'.join(map(str, c.patch_size))}",
+            f"batch {c.batch_size}",
+            f"spacing {'x'.join(f'{s:g}' for s in (round(s, 3) for s in c.spacing))} mm",
+            f"{c.stages} stages",
+            f"features {c.features_per_stage[0]}..{c.features_per_stage[-1]}",
+        ]
+        if c.predicted is not None:
+            figures.append(f"{c.predicted.parameters / 1e6:.2f} M weights")
+            if c.predicted.training_memory_bytes:
+                figures.append(f"{c.predicted.training_memory_bytes / 1e9:.1f} GB")
+            if c.predicted.seconds_per_epoch:
+                figures.append(f"{c.predicted.seconds_per_epoch:.0f} s per epoch")
+        lines.append(f"{c.name}: {', '.join(figures)}")
+        lines += [f"  - {reason}" for reason in c.reasons]
+    return "\n".join(lines)
+
+
+def _without(dataset: Dataset, exclude: Sequence[str]) -> Dataset:
+    names = {case.name for case in dataset.cases}
+    unknown = [name for name in exclude if name not in names]
+    if unknown:
+        raise SettingsError(
+            "--exclude names cases that are not there",
+            found=", ".join(unknown),
+            expected="names such as " + ", ".join(sorted(names)[:3]),
+            fix="check the spelling",
+        )
+    kept = tuple(case for case in dataset.cases if case.name not in set(exclude))
+    return replace(dataset, cases=kept)
+
+
+def _describe(dataset: Dataset) -> str:
+    channels = ", ".join(f"{c.name} ({c.modality})" for c in dataset.channels)
+    labels = ", ".join(f"{label.name}={label.value}" for label in dataset.labels.foreground)
+    lines = [f"{dataset.name}: {len(dataset.cases)} cases, layout '{dataset.recipe}'", f"  channels {channels}", f"  labels   {labels}"]
+    if dataset.labels.regions:
+        lines.append("  regions  " + ", ".join(region.name for region in dataset.labels.regions))
+    lines += [f"  note: {note}" for note in dataset.notes]
+    return "\n".join(lines)
+
+
+def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: int) -> list[dict[str, list[str]]]:
+    if splits is not None:
+        own: list[dict[str, list[str]]] = files.read_json(splits)
+        folds.check_folds(own, [case.name for case in dataset.cases])
+        return own
+    return folds.make_folds(dataset.cases, presence=_presence(facts), seed=seed)
+
+
+def _presence(facts: Fingerprint) -> Mapping[str, frozenset[str]] | None:
+    return None
+
+
+def _refuse_to_orphan(workspace: Workspace, result: Plan, overwrite: bool) -> None:
+    """A new plan over trained models would leave them without their plan; the same plan again is welcome."""
+    runs = workspace.root / "runs"
+    if overwrite or not workspace.plan.exists() or not runs.exists() or not any(runs.glob("*/fold_*/model.json")):
+        return
+    previous = read_plan(workspace)
+    if previous.configurations != result.configurations or previous.labels != result.labels:
+        raise SettingsError(
+            "the workspace holds models that were trained for another plan",
+            file=workspace.root,
+            expected="the same plan, or an empty workspace",
+            fix="choose another folder with -o, or give --overwrite to plan anew (the models stay, and carry their own plan)",
+        )

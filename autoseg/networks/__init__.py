@@ -1,1 +1,138 @@
-"""TODO."""
+"""A `Configuration` becomes a network: one architecture per file, chosen by the name in the plan.
+
+To add an architecture, add a file and one line to `NETWORKS`. `checkpoint` keeps weights together with their plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.errors import SettingsError
+from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
+from autoseg.networks.residual_unet import ResidualUNet
+from autoseg.networks.unet import UNet
+from autoseg.planning.configuration import Configuration
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "residual_unet": ResidualUNet}
+NORMS = ("group", "instance")
+
+
+def build(
+    configuration: Configuration,
+    *,
+    channels: int,
+    heads: int,
+    deep_supervision: bool = True,
+    generator: torch.Generator | None = None,
+) -> Network:
+    """The network of a configuration, initialised, on the CPU, in training mode.
+
+    Batches go in and out as `(n, c, z, y, x)`; a planar configuration takes one slice per patch, `(n, c, 1, y, x)`, and uses
+    two-dimensional convolutions inside.
+
+    The weights lie channels-last already, and the network brings its input into that order by itself: no
+    `network.to(memory_format=...)` is needed. Under `torch.autocast("cpu", dtype=torch.bfloat16)` all of it runs in bfloat16.
+
+    Parameters
+    ----------
+    channels : input channels: those of the image, plus one per foreground label for the second stage of a cascade
+    heads : output channels, `Labels.heads`
+    deep_supervision : whether the network in training mode gives the logits of every resolution of the decoder; in evaluation
+        mode it gives the full resolution only
+    generator : of the initial weights; torch's own where absent
+
+    Raises
+    ------
+    SettingsError : an unknown network or norm, or stages that do not fit together
+
+    Source: initialisation as in nnU-Net 2.8.1: Kaiming normal for LeakyReLU, biases 0, residual blocks begin as the identity.
+    """
+    _check(configuration)
+    with torch.device("meta"):  # no time for weights that are overwritten, no draws from the global generator
+        network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
+    if torch.get_default_device().type == "meta":
+        return network
+    network.to_empty(device=torch.get_default_device())
+    _initialise(network, generator)
+    return network.to(memory_format=network.memory_format)  # type: ignore[call-overload]
+
+
+class Network(nn.Module):
+    """An architecture behind the one convention for batches, `(n, c, z, y, x)`. Made by `build`."""
+
+    def __init__(self, configuration: Configuration, *, channels: int, heads: int, deep_supervision: bool) -> None:
+        super().__init__()
+        self.planar = configuration.planar
+        self.channels = channels
+        self.heads = heads
+        self.deep_supervision = deep_supervision
+        self.memory_format = torch.channels_last if self.planar else torch.channels_last_3d
+        first = 1 if self.planar else 0
+        self.body = NETWORKS[configuration.network](
+            3 - first,
+            channels=channels,
+            heads=heads,
+            features=configuration.features_per_stage,
+            kernels=[kernel[first:] for kernel in configuration.kernel_sizes],
+            strides=[stride[first:] for stride in configuration.strides],
+            blocks=configuration.blocks_per_stage,
+            decoder_blocks=configuration.decoder_blocks_per_stage,
+            norm=configuration.norm,
+        )
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """`(n, channels, z, y, x)` to logits `(n, heads, z, y, x)`.
+
+        In training mode with deep supervision a list of them, the highest resolution first.
+        """
+        several = self.training and self.deep_supervision
+        if self.planar:
+            x = x.squeeze(2)
+        logits = self.body(x.contiguous(memory_format=self.memory_format), all_resolutions=several)
+        if self.planar:
+            logits = [level.unsqueeze(2) for level in logits]
+        return logits if several else logits[0]
+
+
+def _check(c: Configuration) -> None:
+    known = {"network": (c.network, tuple(NETWORKS)), "norm": (c.norm, NORMS)}
+    for key, (found, allowed) in known.items():
+        if found not in allowed:
+            raise SettingsError(
+                f"unknown {key} in configuration '{c.name}'",
+                found=found,
+                expected=" or ".join(allowed),
+                fix="correct the plan, or plan again",
+            )
+    lengths = {
+        "kernel_sizes": (len(c.kernel_sizes), c.stages),
+        "features_per_stage": (len(c.features_per_stage), c.stages),
+        "blocks_per_stage": (len(c.blocks_per_stage), c.stages),
+        "decoder_blocks_per_stage": (len(c.decoder_blocks_per_stage), c.stages - 1),
+    }
+    for key, (entries, expected) in lengths.items():
+        if entries != expected:
+            raise SettingsError(
+                f"configuration '{c.name}' has {c.stages} stages, but {key} does not fit",
+                found=f"{entries} entries",
+                expected=f"{expected} entries",
+                fix="correct the plan, or plan again",
+            )
+
+
+def _initialise(network: nn.Module, generator: torch.Generator | None) -> None:
+    convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    for module in network.modules():
+        if isinstance(module, convolutions):
+            nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.norm.weight)  # the block begins as its shortcut

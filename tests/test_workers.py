@@ -1,0 +1,218 @@
+"""Every case ends as one outcome, whatever happens to the process that worked on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from autoseg import workers
+from autoseg.errors import GridMismatch, WorkerDied
+from autoseg.workers import Outcome, available_cores, free_memory, run_cases
+
+
+def double(item: int) -> int:
+    return 2 * item
+
+
+def own_process(item: int) -> int:
+    return os.getpid()
+
+
+def fail_as_data(item: int) -> int:
+    if item == 1:
+        raise GridMismatch("not on the same grid", found="3", expected="4", fix="resample")
+    return item
+
+
+def fail_as_defect(item: int) -> int:
+    return 1 // item
+
+
+def kill_itself(item: int) -> int:
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def crash(item: int) -> int:
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return item
+
+
+def chatter(item: int) -> int:
+    sys.stdout.write("a library that prints")
+    os.write(1, b"and one that writes to the descriptor\n")
+    return item
+
+
+def out_of_memory(item: int) -> int:
+    raise MemoryError
+
+
+def unpicklable(item: int) -> object:
+    return lambda: item
+
+
+def interval(folder: str) -> tuple[float, float]:
+    start = time.monotonic()
+    time.sleep(0.2)
+    return start, time.monotonic()
+
+
+def by_name(outcomes: list[Outcome[int]]) -> dict[str, Outcome[int]]:
+    return {outcome.name: outcome for outcome in outcomes}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, None])
+def test_every_item_gives_its_own_value_whatever_the_number_of_workers(count: int | None) -> None:
+    calls: list[tuple[int, int]] = []
+    outcomes = run_cases(double, [3, 4, 5], names=["a", "b", "c"], stage="doubling", workers=count, progress=lambda *c: calls.append(c))
+    assert {o.name: o.result() for o in outcomes} == {"a": 6, "b": 8, "c": 10}
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_no_items_give_no_outcomes() -> None:
+    assert list(run_cases(double, [], names=[], stage="doubling")) == []
+
+
+def test_zero_workers_stay_in_this_process_and_others_do_not() -> None:
+    assert next(iter(run_cases(own_process, [1], names=["a"], stage="s", workers=0))).result() == os.getpid()
+    assert next(iter(run_cases(own_process, [1], names=["a"], stage="s", workers=1))).result() != os.getpid()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_error_of_the_data_comes_back_as_itself_and_knows_its_case(count: int) -> None:
+    found = by_name(list(run_cases(fail_as_data, [0, 1, 2], names=["a", "b", "c"], stage="s", workers=count)))
+    assert (found["a"].value, found["c"].value) == (0, 2)
+    failure = found["b"].failure
+    assert failure is not None and failure.cause == "data" and failure.remedy == "resample"
+    with pytest.raises(GridMismatch, match="not on the same grid") as raised:
+        found["b"].result()
+    assert "case 'b'" in str(raised.value) and raised.value.found == "3"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_defect_comes_back_with_the_trace_of_the_worker(count: int) -> None:
+    found = by_name(list(run_cases(fail_as_defect, [0, 1], names=["a", "b"], stage="halving", workers=count)))
+    failure = found["a"].failure
+    assert failure is not None and failure.cause == "defect"
+    assert "ZeroDivisionError" in failure.message and "return 1 // item" in failure.traceback
+    assert found["b"].value == 1
+
+
+def test_a_killed_worker_is_told_at_once_and_the_other_cases_finish() -> None:
+    start = time.monotonic()
+    found = by_name(list(run_cases(kill_itself, range(5), names=list("abcde"), stage="preprocessing", workers=2)))
+    assert time.monotonic() - start < 30
+    failure = found["b"].failure
+    assert failure is not None and failure.cause in ("killed", "oom") and "SIGKILL" in failure.message
+    error = failure.as_error()
+    assert isinstance(error, WorkerDied) and error.exit_code == 3
+    assert all(word in str(error) for word in ("case 'b'", "preprocessing", "--workers 1"))
+    assert [found[name].value for name in "acde"] == [0, 2, 3, 4]
+
+
+def test_a_crash_of_a_library_leaves_its_stack() -> None:
+    found = by_name(list(run_cases(crash, range(3), names=list("abc"), stage="s", workers=1)))
+    failure = found["b"].failure
+    assert failure is not None and failure.cause == "crash" and "SIGSEGV" in failure.message
+    assert "in crash" in failure.traceback
+    assert (found["a"].value, found["c"].value) == (0, 2)
+
+
+def test_what_a_library_prints_does_not_disturb_the_answers() -> None:
+    assert sorted(o.result() for o in run_cases(chatter, [1, 2, 3], names=list("abc"), stage="s", workers=1)) == [1, 2, 3]
+
+
+def test_a_memory_error_is_told_as_such() -> None:
+    outcome = next(iter(run_cases(out_of_memory, [1], names=["a"], stage="s", workers=1)))
+    assert outcome.failure is not None and outcome.failure.cause == "oom" and "--workers 1" in outcome.failure.remedy
+
+
+def test_a_value_that_cannot_travel_is_a_failure_and_not_a_hang() -> None:
+    outcome = next(iter(run_cases(unpicklable, [1], names=["a"], stage="s", workers=1)))
+    assert outcome.failure is not None and outcome.failure.cause == "defect" and "travel" in outcome.failure.message
+
+
+def test_workers_that_cannot_start_fail_every_case_without_a_start_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["/nowhere"])
+    found = list(run_cases(double, range(50), names=[str(i) for i in range(50)], stage="s", workers=2))
+    assert len(found) == 50 and {o.failure.cause for o in found if o.failure} == {"start"}
+
+
+def test_cases_that_do_not_fit_into_memory_together_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "free_memory", lambda: 10 * workers.WORKER_BYTES)
+    monkeypatch.setattr(workers, "available_cores", lambda: 3)
+    big = 6.0 * workers.WORKER_BYTES
+    spans = sorted(o.result() for o in run_cases(interval, ["", "", ""], names=list("abc"), stage="s", peak_bytes=big))
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_a_case_larger_than_all_memory_still_gets_its_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "free_memory", lambda: 1)
+    assert [o.result() for o in run_cases(double, [1], names=["a"], stage="s", peak_bytes=[1e15])] == [2]
+
+
+def test_a_case_that_needs_more_than_expected_raises_what_is_planned_for_the_next() -> None:
+    waiting = workers._Queue([100.0, 100.0, 100.0], budget=3.5 * (100 + workers.WORKER_BYTES))
+    assert waiting.take() == 0
+    waiting.release(0, 3 * (100 + workers.WORKER_BYTES))
+    assert waiting.take() == 1
+    assert waiting._fits(2) is False
+
+
+def test_stopping_half_way_ends_the_workers() -> None:
+    outcomes = run_cases(own_process, range(6), names=list("abcdef"), stage="s", workers=2)
+    pids = {next(outcomes).result(), next(outcomes).result()}
+    outcomes.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = """
+        import sys, time
+        sys.path.insert(0, sys.argv[1])
+        from autoseg.workers import run_cases
+        from test_workers import note_and_sleep
+        list(run_cases(note_and_sleep, [sys.argv[2]], names=["a"], stage="s", workers=1))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(__file__).parent), str(tmp_path)]
+    parent = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
+    deadline = time.monotonic() + 20
+    while not (notes := list(tmp_path.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    worker = int(notes[0].name)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def note_and_sleep(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def test_a_worker_starts_without_the_heavy_libraries() -> None:
+    script = "import sys; import autoseg.workers; print([m for m in ('torch', 'numpy', 'scipy', 'nibabel') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_cores_and_memory_are_positive_and_within_the_machine() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+    assert 0 < free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

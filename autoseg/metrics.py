@@ -69,14 +69,11 @@ def confusion(prediction: NDArray[Any], reference: NDArray[Any], *, classes: int
     (classes, classes); slab by slab, so the working memory does not grow with the volume.
     """
     counts = np.zeros(classes * classes, dtype=np.int64)
-    flat_prediction, flat_reference = prediction.reshape(-1), reference.reshape(-1)
-    step = 1 << 20
-    kind = np.uint16 if classes * classes <= 1 << 16 else np.int32
-    for start in range(0, flat_prediction.size, step):
-        codes = flat_prediction[start : start + step].astype(kind)
-        codes *= kind(classes)
-        codes += flat_reference[start : start + step].astype(kind)
-        counts += np.bincount(codes, minlength=classes * classes)
+    step = max(1, (1 << 20) // max(1, prediction[:1].size))
+    for start in range(0, len(prediction), step):
+        slab = slice(start, start + step)
+        codes = prediction[slab].astype(np.intp) * classes + reference[slab]
+        counts += np.bincount(codes.ravel(), minlength=classes * classes)
     return counts.reshape(classes, classes)
 
 

@@ -36,7 +36,9 @@ class Phantom(NamedTuple):
     affine: Affine
 
 
-def make_phantoms(count: int, *, seed: int = 0, large: bool = False, orientations: tuple[str, ...] = ("RAS",)) -> Iterator[tuple[str, Phantom]]:
+def make_phantoms(
+    count: int, *, seed: int = 0, large: bool = False, orientations: tuple[str, ...] = ("RAS",)
+) -> Iterator[tuple[str, Phantom]]:
     """Names and phantoms, one after the other; case i is the same whatever the count.
 
     Parameters

@@ -1,0 +1,216 @@
+"""Predictions against references: the scores of one case, and the summary of many.
+
+Pure functions on arrays and on scores; `pipeline` reads and writes the files. A score that has no meaning is `None` and is left
+out of the means; how often that happened is counted beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.errors import GridMismatch
+from autoseg.geometry import Spacing
+from autoseg.labels import Labels
+from autoseg.metrics import bootstrap_interval, confusion, mean_of_means, overlap_of
+
+Scores = dict[str, dict[str, Any]]  # label or region name -> metric -> number or None
+
+QUICK = ("dice", "iou", "volume_error")
+METRICS = QUICK
+RULES = (
+    "A label absent from both masks of a case is left out of the means and counted as 'absent'.",
+    "A label absent from the reference but predicted has Dice and IoU 0 in the means and is counted as 'false_positive'.",
+    "The mean over the labels is the mean of the labels' means; its std is that of the cases' means over their own labels.",
+    "volume_error is (predicted - reference) / reference, signed.",
+    "ci95 is the 95 % percentile bootstrap interval of the mean, resampling cases.",
+)
+
+
+def score_case(
+    prediction: NDArray[Any],
+    reference: NDArray[Any],
+    labels: Labels,
+    *,
+    spacing: Spacing,
+    annotated: Sequence[str] | None = None,
+) -> Scores:
+    """The scores of every label, or of every region where regions are declared, in one case.
+
+    Parameters
+    ----------
+    prediction, reference : (z, y, x), classes; the reference may hold the ignore class, whose voxels do not count
+    labels : what the classes mean
+    spacing : (z, y, x), mm per voxel
+    annotated : names of the labels that were annotated in this case; the others are not scored. `None`: all
+
+    Returns
+    -------
+    {name: {"dice", "iou", "volume_error": number or None, "tp", "fp", "fn": voxels, "reference_ml", "predicted_ml": volumes}}
+
+    Raises
+    ------
+    GridMismatch : the shapes differ
+
+    Source: counts, Dice and IoU as in nnU-Net 2.8.1, ignored voxels left out.
+    """
+    _check_shapes(prediction, reference)
+    classes = len(labels.labels) + (labels.ignore_class is not None)
+    counts = confusion(prediction, reference, classes=classes)
+    millilitres = float(np.prod(spacing)) / 1000
+    scores: Scores = {}
+    for name, members in labels.targets:
+        if annotated is not None and name not in annotated:
+            continue
+        both = overlap_of(counts, members, ignore=labels.ignore_class)
+        scores[name] = {
+            "dice": both.dice,
+            "iou": both.iou,
+            "volume_error": both.volume_error,
+            "tp": both.tp,
+            "fp": both.fp,
+            "fn": both.fn,
+            "reference_ml": both.reference * millilitres,
+            "predicted_ml": both.predicted * millilitres,
+        }
+    return scores
+
+
+def mean_over_labels(scores: Scores, metric: str = "dice") -> float | None:
+    """The mean of one metric over the labels that have it in this case; `None` where none has."""
+    values = [s[metric] for s in scores.values() if s.get(metric) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def summarise(cases: Mapping[str, Scores], labels: Labels, *, rng: np.random.Generator | None = None) -> dict[str, Any]:
+    """The summary of many cases, as summary.json holds it.
+
+    Parameters
+    ----------
+    cases : name of the case -> what `score_case` returned
+    labels : what is summarised: all its targets are listed, also those that no case has
+    rng : source of the bootstrap; a fixed one where not given, so that the same scores give the same summary
+
+    Returns
+    -------
+    ::
+
+        {"labels": {NAME: {METRIC: {"mean", "std", "n", "median", "ci95"}, "positive", "missed", "absent",
+                           "negative", "false_positive", "specificity", "false_positive_ml", "not_annotated"}},
+         "mean":   {METRIC: {"mean", "std", "n", "labels", "ci95"}},
+         "cases":  [{"case", "labels": {NAME: {METRIC}}, "mean": {METRIC}}],
+         "rules":  [how to read it]}
+
+    `positive` cases have the label in the reference, `missed` ones of them have no voxel of it predicted; `negative` cases do
+    not have it, `false_positive` ones of them have it predicted, with a mean volume of `false_positive_ml`; `absent` ones
+    have it in neither mask. Numbers that do not exist are `None`, never NaN.
+    """
+    rng = rng or np.random.default_rng(0)
+    names = [name for name, _ in labels.targets]
+    metrics = [m for m in METRICS if any(m in s for scores in cases.values() for s in scores.values())] or list(QUICK)
+    table = {m: _table(cases, names, m) for m in metrics}
+    return {
+        "labels": {
+            name: {**{m: _statistics(table[m][:, [i]], rng) for m in metrics}, **_groups(cases, name)} for i, name in enumerate(names)
+        },
+        "mean": {m: _mean_statistics(table[m], rng) for m in metrics},
+        "cases": [
+            {"case": case, "labels": scores, "mean": {m: mean_over_labels(scores, m) for m in metrics}}
+            for case, scores in sorted(cases.items())
+        ],
+        "rules": list(RULES),
+    }
+
+
+def case_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per case and label, for a CSV file; the columns are the same in every row, a score that does not exist is ''."""
+    rows = [{"case": case["case"], "label": name, **scores} for case in summary["cases"] for name, scores in case["labels"].items()]
+    return _even(rows)
+
+
+def label_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per label and one for their mean, for a table or a CSV file."""
+    rows = []
+    for name, entry in [*summary["labels"].items(), ("mean", summary["mean"])]:
+        row: dict[str, Any] = {"label": name}
+        for key, value in entry.items():
+            if isinstance(value, Mapping):
+                row.update({f"{key}_{part}": value[part] for part in ("mean", "std", "n")})
+            else:
+                row[key] = value
+        rows.append(row)
+    return _even(rows)
+
+
+def _check_shapes(prediction: NDArray[Any], reference: NDArray[Any]) -> None:
+    if prediction.shape != reference.shape:
+        raise GridMismatch(
+            "prediction and reference are not on the same grid",
+            details={"predicted": f"shape {prediction.shape}", "reference": f"shape {reference.shape}"},
+            expected="equal shapes",
+            fix="give predictions of the very images that were segmented by hand",
+        )
+
+
+def _table(cases: Mapping[str, Scores], names: Sequence[str], metric: str) -> NDArray[np.float64]:
+    """(cases, labels), NaN where there is no score; NaN stays inside this module."""
+    table = np.full((len(cases), len(names)), np.nan)
+    for row, (_, scores) in enumerate(sorted(cases.items())):
+        for column, name in enumerate(names):
+            value = scores.get(name, {}).get(metric)
+            if value is not None:
+                table[row, column] = value
+    return table
+
+
+def _statistics(column: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Any]:
+    values = column[np.isfinite(column)]
+    if not values.size:
+        return {"mean": None, "std": None, "n": 0, "median": None, "ci95": None}
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "n": int(values.size),
+        "median": float(np.median(values)),
+        "ci95": bootstrap_interval(values[:, None], rng=rng),
+    }
+
+
+def _mean_statistics(table: NDArray[np.float64], rng: np.random.Generator) -> dict[str, Any]:
+    scored = np.isfinite(table)
+    per_case = [float(row[mask].mean()) for row, mask in zip(table, scored, strict=True) if mask.any()]
+    if not per_case:
+        return {"mean": None, "std": None, "n": 0, "labels": 0, "ci95": None}
+    return {
+        "mean": float(mean_of_means(table)[0]),
+        "std": float(np.std(per_case)),
+        "n": len(per_case),
+        "labels": int(scored.any(axis=0).sum()),
+        "ci95": bootstrap_interval(table, rng=rng),
+    }
+
+
+def _groups(cases: Mapping[str, Scores], name: str) -> dict[str, Any]:
+    found = [scores[name] for scores in cases.values() if name in scores]
+    positive = [s for s in found if s["tp"] + s["fn"] > 0]
+    negative = [s for s in found if s["tp"] + s["fn"] == 0]
+    false_positive = [s for s in negative if s["fp"] > 0]
+    return {
+        "positive": len(positive),
+        "missed": sum(s["tp"] + s["fp"] == 0 for s in positive),
+        "absent": len(negative) - len(false_positive),
+        "negative": len(negative),
+        "false_positive": len(false_positive),
+        "specificity": 1 - len(false_positive) / len(negative) if negative else None,
+        "false_positive_ml": float(np.mean([s["predicted_ml"] for s in negative])) if negative else None,
+        "not_annotated": len(cases) - len(found),
+    }
+
+
+def _even(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    listed = list(rows)
+    columns = list(dict.fromkeys(key for row in listed for key in row))
+    return [{column: "" if row.get(column) is None else row[column] for column in columns} for row in listed]

@@ -1,0 +1,111 @@
+"""What a network costs, from its configuration alone: feature maps, parameters, floating-point operations, bytes. No torch.
+
+The closed forms for feature maps and parameters are exact; those for bytes are a model of the network's forward and backward
+pass, held to the traced network (`autoseg.networks.footprint`) by a test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoseg.geometry import Shape
+from autoseg.planning.configuration import Configuration
+
+
+def stage_shapes(configuration: Configuration) -> tuple[Shape, ...]:
+    """Voxels along each axis at every stage, the full resolution first."""
+    shapes, size = [], tuple(configuration.patch_size)
+    for stride in configuration.strides:
+        size = tuple(edge // step for edge, step in zip(size, stride, strict=True))
+        shapes.append(size)
+    return tuple(shapes)  # type: ignore[arg-type]
+
+
+def feature_maps(configuration: Configuration, *, labels: int) -> int:
+    """Feature-map values the reference counts for one patch: the currency of its memory estimate.
+
+    Parameters
+    ----------
+    labels : entries of the reference's `labels` (background, regions and ignore value each count)
+
+    Source: nnU-Net 2.8.1, compute_conv_feature_map_size of its networks; closed form.
+    """
+    voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
+    features, blocks = configuration.features_per_stage, configuration.blocks_per_stage
+    if configuration.network == "residual_unet":
+        encoder = features[0] * voxels[0]  # the stem
+        for stage, (width, volume) in enumerate(zip(features, voxels, strict=True)):
+            projected = math.prod(configuration.strides[stage]) > 1 or width != features[max(stage - 1, 0)]
+            encoder += width * volume * (2 * blocks[stage] + projected)
+    else:
+        encoder = sum(n * width * volume for n, width, volume in zip(blocks, features, voxels, strict=True))
+    # the reference lists the decoder from the deepest step upwards, and takes the first entries of its list
+    decoder = sum(
+        width * volume * (convolutions + 1)
+        for width, volume, convolutions in zip(features[:-1], voxels[:-1], configuration.decoder_blocks_per_stage, strict=True)
+    )
+    return encoder + decoder + labels * voxels[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """One convolution of the network, plain or transposed, as the counts below need it."""
+
+    inputs: int  # channels
+    outputs: int  # channels
+    kernel: int  # weights per pair of channels
+    voxels: int  # of its output; of its input if it is transposed
+    bias: bool = True
+    normed: bool = True  # followed by a norm with two weights per channel
+
+
+def convolutions(configuration: Configuration, *, channels: int, heads: int) -> Iterator[Convolution]:
+    """Every convolution, in the order of the forward pass.
+
+    Parameters
+    ----------
+    channels : input channels, those from a previous stage included
+    heads : output channels of each deep-supervision head
+
+    Source: the architectures of Isensee et al. 2021 and of the residual-encoder presets of 2024.
+    """
+    voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
+    features = configuration.features_per_stage
+    kernels = [math.prod(kernel) for kernel in configuration.kernel_sizes]
+    width = channels
+    residual = configuration.network == "residual_unet"
+    if residual:
+        yield Convolution(inputs=channels, outputs=features[0], kernel=kernels[0], voxels=voxels[0])
+        width = features[0]
+    for stage, count in enumerate(configuration.blocks_per_stage):
+        for _ in range(count):
+            yield Convolution(inputs=width, outputs=features[stage], kernel=kernels[stage], voxels=voxels[stage])
+            if residual:
+                yield Convolution(inputs=features[stage], outputs=features[stage], kernel=kernels[stage], voxels=voxels[stage])
+                if width != features[stage]:
+                    yield Convolution(inputs=width, outputs=features[stage], kernel=1, voxels=voxels[stage], bias=False)
+            width = features[stage]
+    for stage in reversed(range(configuration.stages - 1)):
+        high, low = features[stage], features[stage + 1]
+        step = math.prod(configuration.strides[stage + 1])
+        yield Convolution(inputs=low, outputs=high, kernel=step, voxels=voxels[stage + 1], normed=False)
+        for index in range(configuration.decoder_blocks_per_stage[stage]):
+            inputs = 2 * high if index == 0 else high
+            yield Convolution(inputs=inputs, outputs=high, kernel=kernels[stage], voxels=voxels[stage])
+        yield Convolution(inputs=high, outputs=heads, kernel=1, voxels=voxels[stage], normed=False)
+
+
+def parameters(configuration: Configuration, *, channels: int, heads: int) -> int:
+    """Trainable numbers, the deep-supervision heads included."""
+    return sum(
+        c.inputs * c.outputs * c.kernel + (c.outputs if c.bias else 0) + (2 * c.outputs if c.normed else 0)
+        for c in convolutions(configuration, channels=channels, heads=heads)
+    )
+
+
+def forward_flops(configuration: Configuration, *, channels: int, heads: int) -> float:
+    """Floating-point operations (a multiply-add counts two) of the convolutions, one batch, forward."""
+    each = sum(2.0 * c.inputs * c.outputs * c.kernel * c.voxels for c in convolutions(configuration, channels=channels, heads=heads))
+    return each * configuration.batch_size

@@ -6,7 +6,6 @@ Heavy imports stay inside the commands, so that `--help` is instant.
 from __future__ import annotations
 
 import enum
-import re
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ import typer
 
 from autoseg import __version__
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UsageError, short_of_space
+from autoseg.quantities import clock, seconds
 
 app = typer.Typer(
     name="autoseg",
@@ -126,7 +126,7 @@ def plan(
             planner=planner,
             device=device,
             memory=None if memory is None else machine.parse_memory(memory),
-            time_budget=_seconds(time_budget),
+            time_budget=seconds(time_budget),
             recipe=recipe,
             group_regex=group_regex,
             exclude=exclude or (),
@@ -174,7 +174,7 @@ def train(
             configuration=None if configuration is None else configuration.value,
             fold=_fold(fold),
             epochs=epochs,
-            time_budget=_seconds(time_budget),
+            time_budget=seconds(time_budget),
             deterministic=deterministic,
             settings=_settings(set or ()),
             device=device,
@@ -392,15 +392,8 @@ def _progress_line(stage: str, done: int, total: int, elapsed: float, detail: st
         rate = done / elapsed
         line += f"  {rate:.1f}/s" if rate >= 1 else f"  {60 * rate:.1f}/min"
         if done < total:
-            line += f", {_clock((total - done) / rate)} left"
+            line += f", {clock((total - done) / rate)} left"
     return line
-
-
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def _plural(number: int, word: str) -> str:
@@ -421,18 +414,6 @@ def _fold(text: str) -> int | None:
     if text.isdigit():
         return int(text)
     raise UsageError("--fold wants a number or 'all'", found=text, fix="--fold 0")
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    units = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)\s*)+", text.strip())
-    pieces = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)", text)
-    seconds = sum(float(number) * units[unit] for number, unit in pieces)
-    if not parts or seconds <= 0:
-        raise UsageError("--time-budget wants a duration", found=text, expected="such as 90s, 10m, 1h30m", fix="--time-budget 10m")
-    return seconds
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,356 @@
+"""`train` and `select`: from a plan to trained, validated folds, and from their out-of-fold results to what `predict` uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg import __version__, evaluation, files, images, machine, pictures, postprocessing, prediction
+from autoseg.cases import Case, Dataset
+from autoseg.errors import MissingPath, SettingsError
+from autoseg.pipeline.listener import Listener, Logged, counter
+from autoseg.pipeline.predicting import read_classes, score, write_summary
+from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.preprocessing import store
+from autoseg.training import loop
+from autoseg.workspace import Run, Workspace
+
+ORDER = ("2d", "3d_lowres", "3d_fullres", "3d_cascade")
+SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
+
+
+def train(
+    root: Path | str | Workspace,
+    *,
+    configuration: str | None = None,
+    fold: int | None = None,
+    epochs: int | None = None,
+    time_budget: float | None = None,
+    deterministic: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+    started: float | None = None,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Train folds of one or all configurations, and validate each on the cases it has not seen.
+
+    Parameters
+    ----------
+    configuration : "2d", "3d_lowres", "3d_fullres", "3d_cascade" or "all"; by default the plan's own 3D one
+    fold : one fold; by default all
+    epochs, time_budget : length of one fold's training; the budget is in seconds and includes its validation
+    settings : training settings that replace those of the plan, by their dotted names
+    started : `time.monotonic()` of the moment from which the first fold's time budget counts
+
+    Returns
+    -------
+    per configuration and fold the summary of its validation
+
+    Raises
+    ------
+    InputError : the workspace, the data or a setting is at fault; before anything long begins where that can be known
+    Interrupted : stopped; the same command resumes
+    """
+    listener = listener or Logged()
+    workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
+    plan, dataset = read_plan(workspace), read_dataset(workspace)
+    splits = read_splits(workspace, dataset)
+    chosen = machine.choose_device(device)
+    loop.check_settings(plan, settings or {})
+    folds = _folds(splits, fold)
+    results: dict[str, Any] = {}
+    for name in _wanted(plan, configuration):
+        plan_of = plan.configuration(name)
+        _prepare(workspace, dataset, plan, plan_of, workers, listener)
+        if plan_of.previous_stage is not None:
+            _complete_previous_stage(
+                workspace, plan_of.previous_stage, len(splits), listener,
+                lambda k, stage=plan_of.previous_stage: train(
+                    workspace, configuration=stage, fold=k, epochs=epochs, time_budget=time_budget, deterministic=deterministic,
+                    settings=settings, device=device, seed=seed, workers=workers, listener=listener))  # fmt: skip
+        for k in folds:
+            results[f"{name}/fold_{k}"] = _train_fold(
+                workspace, dataset, plan, plan_of, splits[k], k,
+                epochs=epochs, budget=_budget(time_budget, started), deterministic=deterministic, settings=settings or {},
+                device=chosen, seed=seed, workers=workers, overwrite=overwrite, listener=listener)  # fmt: skip
+            started = None
+    select(workspace, listener=listener)
+    return results
+
+
+def select(root: Path | str | Workspace, *, listener: Listener | None = None) -> dict[str, Any]:
+    """Choose the best configuration and the post-processing rules from the out-of-fold predictions there are.
+
+    Returns
+    -------
+    what selection.json holds: per configuration its folds, cases and mean Dice, and the one `predict` uses by default
+
+    Raises
+    ------
+    MissingPath : no fold is validated yet
+    """
+    listener = listener or Logged()
+    workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
+    plan, dataset = read_plan(workspace), read_dataset(workspace)
+    candidates = {c.name: _validated(workspace, c.name) for c in plan.configurations}
+    candidates = {name: folds for name, folds in candidates.items() if folds}
+    if not candidates:
+        raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
+    table = {name: _selection_row(folds) for name, folds in candidates.items()}
+    best = _best(table)
+    rules = {name: _choose_rules(workspace, dataset, plan, folds, listener) for name, folds in candidates.items()}
+    selection = {"version": __version__, "configurations": table, "selected": best}
+    files.write_json(workspace.postprocessing, {name: rule.to_json() for name, rule in rules.items()})
+    files.write_json(workspace.selection, selection)
+    for name, row in table.items():
+        note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
+        listener.say(f"{name}: out-of-fold Dice {row['dice']:.4f} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
+    if len(table) > 1:
+        listener.say(f"selected for predict: {best}")
+    return selection
+
+
+def _wanted(plan: Plan, configuration: str | None) -> list[str]:
+    there = [c.name for c in plan.configurations]
+    if configuration == "all":
+        return [name for name in ORDER if name in there]
+    if configuration is not None:
+        return [plan.configuration(configuration).name]
+    return ["3d_fullres" if "3d_fullres" in there else there[0]]
+
+
+def _folds(splits: Sequence[Mapping[str, Sequence[str]]], fold: int | None) -> list[int]:
+    if fold is None:
+        return list(range(len(splits)))
+    if fold >= len(splits):
+        raise SettingsError(
+            "there is no such fold",
+            found=f"--fold {fold}",
+            expected=f"0 to {len(splits) - 1}, or all",
+            fix="choose one of those, or write other splits",
+        )
+    return [fold]
+
+
+def _budget(time_budget: float | None, started: float | None) -> float | None:
+    """What is left of a fold's budget after the preparation, never less than a fair share of it."""
+    if time_budget is None:
+        return None
+    spent = 0.0 if started is None else time.monotonic() - started
+    return max(time_budget - spent, SHORTEST_SHARE * time_budget)
+
+
+def cache_name(configuration: Configuration) -> str:
+    """The cascade's second stage learns from the very arrays of the full resolution."""
+    return "3d_fullres" if configuration.name == "3d_cascade" else configuration.name
+
+
+def _prepare(
+    workspace: Workspace, dataset: Dataset, plan: Plan, configuration: Configuration, workers: int | None, listener: Listener
+) -> None:
+    name = cache_name(configuration)
+    store.prepare_dataset(
+        dataset,
+        plan,
+        plan.configuration(name),
+        workspace.preprocessed(name),
+        workers=workers,
+        progress=counter(listener, f"preprocess {name}"),
+    )
+
+
+def _complete_previous_stage(workspace: Workspace, stage: str, folds: int, listener: Listener, train_fold: Any) -> None:
+    """The cascade learns from predictions that the first stage made out of fold: every fold of it must be there."""
+    missing = [k for k in range(folds) if not workspace.run(stage, k).summary.exists()]
+    if missing:
+        listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
+    for k in missing:
+        train_fold(k)
+
+
+def _train_fold(
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    configuration: Configuration,
+    split: Mapping[str, Sequence[str]],
+    fold: int,
+    *,
+    epochs: int | None,
+    budget: float | None,
+    deterministic: bool,
+    settings: Mapping[str, Any],
+    device: str,
+    seed: int,
+    workers: int | None,
+    overwrite: bool,
+    listener: Listener,
+) -> dict[str, Any]:
+    run = workspace.run(configuration.name, fold)
+    if overwrite:
+        files.remove_tree(run.root)
+    folder = workspace.preprocessed(cache_name(configuration))
+    by_name = {case.name: case for case in dataset.cases}
+    stored = {name: store.open_case(folder, name) for name in (*split["train"], *split["validation"])}
+    previous = _previous_maps(workspace, dataset, plan, configuration, stored)
+    task = loop.TrainingTask(
+        plan=plan,
+        configuration=configuration,
+        fold=fold,
+        train_cases=tuple(stored[name] for name in split["train"]),
+        validation_cases=tuple(stored[name] for name in split["validation"]),
+        run=run,
+        device=device,
+        seed=seed,
+        epochs=epochs,
+        time_budget=budget,
+        deterministic=deterministic,
+        settings=settings,
+        previous=previous,
+    )
+    references = _References(by_name, plan)
+
+    def validate(network: Any, some: Sequence[store.StoredCase]) -> float:
+        scores = {}
+        for case in some:
+            classes = prediction.segment_prepared(
+                network, case, plan=plan, configuration=configuration, device=device, tta=False, previous=previous and previous[case.name]
+            )
+            scores[case.name] = evaluation.score_case(classes, references[case.name], plan.labels, case.geometry.canonical_spacing)
+        return evaluation.mean_dice(evaluation.summarise(scores))
+
+    stage = f"{configuration.name} fold {fold}"
+    listener.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
+    finished = loop.train(
+        task,
+        validate=validate,
+        report=lambda row: listener.progress(f"train {stage}", row["done"], row["total"], loop.line(row)),
+        draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
+        say=listener.say,
+    )
+    return _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
+                          device=device, workers=workers, network=finished, listener=listener)  # fmt: skip
+
+
+def _validate_fold(
+    run: Run,
+    plan: Plan,
+    configuration: Configuration,
+    held_out: Sequence[Case],
+    stored: Mapping[str, store.StoredCase],
+    previous: Mapping[str, Any] | None,
+    *,
+    device: str,
+    workers: int | None,
+    network: Any,
+    listener: Listener,
+) -> dict[str, Any]:
+    """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them."""
+    stage = f"validate {configuration.name} {run.root.name}"
+    targets = {case.name: run.validation / f"{case.name}{images.suffix_of(case.images[0]) or '.nii.gz'}" for case in held_out}
+    weights_written = run.weights.stat().st_mtime
+    if run.summary.exists() and run.summary.stat().st_mtime >= weights_written:
+        summary: dict[str, Any] = files.read_json(run.summary)
+        listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {evaluation.mean_dice(summary):.4f}")
+        return summary
+    for index, case in enumerate(held_out):
+        listener.progress(stage, index, len(held_out))
+        target = targets[case.name]
+        if target.exists() and target.stat().st_mtime >= weights_written:
+            continue
+        classes = prediction.segment_prepared(
+            network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
+            previous=previous and previous[case.name])  # fmt: skip
+        images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
+        listener.progress(stage, index + 1, len(held_out))
+    pairs = {case.name: (targets[case.name], _reference(case)) for case in held_out}
+    summary = score(pairs, plan.labels, parallel=workers, listener=listener)
+    write_summary(run.summary, summary)
+    listener.say(f"{configuration.name} {run.root.name}: mean Dice {evaluation.mean_dice(summary):.4f} over {len(held_out)} cases not seen")
+    return summary
+
+
+class _References:
+    """Reference label maps as classes, read once each and kept: small next to the images."""
+
+    def __init__(self, by_name: Mapping[str, Case], plan: Plan) -> None:
+        self._cases = by_name
+        self._labels = plan.labels
+        self._known: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._known:
+            self._known[name] = read_classes(_reference(self._cases[name]), self._labels)[0]
+        return self._known[name]
+
+
+def _reference(case: Case) -> Path | tuple[tuple[str, Path], ...]:
+    assert case.label is not None, "only labelled cases are trained on"
+    return case.label
+
+
+def _previous_maps(
+    workspace: Workspace, dataset: Dataset, plan: Plan, configuration: Configuration, stored: Mapping[str, store.StoredCase]
+) -> dict[str, NDArray[np.integer[Any]]] | None:
+    """The first stage's out-of-fold predictions on the grid of the preprocessed cases, one byte a voxel."""
+    if configuration.previous_stage is None:
+        return None
+    found: dict[str, Path] = {}
+    for run in sorted(workspace.configuration(configuration.previous_stage).glob("fold_*")):
+        for path in (run / "validation").iterdir():
+            if images.suffix_of(path):
+                found[path.name.removesuffix(images.suffix_of(path))] = path
+    maps = {}
+    for name, case in stored.items():
+        classes, _, _ = read_classes(found[name], plan.labels)
+        maps[name] = case.geometry.prepare_classes(classes)
+    return maps
+
+
+def _validated(workspace: Workspace, name: str) -> list[Path]:
+    folder = workspace.configuration(name)
+    return sorted(path.parent.parent for path in folder.glob("fold_*/validation/summary.json")) if folder.exists() else []
+
+
+def _selection_row(folds: Sequence[Path]) -> dict[str, Any]:
+    summaries = [files.read_json(Run(root=fold).summary) for fold in folds]
+    merged = evaluation.merge(summaries)
+    return {
+        "folds": [fold.name for fold in folds],
+        "cases": len(merged["cases"]),
+        "dice": evaluation.mean_dice(merged),
+        "labels": {name: value["dice"] for name, value in merged["labels"].items()},
+    }
+
+
+def _best(table: Mapping[str, Mapping[str, Any]]) -> str:
+    """The highest out-of-fold Dice among those with the most folds; the lower resolution alone is never a final result's equal."""
+    most = max(len(row["folds"]) for row in table.values())
+    whole = {name: row for name, row in table.items() if len(row["folds"]) == most}
+    return max(whole, key=lambda name: whole[name]["dice"])
+
+
+def _choose_rules(
+    workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], listener: Listener
+) -> postprocessing.Rules:
+    by_name = {case.name: case for case in dataset.cases}
+    measured = []
+    for fold in folds:
+        for path in sorted((fold / "validation").iterdir()):
+            suffix = images.suffix_of(path)
+            name = path.name.removesuffix(suffix)
+            if suffix and name in by_name:
+                predicted, _, spacing = read_classes(path, plan.labels)
+                reference, _, _ = read_classes(_reference(by_name[name]), plan.labels)
+                measured.append(postprocessing.measure_case(predicted, reference, plan.labels, spacing))
+                listener.progress("post-processing rules", len(measured), len(measured) + 1)
+    return postprocessing.choose(measured, plan.labels)

@@ -114,9 +114,7 @@ def train(
     )
 
 
-def load(
-    model: str | Path | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto"
-) -> LoadedModel:
+def load(model: str | Path | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto") -> LoadedModel:
     """Open a trained model and keep it warm: its `predict` works in this process, without temporary files.
 
     Raises
@@ -128,9 +126,7 @@ def load(
     return predicting.load(model, configuration=configuration, fold=fold, device=device)
 
 
-def predict(
-    model: str | Path | Workspace, inputs: str | Path | Sequence[str | Path], output: str | Path, **options: Any
-) -> dict[str, Any]:
+def predict(model: str | Path | Workspace, inputs: str | Path | Sequence[str | Path], output: str | Path, **options: Any) -> dict[str, Any]:
     """Segment files: `autoseg predict`, with its options as keyword arguments."""
     from autoseg.pipeline import predicting
 

@@ -238,14 +238,13 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Compare predictions with references, per case and label, and in summary."""
-    from autoseg import evaluation
     from autoseg.pipeline import predicting
 
     with _Terminal(quiet=quiet) as terminal:
         summary = predicting.evaluate(
             predictions, references, output=output or json, labels=labels, workers=_workers(workers), listener=terminal
         )
-        terminal.show(evaluation.table(summary))
+        terminal.show(predicting.table(summary))
 
 
 @app.command()
@@ -303,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost door: everything is told, nothing is swallowed
         if isinstance(error, _WRONG_USAGE):
             error.show(file=sys.stderr)
             return 2

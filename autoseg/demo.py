@@ -9,13 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from autoseg import evaluation, files, images, phantoms, pictures
+from autoseg import files, images, phantoms, pictures
 from autoseg.errors import SettingsError
 from autoseg.labels import Labels
 from autoseg.pipeline.listener import Listener
-from autoseg.pipeline.predicting import read_classes
+from autoseg.pipeline.predicting import dice_text, read_classes
 
 TRAINING_CASES = 24
 NEW_CASES = 8
@@ -68,7 +66,7 @@ def run(
     summary: dict[str, object] = files.read_json(output / "summary.json")
     picture = draw_overlays(output / "overlays.png", new / "images", predictions, new / "labels", summary)
     listener.say(
-        f"\nmean Dice on {new_cases} phantoms the model has not seen: {evaluation.mean_dice(summary):.3f}"
+        f"\nmean Dice on {new_cases} phantoms the model has not seen: {dice_text(summary)}"
         f"\n  pictures     {picture}"
         f"\n  predictions  {predictions}"
         f"\n  scores       {output / 'summary.json'}"
@@ -81,18 +79,17 @@ def run(
 
 def write_phantoms(data: Path, new: Path, *, training_cases: int, new_cases: int, seed: int) -> None:
     """A data set in the layout of the Medical Segmentation Decathlon, and a folder of scans apart with their references."""
-    generator = np.random.default_rng(seed)
     listed = []
-    for index in range(training_cases + new_cases):
-        phantom = phantoms.make_phantom(generator)
-        name = f"phantom_{index:03d}.nii.gz"
+    made = phantoms.make_phantoms(training_cases + new_cases, seed=seed, orientations=("RAS", "LPS", "LAS"))
+    for index, (case, phantom) in enumerate(made):
+        name = f"{case}.nii.gz"
         if index < training_cases:
             image_file, label_file = data / "imagesTr" / name, data / "labelsTr" / name
             listed.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
         else:
             image_file, label_file = new / "images" / name, new / "labels" / name
         images.write_image(image_file, phantom.image, affine=phantom.affine)
-        images.write_image(label_file, phantom.labels[None], affine=phantom.affine)
+        images.write_image(label_file, phantom.label[None], affine=phantom.affine)
     files.write_json(
         data / "dataset.json",
         {
@@ -100,7 +97,7 @@ def write_phantoms(data: Path, new: Path, *, training_cases: int, new_cases: int
             "description": "synthetic scans made by autoseg demo",
             "tensorImageSize": "3D",
             "modality": {"0": "MRI"},
-            "labels": {str(value): name for name, value in phantoms.LABELS.items()},
+            "labels": {str(value): name for name, value in zip(phantoms.LABELS.names, phantoms.LABELS.values, strict=True)},
             "numTraining": training_cases,
             "training": listed,
         },

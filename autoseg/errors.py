@@ -197,7 +197,9 @@ def short_of_space(error: BaseException) -> NotEnough | None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
             return NotEnough("the disk is full", file=seen.filename, fix="free some space and give the same command again: it continues")
         if isinstance(seen, MemoryError):
-            return NotEnough("out of memory", found=str(seen) or None, fix="use fewer --workers, or a smaller plan: autoseg plan --memory 4G")
+            return NotEnough(
+                "out of memory", found=str(seen) or None, fix="use fewer --workers, or a smaller plan: autoseg plan --memory 4G"
+            )
         seen = seen.__cause__ or seen.__context__
     return None
 

@@ -61,11 +61,7 @@ def predict(
     ModelError, MissingPath, MissingChannel : nothing was done
     """
     listener = listener or Logged()
-    opened = (
-        model
-        if isinstance(model, Model)
-        else load(model, configuration=configuration, fold=fold, device=device).model
-    )
+    opened = model if isinstance(model, Model) else load(model, configuration=configuration, fold=fold, device=device).model
     found = cases.find_inputs([Path(path) for path in inputs], channels=len(opened.plan.channels))
     targets, folder = _targets(found, Path(output))
     rules = opened.rules if postprocess else None
@@ -124,9 +120,7 @@ def predict(
     return record
 
 
-def load(
-    model: Path | str | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto"
-) -> LoadedModel:
+def load(model: Path | str | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto") -> LoadedModel:
     """Open a trained model and keep it warm.
 
     Raises
@@ -242,7 +236,37 @@ def score(
             faults.append(outcome.failure.as_error())
     if faults:
         raise FaultyCases(faults, fix="mend these files, or take them out of the folder")
-    return evaluation.summarise({name: scores[name] for name in pairs})
+    return evaluation.summarise({name: scores[name] for name in pairs}, labels)
+
+
+def mean_dice(summary: Mapping[str, Any]) -> float | None:
+    """The one figure of a summary: the mean over labels of their mean Dice; `None` where no label occurs."""
+    value = summary["mean"]["dice"]["mean"]
+    return None if value is None else float(value)
+
+
+def dice_text(summary: Mapping[str, Any]) -> str:
+    """The mean Dice for a sentence."""
+    value = mean_dice(summary)
+    return "none (no label occurs)" if value is None else f"{value:.4f}"
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary for a terminal: one line per label."""
+    width = max(len("label"), *(len(name) for name in summary["labels"]))
+    lines = [f"{'label':<{width}}   Dice    std    IoU    cases  absent  missed  false positive"]
+    for name, row in summary["labels"].items():
+        figures = [_figure(row["dice"]["mean"]), _figure(row["dice"]["std"]), _figure(row["iou"]["mean"])]
+        counts = f"{row['dice']['n']:5d}  {row['absent']:6d}  {row['missed']:6d}  {row['false_positive']:14d}"
+        lines.append(f"{name:<{width}}  {'  '.join(figures)}    {counts}")
+    mean = summary["mean"]
+    figures = [_figure(mean["dice"]["mean"]), _figure(mean["dice"]["std"]), _figure(mean["iou"]["mean"])]
+    lines.append(f"{'mean':<{width}}  {'  '.join(figures)}    {len(summary['cases']):5d}")
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "  -  " if value is None else f"{value:.3f}"
 
 
 def score_pair(task: tuple[str, Path, Path | tuple[tuple[str, Path], ...], Labels]) -> Any:
@@ -263,7 +287,7 @@ def score_pair(task: tuple[str, Path, Path | tuple[tuple[str, Path], ...], Label
             expected="equal shapes and affines",
             fix="compare a prediction with the reference of its own scan",
         )
-    return evaluation.score_case(predicted, reference, labels, spacing)
+    return evaluation.score_case(predicted, reference, labels, spacing=spacing)
 
 
 def read_classes(file: Path | tuple[tuple[str, Path], ...], labels: Labels) -> tuple[NDArray[Any], NDArray[np.float64], Spacing]:
@@ -289,7 +313,7 @@ def read_classes(file: Path | tuple[tuple[str, Path], ...], labels: Labels) -> t
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """summary.json, and a table of the same name as CSV beside it."""
     files.write_json(path, summary)
-    rows = evaluation.rows(summary)
+    rows = evaluation.case_rows(summary)
     if rows:
         files.write_text(path.with_suffix(".csv"), _csv(rows))
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from autoseg import __version__, evaluation, files, images, machine, pictures, postprocessing, prediction
 from autoseg.cases import Case, Dataset
 from autoseg.errors import MissingPath, SettingsError
+from autoseg.labels import Labels
 from autoseg.pipeline.listener import Listener, Logged, counter
-from autoseg.pipeline.predicting import read_classes, score, write_summary
+from autoseg.pipeline.predicting import dice_text, mean_dice, read_classes, score, write_summary
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
@@ -105,7 +106,7 @@ def select(root: Path | str | Workspace, *, listener: Listener | None = None) ->
     candidates = {name: folds for name, folds in candidates.items() if folds}
     if not candidates:
         raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
-    table = {name: _selection_row(folds) for name, folds in candidates.items()}
+    table = {name: _selection_row(folds, plan.labels) for name, folds in candidates.items()}
     best = _best(table)
     rules = {name: _choose_rules(workspace, dataset, plan, folds, listener) for name, folds in candidates.items()}
     selection = {"version": __version__, "configurations": table, "selected": best}
@@ -113,7 +114,7 @@ def select(root: Path | str | Workspace, *, listener: Listener | None = None) ->
     files.write_json(workspace.selection, selection)
     for name, row in table.items():
         note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
-        listener.say(f"{name}: out-of-fold Dice {row['dice']:.4f} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
+        listener.say(f"{name}: out-of-fold Dice {row['dice'] or 0.0:.4f} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
     if len(table) > 1:
         listener.say(f"selected for predict: {best}")
     return selection
@@ -225,8 +226,8 @@ def _train_fold(
             classes = prediction.segment_prepared(
                 network, case, plan=plan, configuration=configuration, device=device, tta=False, previous=previous and previous[case.name]
             )
-            scores[case.name] = evaluation.score_case(classes, references[case.name], plan.labels, case.geometry.canonical_spacing)
-        return evaluation.mean_dice(evaluation.summarise(scores))
+            scores[case.name] = evaluation.score_case(classes, references[case.name], plan.labels, spacing=case.geometry.canonical_spacing)
+        return mean_dice(evaluation.summarise(scores, plan.labels)) or 0.0
 
     stage = f"{configuration.name} fold {fold}"
     listener.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
@@ -260,7 +261,7 @@ def _validate_fold(
     weights_written = run.weights.stat().st_mtime
     if run.summary.exists() and run.summary.stat().st_mtime >= weights_written:
         summary: dict[str, Any] = files.read_json(run.summary)
-        listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {evaluation.mean_dice(summary):.4f}")
+        listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
         return summary
     for index, case in enumerate(held_out):
         listener.progress(stage, index, len(held_out))
@@ -275,7 +276,7 @@ def _validate_fold(
     pairs = {case.name: (targets[case.name], _reference(case)) for case in held_out}
     summary = score(pairs, plan.labels, parallel=workers, listener=listener)
     write_summary(run.summary, summary)
-    listener.say(f"{configuration.name} {run.root.name}: mean Dice {evaluation.mean_dice(summary):.4f} over {len(held_out)} cases not seen")
+    listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
 
 
@@ -321,13 +322,13 @@ def _validated(workspace: Workspace, name: str) -> list[Path]:
     return sorted(path.parent.parent for path in folder.glob("fold_*/validation/summary.json")) if folder.exists() else []
 
 
-def _selection_row(folds: Sequence[Path]) -> dict[str, Any]:
+def _selection_row(folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
     summaries = [files.read_json(Run(root=fold).summary) for fold in folds]
-    merged = evaluation.merge(summaries)
+    merged = evaluation.summarise({case["case"]: case["labels"] for summary in summaries for case in summary["cases"]}, labels)
     return {
         "folds": [fold.name for fold in folds],
         "cases": len(merged["cases"]),
-        "dice": evaluation.mean_dice(merged),
+        "dice": mean_dice(merged),
         "labels": {name: value["dice"] for name, value in merged["labels"].items()},
     }
 
@@ -336,12 +337,10 @@ def _best(table: Mapping[str, Mapping[str, Any]]) -> str:
     """The highest out-of-fold Dice among those with the most folds; the lower resolution alone is never a final result's equal."""
     most = max(len(row["folds"]) for row in table.values())
     whole = {name: row for name, row in table.items() if len(row["folds"]) == most}
-    return max(whole, key=lambda name: whole[name]["dice"])
+    return max(whole, key=lambda name: whole[name]["dice"] or 0.0)
 
 
-def _choose_rules(
-    workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], listener: Listener
-) -> postprocessing.Rules:
+def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], listener: Listener) -> postprocessing.Rules:
     by_name = {case.name: case for case in dataset.cases}
     measured = []
     for fold in folds:

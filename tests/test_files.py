@@ -1,0 +1,83 @@
+"""Whole files or none, and JSON that people can read."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from autoseg import files
+from autoseg.errors import MissingPath, NotEnough, UnreadableFile
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "a" / "plan.json"
+    files.write_json(target, {"old": 1})
+    with pytest.raises(RuntimeError), files.whole(target) as temporary:
+        temporary.write_text("half of it")
+        raise RuntimeError
+    assert files.read_json(target) == {"old": 1}
+    assert os.listdir(target.parent) == ["plan.json"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    target = tmp_path / "big.json"
+    files.write_json(target, {"old": 1})
+    code = f"""
+import time
+from pathlib import Path
+from autoseg import files
+with files.whole(Path({str(target)!r})) as temporary:
+    temporary.write_text("half of it")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert files.read_json(target) == {"old": 1}
+
+
+def test_a_full_disk_becomes_an_error_with_the_remedy(tmp_path):
+    with pytest.raises(NotEnough, match="disk is full") as caught, files.whole(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "continues" in str(caught.value)
+
+
+def test_readable_json_is_json_and_keeps_short_lists_on_one_line():
+    value = {"patch_size": [40, 56, 40], "long": [{"name": "x" * 30, "number": i} for i in range(9)], "nothing": None, "empty": []}
+    text = files.readable_json(value)
+    assert json.loads(text) == value
+    assert '  "patch_size": [40, 56, 40],' in text.splitlines()
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_nan_has_no_place_in_a_file(tmp_path):
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "x.json", {"dice": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_json_names_what_is_wrong(tmp_path):
+    with pytest.raises(MissingPath, match="no such file"):
+        files.read_json(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text('{"a": 1,\n oops}')
+    with pytest.raises(UnreadableFile) as caught:
+        files.read_json(tmp_path / "bad.json")
+    assert "line 2" in str(caught.value)
+
+
+def test_the_hash_follows_the_bytes(tmp_path):
+    first = tmp_path / "a"
+    first.write_bytes(b"one")
+    before = files.hash_file(first)
+    os.utime(first, (time.time(), time.time() + 5))
+    assert files.hash_file(first) == before
+    first.write_bytes(b"two")
+    assert files.hash_file(first) != before

@@ -1,0 +1,234 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg import presets
+from autoseg.labels import make_labels
+from autoseg.training.loss import boundary_weights, deep_supervision_weights, downsampled, make_loss
+from autoseg.training.settings import read_settings
+
+SETTINGS = read_settings(presets.planner("nnunet").values["training"]).loss
+PLAIN = make_labels({"background": 0, "a": 1, "b": 2})
+IGNORING = make_labels({"background": 0, "a": 1, "b": 2}, ignore=3)
+
+
+@pytest.fixture
+def example():
+    rng = np.random.default_rng(1)
+    logits = torch.tensor(rng.normal(size=(2, 3, 3, 4, 5)), dtype=torch.float32)
+    target = torch.tensor(rng.integers(0, 3, size=(2, 3, 4, 5)))
+    return logits, target
+
+
+def slow_loss(logits, target, *, batch_dice, valid=None, classes=(1, 2), smooth=1e-5, samples=None):
+    """Voxel by voxel, as the reference describes it."""
+    n, heads = logits.shape[:2]
+    valid = np.ones(target.shape, bool) if valid is None else valid
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    entropy = [-np.log(p[i, target[i][z], *z]) for i in range(n) for z in np.ndindex(target.shape[1:]) if valid[i][z]]
+    table = {}
+    for i in range(n):
+        for c in classes:
+            inside = valid[i]
+            table[i, c] = np.array(
+                [
+                    (p[i, c] * (target[i] == c))[inside].sum(),
+                    p[i, c][inside].sum(),
+                    (target[i] == c)[inside].sum(),
+                ]
+            )
+    groups = [[(i, c) for i in range(n)] for c in classes] if batch_dice else [[(i, c)] for i in range(n) for c in classes]
+    dice = []
+    for group in groups:
+        overlap, predicted, truth = sum(table[key] for key in group)
+        dice.append((2 * overlap + smooth) / (predicted + truth + smooth))
+    return float(np.mean(entropy) - np.mean(dice))
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_loss_equals_the_voxel_by_voxel_sums(example, batch_dice):
+    logits, target = example
+    loss = make_loss(PLAIN, batch_dice=batch_dice, settings=SETTINGS)([logits], target, None)
+    assert float(loss) == pytest.approx(slow_loss(logits.double().numpy(), target.numpy(), batch_dice=batch_dice), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_ignored_voxels_take_no_part(example, batch_dice):
+    logits, target = example
+    ignored = torch.tensor(np.random.default_rng(2).random(target.shape) < 0.3)
+    loss = make_loss(IGNORING, batch_dice=batch_dice, settings=SETTINGS)
+    value = loss([logits], target.masked_fill(ignored, 3), None)
+    expected = slow_loss(logits.double().numpy(), target.numpy(), batch_dice=batch_dice, valid=~ignored.numpy())
+    assert float(value) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_patch_without_any_annotated_voxel_gives_no_gradient():
+    logits = torch.randn(1, 3, 2, 2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    make_loss(IGNORING, batch_dice=True, settings=SETTINGS)([logits], torch.full((1, 2, 2, 2), 3), None).backward()
+    assert torch.isfinite(logits.grad).all() and float(logits.grad.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_loss_equals_the_reference(golden, batch_dice):
+    given = json.loads((golden / "golden-numerics.json").read_text())["loss"]
+    logits = torch.tensor(given["logits"])
+    value = make_loss(PLAIN, batch_dice=batch_dice, settings=SETTINGS)([logits], torch.tensor(given["target"])[:, 0], None)
+    assert float(value) == pytest.approx(given["values"][f"ce_dice_batchdice{batch_dice}"], abs=1e-5)
+    target = torch.tensor(given["target_with_ignore3"])[:, 0]
+    value = make_loss(IGNORING, batch_dice=batch_dice, settings=SETTINGS)([logits], target, None)
+    assert float(value) == pytest.approx(given["values"][f"ce_dice_ignore3_batchdice{batch_dice}"], abs=1e-5)
+
+
+def region_targets(channels):
+    """Independent region channels as classes: one class for every combination of regions."""
+    combination = sum(channels[:, i].long() << i for i in range(3))
+    names = {f"c{i}": i for i in range(1, 8)}
+    regions = {f"r{i}": (tuple(v for v in range(1, 8) if v >> i & 1), 1 << i) for i in range(3)}
+    return combination, names, regions
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_regions_loss_equals_the_reference(golden, batch_dice):
+    from autoseg.labels import Label, Labels, Region
+
+    given = json.loads((golden / "golden-numerics.json").read_text())["loss"]
+    logits, channels = torch.tensor(given["logits"]), torch.tensor(given["regions_plus_ignore_channel"])
+    target, names, regions = region_targets(channels)
+    labels = Labels(
+        labels=(Label(name="background", value=0), *(Label(name=n, value=v) for n, v in names.items())),
+        regions=tuple(Region(name=n, members=m, writes=w) for n, (m, w) in regions.items()),
+    )
+    value = make_loss(labels, batch_dice=batch_dice, settings=SETTINGS)([logits], target, None)
+    assert float(value) == pytest.approx(given["values"][f"bce_dice_batchdice{batch_dice}"], abs=1e-5)
+
+    # The reference sums the three channels' entropy over a mask of one channel: three times our mean.
+    target = target.masked_fill(channels[:, 3] > 0, 8)
+    loss = make_loss(replace(labels, ignore=8), batch_dice=batch_dice, settings=replace(SETTINGS, pixel_weight=3.0))
+    assert float(loss([logits], target, None)) == pytest.approx(given["values"][f"bce_dice_ignore_batchdice{batch_dice}"], abs=1e-5)
+
+
+def test_deep_supervision_weights_equal_the_reference_and_a_single_output_counts(golden):
+    given = json.loads((golden / "golden-numerics.json").read_text())["deep_supervision_weights"]
+    assert deep_supervision_weights(1) == (1.0,)  # the reference divides 0 by 0
+    for stages in range(3, 10):
+        assert deep_supervision_weights(stages - 1) == pytest.approx(given[f"{stages}_stages"])
+
+
+def test_targets_are_downsampled_as_the_reference_does(golden):
+    given = json.loads((golden / "golden-numerics.json").read_text())["ds_downsample"]
+    full = torch.tensor(given["out"][0])[None]  # (1, 1, y, x)
+    for expected in given["out"]:
+        lower = torch.tensor(expected)[None]
+        assert torch.equal(downsampled(full, lower.shape[1:]), lower)
+
+
+def test_each_output_is_compared_at_its_own_resolution(example):
+    logits, target = example
+    lower = torch.randn(2, 3, 3, 2, 5, generator=torch.Generator().manual_seed(3))
+    lowest = torch.randn(2, 3, 1, 1, 1, generator=torch.Generator().manual_seed(4))
+    loss = make_loss(PLAIN, batch_dice=True, settings=SETTINGS)
+    single = [loss([logits], target, None), loss([lower], downsampled(target, (3, 2, 5)), None)]
+    assert float(loss([logits, lower, lowest], target, None)) == pytest.approx(float(single[0] * 2 / 3 + single[1] / 3), abs=1e-6)
+    off = make_loss(PLAIN, batch_dice=True, settings=replace(SETTINGS, deep_supervision=False))
+    assert float(off([logits, lower], target, None)) == pytest.approx(float(single[0]), abs=1e-6)
+
+
+def test_classes_not_annotated_in_a_case_get_no_loss_there(example):
+    logits, target = example
+    target = target.clone()
+    target[1][target[1] == 2] = 0  # in the second case, label b was not annotated: its voxels are marked background
+    annotated = torch.tensor([[True, True, True], [True, True, False]])
+    value = make_loss(PLAIN, batch_dice=False, settings=SETTINGS)([logits], target, annotated)
+
+    p = logits.double().softmax(1).numpy()
+    entropy, dice = [], []
+    for i in (0, 1):
+        for z in np.ndindex(target.shape[1:]):
+            c = int(target[i][z])
+            score = p[i, c, *z] + (p[i, 2, *z] if i == 1 and c == 0 else 0)
+            entropy.append(-np.log(score))
+        for c in (1, 2) if i == 0 else (1,):
+            truth = target[i].numpy() == c
+            dice.append((2 * (p[i, c] * truth).sum() + 1e-5) / (p[i, c].sum() + truth.sum() + 1e-5))
+    assert float(value) == pytest.approx(np.mean(entropy) - np.mean(dice), abs=1e-5)
+
+
+def test_a_network_that_finds_the_withheld_label_is_not_punished():
+    target = torch.zeros(1, 2, 2, 2, dtype=torch.long)
+    annotated = torch.tensor([[True, True, False]])
+    finds = torch.full((1, 3, 2, 2, 2), -20.0)
+    finds[:, 2] = 20.0
+    loss = make_loss(PLAIN, batch_dice=True, settings=SETTINGS)
+    assert float(loss([finds], target, annotated)) < float(loss([finds], target, None)) - 10
+
+
+def test_annotation_of_everything_changes_nothing(example):
+    logits, target = example
+    loss = make_loss(PLAIN, batch_dice=False, settings=SETTINGS)
+    assert torch.equal(loss([logits], target, torch.ones(2, 3, dtype=torch.bool)), loss([logits], target, None))
+
+
+def test_region_with_a_member_not_annotated_gets_no_loss_in_that_case():
+    labels = make_labels({"background": 0, "a": 1, "b": 2}, regions={"whole": ((1, 2), 1), "core": ((2,), 2)})
+    logits = torch.randn(1, 2, 2, 3, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    annotated = torch.tensor([[True, True, False]])
+    make_loss(labels, batch_dice=True, settings=SETTINGS)([logits], torch.ones(1, 2, 3, 2, dtype=torch.long), annotated).backward()
+    assert float(logits.grad.abs().max()) == 0
+    annotated = torch.tensor([[True, False, True]])
+    make_loss(labels, batch_dice=True, settings=SETTINGS)([logits], torch.ones(1, 2, 3, 2, dtype=torch.long), annotated).backward()
+    assert float(logits.grad[:, 0].abs().max()) == 0 and float(logits.grad[:, 1].abs().max()) > 0
+
+
+def pixel_only(**changes):
+    return make_loss(PLAIN, batch_dice=True, settings=replace(SETTINGS, overlap_weight=0.0, **changes))
+
+
+def test_focal_loss_weighs_each_voxel_by_its_error(example):
+    logits, target = example
+    p = logits.double().softmax(1).gather(1, target[:, None])
+    expected = ((1 - p) ** 2 * -p.log()).mean()
+    assert float(pixel_only(pixel="focal")([logits], target, None)) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_top_k_keeps_the_worst_voxels(example):
+    logits, target = example
+    entropy = np.sort(-logits.double().log_softmax(1).gather(1, target[:, None]).numpy().ravel())[::-1]
+    assert float(pixel_only(pixel="top_k", top_k=0.25)([logits], target, None)) == pytest.approx(entropy[:30].mean(), abs=1e-6)
+
+
+def test_label_smoothing_and_class_weights_equal_those_of_torch(example):
+    logits, target = example
+    smooth = pixel_only(label_smoothing=0.1)([logits], target, None)
+    assert float(smooth) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)), abs=1e-6)
+    weights = (0.2, 1.0, 3.0)
+    weighted = pixel_only(class_weights=weights)([logits], target, None)
+    assert float(weighted) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, target, weight=torch.tensor(weights))), abs=1e-6
+    )
+
+
+def test_tversky_weighs_false_positives_and_negatives(example):
+    logits, target = example
+    p, expected = logits.double().softmax(1), []
+    for c in (1, 2):
+        truth = (target == c).double()
+        hit, false_positive, false_negative = (p[:, c] * truth).sum(), (p[:, c] * (1 - truth)).sum(), ((1 - p[:, c]) * truth).sum()
+        expected.append(float(hit / (hit + 0.3 * false_positive + 0.7 * false_negative)))
+    settings = replace(SETTINGS, pixel_weight=0.0, overlap="tversky")
+    value = make_loss(PLAIN, batch_dice=True, settings=settings)([logits], target, None)
+    assert float(value) == pytest.approx(-np.mean(expected), abs=1e-5)
+    focal = make_loss(PLAIN, batch_dice=True, settings=replace(settings, overlap="focal_tversky"))([logits], target, None)
+    assert float(focal) == pytest.approx(np.mean([(1 - t) ** 0.75 - 1 for t in expected]), abs=1e-5)
+
+
+def test_weight_map_is_highest_where_two_structures_nearly_touch():
+    target = torch.zeros(1, 1, 7, 12, dtype=torch.long)
+    target[0, 0, 2:5, 1:4] = 1
+    target[0, 0, 2:5, 6:9] = 1
+    weights = boundary_weights(target, weight=10.0, sigma=2.0)[0, 0]
+    distances = (2.0, 1.0)  # the voxel (3, 4) to each structure: 1 to the left one, 2 to the right one
+    assert float(weights[3, 4]) == pytest.approx(1 + 10 * np.exp(-(sum(distances) ** 2) / 8), rel=1e-5)
+    assert float(weights[3, 2]) == 1 and float(weights[3, 4]) > float(weights[3, 11])

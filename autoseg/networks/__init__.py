@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoseg.errors import SettingsError
 from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
+from autoseg.networks.group_norm import GroupNorm
 from autoseg.networks.residual_unet import ResidualUNet
 from autoseg.networks.unet import UNet
 from autoseg.planning.configuration import Configuration
@@ -26,15 +27,17 @@ def build(
     channels: int,
     heads: int,
     deep_supervision: bool = True,
+    device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Network:
-    """The network of a configuration, initialised, on the CPU, in training mode.
+    """The network of a configuration, initialised, in training mode.
 
     Batches go in and out as `(n, c, z, y, x)`; a planar configuration takes one slice per patch, `(n, c, 1, y, x)`, and uses
     two-dimensional convolutions inside.
 
-    The weights lie channels-last already, and the network brings its input into that order by itself: no
-    `network.to(memory_format=...)` is needed. Under `torch.autocast("cpu", dtype=torch.bfloat16)` all of it runs in bfloat16.
+    The weights lie in the memory format that is fastest on the device, and the network brings its input into that format by
+    itself: no `network.to(memory_format=...)` is needed. On a processor that is channels-last. Under
+    `torch.autocast("cpu", dtype=torch.bfloat16)` all of it runs in bfloat16.
 
     Parameters
     ----------
@@ -42,7 +45,8 @@ def build(
     heads : output channels, `Labels.heads`
     deep_supervision : whether the network in training mode gives the logits of every resolution of the decoder; in evaluation
         mode it gives the full resolution only
-    generator : of the initial weights; torch's own where absent
+    device : where the network shall live; by default torch's default device, "meta" included
+    generator : of the initial weights, on the CPU; torch's own where absent
 
     Raises
     ------
@@ -51,13 +55,20 @@ def build(
     Source: initialisation as in nnU-Net 2.8.1: Kaiming normal for LeakyReLU, biases 0, residual blocks begin as the identity.
     """
     _check(configuration)
-    with torch.device("meta"):  # no time for weights that are overwritten, no draws from the global generator
-        network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
-    if torch.get_default_device().type == "meta":
-        return network
-    network.to_empty(device=torch.get_default_device())
-    _initialise(network, generator)
-    return network.to(memory_format=network.memory_format)  # type: ignore[call-overload]
+    network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
+    if torch.get_default_device().type != "meta":
+        _initialise(network, generator)
+    return place(network, device or torch.get_default_device())
+
+
+def place(network: Network, device: str | torch.device) -> Network:
+    """Move a network to a device, in the memory format that is fastest there."""
+    if next(network.parameters()).device != torch.device(device):
+        network = network.to(device)
+    for parameter in network.parameters():  # not network.to(): that refuses the fake tensors with which plans are measured
+        if parameter.dim() > 2:
+            parameter.data = parameter.data.contiguous(memory_format=network.memory_format)
+    return network
 
 
 class Network(nn.Module):
@@ -69,7 +80,6 @@ class Network(nn.Module):
         self.channels = channels
         self.heads = heads
         self.deep_supervision = deep_supervision
-        self.memory_format = torch.channels_last if self.planar else torch.channels_last_3d
         first = 1 if self.planar else 0
         self.body = NETWORKS[configuration.network](
             3 - first,
@@ -82,6 +92,13 @@ class Network(nn.Module):
             decoder_blocks=configuration.decoder_blocks_per_stage,
             norm=configuration.norm,
         )
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of weights and activations. Channels-last on a processor: 1.1 to 1.5 times the speed of contiguous, measured on Zen 4."""
+        if next(self.parameters()).device.type != "cpu":
+            return torch.contiguous_format
+        return torch.channels_last if self.planar else torch.channels_last_3d
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """`(n, channels, z, y, x)` to logits `(n, heads, z, y, x)`.
@@ -130,7 +147,7 @@ def _initialise(network: nn.Module, generator: torch.Generator | None) -> None:
             nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.GroupNorm):
+        elif isinstance(module, GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
     for module in network.modules():

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from autoseg.networks.group_norm import GroupNorm
+
 NEGATIVE_SLOPE = 0.01  # of LeakyReLU. Source: nnU-Net 2.8.1 (torch's default)
 MOST_GROUPS = 8  # of GroupNorm. Source: Myronenko 2018, arXiv:1810.11654 (8 groups in a 3D encoder-decoder)
-EPSILON = 1e-5  # added to the variance. Source: nnU-Net 2.8.1
 
 
 def convolution(
@@ -30,18 +31,18 @@ def convolution(
     return kind(channels_in, channels_out, tuple(kernel), stride=tuple(stride), padding=padding, bias=bias)  # type: ignore[arg-type]
 
 
-def normalization(norm: str, channels: int) -> nn.GroupNorm:
+def normalization(norm: str, channels: int) -> GroupNorm:
     """The normalisation layer named in the plan, for any number of channels.
 
     "group" splits the channels into the largest number of equal groups that divides both the channels and `MOST_GROUPS`: 16 to
     512 channels in steps of 8 give 8 groups, 20 give 4, 7 give 1. "instance" gives every channel a group of its own: the same
     numbers as nn.InstanceNorm with affine, but without the copies that one makes of channels-last tensors.
 
-    >>> normalization("group", 20).num_groups, normalization("instance", 20).num_groups
-    (4, 20)
+    >>> normalization("group", 20), normalization("instance", 20)
+    (GroupNorm(4, 20), GroupNorm(20, 20))
     """
     groups = {"group": math.gcd(channels, MOST_GROUPS), "instance": channels}[norm]
-    return nn.GroupNorm(groups, channels, eps=EPSILON)
+    return GroupNorm(groups, channels)
 
 
 class ConvolutionBlock(nn.Module):

@@ -1,0 +1,214 @@
+"""Weights together with their plan, and the state of a training: safetensors and JSON, never a pickle.
+
+Each file is a safetensors file that carries its JSON description in its own header, with a SHA-256 over the tensors. It is
+renamed into place when whole, so weights and description can never belong to different moments. `model.json` is the
+readable copy of a model's description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autoseg import files
+from autoseg.errors import MissingPath, ModelError
+from autoseg.workspace import Run
+
+MODEL_FORMAT = 1
+_HEADER = "autoseg"  # key of the JSON text in the safetensors header
+_DIGEST = "sha256"  # key of the digest over the tensors
+
+
+def save_model(run: Run, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` and `model.json`: what `predict` needs of one trained fold.
+
+    Parameters
+    ----------
+    weights : a network's state_dict, on any device and in any memory format
+    description : plain JSON values: plan (`Plan.to_json()`), configuration, fold, version, epochs, scores, ...; `format` and
+        `sha256` (of the tensors) are added here
+
+    Raises
+    ------
+    NotEnough : the disk is full; what was there before is left as it was
+    """
+    whole = {"format": MODEL_FORMAT, **description}
+    digest = write_tensors(run.weights, weights, whole)
+    files.write_json(run.description, {**whole, _DIGEST: digest})
+
+
+def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and description of one trained fold.
+
+    Raises
+    ------
+    ModelError : there is none, it is damaged, or it was written by another format version
+    """
+    weights, description = read_tensors(run.weights)
+    if description.get("format") != MODEL_FORMAT:
+        raise ModelError(
+            "a model of another format",
+            file=run.weights,
+            found=f"format {description.get('format')}",
+            expected=f"format {MODEL_FORMAT}",
+            fix="use the version of autoseg that made it, or train again",
+        )
+    return weights, description
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write what resuming needs: nested dicts, lists and tuples of tensors, numpy arrays and JSON scalars.
+
+    The dicts may have text or integer keys, as optimizers have; floats come back bit for bit, NaN and infinity too.
+
+    Raises
+    ------
+    NotEnough : the disk is full; the state before is left as it was
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _flatten(dict(state), "state", tensors)
+    write_tensors(_state_file(folder), tensors, {"format": MODEL_FORMAT, "state": tree})
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU; `None` where nothing was saved.
+
+    Raises
+    ------
+    ModelError : damaged, or written by another format version
+    """
+    path = _state_file(folder)
+    if not path.exists():
+        return None
+    tensors, description = read_tensors(path)
+    if description.get("format") != MODEL_FORMAT:
+        raise ModelError(
+            "a training state of another format",
+            file=path,
+            found=f"format {description.get('format')}",
+            expected=f"format {MODEL_FORMAT}",
+            fix=f"remove {folder} to begin again",
+        )
+    state: dict[str, Any] = _unflatten(description["state"], tensors)
+    return state
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    """Write tensors with a JSON description in their header, whole or not at all; the SHA-256 over the tensors is returned."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    plain = _without_sharing(plain)
+    digest = _digest(plain)
+    with files.whole(path) as temporary:
+        save_file(plain, temporary, metadata={_HEADER: json.dumps(description, allow_nan=False), _DIGEST: digest})
+    return digest
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, on the CPU, and the description that lies in their header.
+
+    Raises
+    ------
+    MissingPath : there is no such file
+    ModelError : it is not one of ours, or damaged
+    """
+    if not path.exists():
+        raise MissingPath("no such model file", file=path, fix="train first, or check the spelling of the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        description = json.loads(metadata[_HEADER])
+        digest = metadata[_DIGEST]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    if _digest(tensors) != digest:
+        raise _damaged(path, "the SHA-256 of the weights is not the recorded one")
+    return tensors, description
+
+
+def _damaged(path: Path, found: str) -> ModelError:
+    return ModelError(
+        "the model file is damaged",
+        file=path,
+        found=found,
+        expected="a safetensors file written by autoseg",
+        fix="copy the file again, or train again",
+    )
+
+
+def _state_file(folder: Path) -> Path:
+    return folder / "state.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with a storage each: safetensors refuses two views of one storage."""
+    seen: set[int] = set()
+    alone = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        own = place not in seen and tensor.untyped_storage().nbytes() == tensor.nbytes
+        alone[name] = tensor if own else tensor.clone()
+        seen.add(place)
+    return alone
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> list[Any]:
+    """A JSON tree of [kind, content] with every tensor moved into `tensors`."""
+    match value:
+        case Tensor():
+            tensors[name] = value
+            return ["tensor", name]
+        case np.ndarray():
+            tensors[name] = torch.from_numpy(np.array(value))
+            return ["array", name]
+        case dict():
+            assert all(isinstance(key, str | int) for key in value), f"keys of {name} must be text or integers"
+            return ["dict", [[key, _flatten(item, f"{name}.{key}", tensors)] for key, item in value.items()]]
+        case list() | tuple():
+            kind = "tuple" if isinstance(value, tuple) else "list"
+            return [kind, [_flatten(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]]
+        case np.generic():
+            return _flatten(value.item(), name, tensors)
+        case float() if not math.isfinite(value):
+            return ["float", str(value)]
+        case None | bool() | int() | float() | str():
+            return ["value", value]
+    raise TypeError(f"{name} is a {type(value).__name__}: only tensors, arrays and JSON values can be kept")
+
+
+def _unflatten(tree: list[Any], tensors: Mapping[str, Tensor]) -> Any:
+    kind, content = tree
+    match kind:
+        case "tensor":
+            return tensors[content]
+        case "array":
+            return tensors[content].numpy()
+        case "dict":
+            return {key: _unflatten(item, tensors) for key, item in content}
+        case "list":
+            return [_unflatten(item, tensors) for item in content]
+        case "tuple":
+            return tuple(_unflatten(item, tensors) for item in content)
+        case "float":
+            return float(content)
+    return content

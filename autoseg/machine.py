@@ -1,0 +1,180 @@
+"""What the device offers: its kind, its free memory, its cores, the rate of its convolutions. torch is imported inside functions only."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg.errors import SettingsError
+from autoseg.workers import available_cores, free_memory
+
+PROBE_SECONDS = 0.3  # of measuring; short enough for every `plan`
+_UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The device that a plan is made for."""
+
+    device: str  # "cpu", "cuda:0", "mps"
+    name: str  # what people call it
+    memory_bytes: int  # that training may use: what is free, or what the user allows
+    cores: int  # of the processor
+    bf16: bool  # whether bfloat16 is computed in hardware, so that training uses it
+    conv_flops: float | None  # FLOP/s of 3 x 3 x 3 convolutions in the precision used, measured; None: not measured
+
+    @property
+    def cpu(self) -> bool:
+        """Whether the processor itself does the work."""
+        return self.device == "cpu"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for plan.json."""
+        return dict(vars(self))
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Machine:
+        """The inverse of `to_json`; other keys are left aside."""
+        return Machine(**{key: value[key] for key in ("device", "name", "memory_bytes", "cores", "bf16", "conv_flops")})
+
+
+def choose_device(wanted: str = "auto") -> str:
+    """The device to work on.
+
+    Parameters
+    ----------
+    wanted : "auto" (a CUDA device, else Apple's, else the processor), "cpu", "cuda", "cuda:N" or "mps"
+
+    Raises
+    ------
+    SettingsError : no such device here, or not a device at all
+    """
+    if wanted == "cpu":
+        return "cpu"
+    if not re.fullmatch(r"auto|cuda(:\d+)?|mps", wanted):
+        raise SettingsError("no device of that kind", found=wanted, expected="auto, cpu, cuda, cuda:N or mps", fix="--device auto")
+    import torch
+
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    apple = torch.backends.mps.is_available()
+    if wanted == "auto":
+        return "cuda:0" if cards else "mps" if apple else "cpu"
+    if wanted == "mps" and apple:
+        return "mps"
+    number = int(wanted.partition(":")[2] or 0)
+    if wanted.startswith("cuda") and number < cards:
+        return f"cuda:{number}"
+    there = [f"cuda:{index}" for index in range(cards)] + ["mps"] * apple + ["cpu"]
+    raise SettingsError(f"there is no device '{wanted}' here", found=", ".join(there), expected=wanted, fix="--device auto")
+
+
+def describe(device: str, *, memory: int | None = None, probe: bool = True) -> Machine:
+    """What a device of `choose_device` offers now.
+
+    Parameters
+    ----------
+    memory : bytes that training may use; None: all that is free on the device, its control group considered
+    probe : measure the rate of convolutions (about a second, once per process and device)
+    """
+    rate = conv_flops(device) if probe else None
+    return Machine(
+        device=device,
+        name=_name(device),
+        memory_bytes=int(_free(device) if memory is None else memory),
+        cores=available_cores(),
+        bf16=has_bf16(device),
+        conv_flops=rate,
+    )
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of an amount such as "8G", "8 GB", "512M", "7.5GiB"; a bare number counts bytes, G is 10**9.
+
+    Raises
+    ------
+    SettingsError : not an amount of memory, or nothing
+
+    >>> parse_memory("8G"), parse_memory("1.5 GiB")
+    (8000000000, 1610612736)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
+    if match is None or float(match[1]) <= 0 or match[2] not in _UNITS:
+        raise SettingsError("not an amount of memory", found=str(text), expected="such as 8G, 7.5GiB or 900M", fix="--memory 8G")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+@functools.cache
+def has_bf16(device: str) -> bool:
+    """Whether the device computes in bfloat16 faster than in float32: tensor cores, AVX-512 BF16, AMX, or Arm's BF16."""
+    if device == "cpu":
+        return bool({"avx512_bf16", "amx_bf16", "bf16"} & _processor_flags())
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return False
+
+
+@functools.cache
+def conv_flops(device: str) -> float:
+    """FLOP/s of a 3 x 3 x 3 convolution of 32 channels on 32 x 64 x 64 voxels, in the precision that training uses there."""
+    import time
+
+    import torch
+
+    kind = torch.bfloat16 if has_bf16(device) else torch.float16 if device.startswith("cuda") else torch.float32
+    voxels = 32 * 64 * 64
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False).to(device=device, dtype=kind, memory_format=torch.channels_last_3d)
+    image = torch.ones((1, 32, 32, 64, 64), device=device, dtype=kind).to(memory_format=torch.channels_last_3d)
+    each = 2.0 * 32 * 32 * 27 * voxels
+
+    def run(times: int) -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(times):
+                layer(image)
+        if device != "cpu":
+            layer(image).sum().item()  # waits for the device
+        return time.perf_counter() - start
+
+    run(2)  # compiles kernels, wakes the clock
+    once = run(1)
+    times = max(2, min(200, int(PROBE_SECONDS / 3 / max(once, 1e-5))))
+    return each * times / min(run(times) for _ in range(3))
+
+
+def _free(device: str) -> int:
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_memory()
+
+
+def _name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    model = _processor_fields().get("model name") or _processor_fields().get("hardware") or "processor"
+    cores = available_cores()
+    return f"{model}, {cores} core{'s' * (cores > 1)}"
+
+
+@functools.cache
+def _processor_fields() -> Mapping[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux: the name and the flags stay unknown
+        return {}
+    rows = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {key.strip().casefold(): value.strip() for key, _, value in rows}
+
+
+def _processor_flags() -> frozenset[str]:
+    fields = _processor_fields()
+    return frozenset(f"{fields.get('flags', '')} {fields.get('features', '')}".casefold().split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autoseg import __version__, evaluation, files, images, machine, pictures, postprocessing, prediction
 from autoseg.cases import Case, Dataset
 from autoseg.errors import MissingPath, SettingsError
+from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline.listener import Listener, Logged, counter
 from autoseg.pipeline.predicting import dice_text, mean_dice, read_classes, score, write_summary
@@ -341,15 +342,22 @@ def _best(table: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], listener: Listener) -> postprocessing.Rules:
+    """Rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
     by_name = {case.name: case for case in dataset.cases}
-    measured = []
-    for fold in folds:
-        for path in sorted((fold / "validation").iterdir()):
-            suffix = images.suffix_of(path)
-            name = path.name.removesuffix(suffix)
-            if suffix and name in by_name:
-                predicted, _, spacing = read_classes(path, plan.labels)
-                reference, _, _ = read_classes(_reference(by_name[name]), plan.labels)
-                measured.append(postprocessing.measure_case(predicted, reference, plan.labels, spacing))
-                listener.progress("post-processing rules", len(measured), len(measured) + 1)
-    return postprocessing.choose(measured, plan.labels)
+    files_of = {
+        path.name.removesuffix(images.suffix_of(path)): path
+        for fold in folds
+        for path in sorted((fold / "validation").iterdir())
+        if images.suffix_of(path)
+    }
+    files_of = {name: path for name, path in files_of.items() if name in by_name}
+
+    def triples() -> Iterator[tuple[NDArray[Any], NDArray[Any], Spacing]]:
+        for index, (name, path) in enumerate(files_of.items()):
+            listener.progress("post-processing rules", index, len(files_of))
+            predicted, _, spacing = read_classes(path, plan.labels)
+            reference, _, _ = read_classes(_reference(by_name[name]), plan.labels)
+            yield predicted, reference, spacing
+        listener.progress("post-processing rules", len(files_of), len(files_of))
+
+    return postprocessing.learn(triples, plan.labels)

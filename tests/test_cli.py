@@ -1,0 +1,122 @@
+"""The command line: exit codes, messages, and no traceback for what a user can mend."""
+
+import json
+
+import pytest
+
+from autoseg import cli
+
+COMMANDS = ("check", "plan", "train", "predict", "evaluate", "select", "demo")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in arguments])
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0 and f"autoseg {command}" in out
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy(capsys):
+    import subprocess
+    import sys
+
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(command in out for command in COMMANDS)
+    program = "import sys; from autoseg import cli; cli.main(['--help']); print(sorted({'torch', 'numpy', 'nibabel'} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_printed(capsys):
+    assert run(capsys, "--version")[:2] == (0, "autoseg 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trian"],
+        ["train"],
+        ["train", "somewhere", "--configuration", "4d"],
+        ["train", "somewhere", "--time-budget", "soon"],
+        ["train", "somewhere", "--epochs", "3", "--time-budget", "1m"],
+        ["train", "somewhere", "--epochs", "0"],
+        ["train", "somewhere", "--fold", "first"],
+        ["plan"],
+        ["predict", "model"],
+        ["check", "x", "--workers", "many"],
+        ["check", "x", "--wokers", "2"],
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_why(capsys, arguments):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and err.strip()
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
+    assert "train" in run(capsys, "trian")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "NOWHERE"],
+        ["plan", "NOWHERE"],
+        ["plan", "--fingerprint", "NOWHERE/fingerprint.json"],
+        ["train", "NOWHERE"],
+        ["predict", "NOWHERE", "NOWHERE/scan.nii.gz", "-o", "NOWHERE/out"],
+        ["evaluate", "NOWHERE", "NOWHERE"],
+        ["select", "NOWHERE"],
+    ],
+)
+def test_what_is_not_there_ends_with_3_and_names_the_path(capsys, tmp_path, arguments):
+    nowhere = tmp_path / "nowhere"
+    code, _, err = run(capsys, *[word.replace("NOWHERE", str(nowhere)) for word in arguments])
+    assert code == 3 and str(nowhere) in err
+    assert not nowhere.exists()
+
+
+def test_an_unknown_layout_ends_with_3_and_says_what_was_looked_for(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("no scans here")
+    code, _, err = run(capsys, "check", tmp_path)
+    assert code == 3 and "dataset.json" in err
+
+
+def test_an_unknown_planner_is_answered_with_the_known_ones(capsys, tmp_path):
+    code, _, err = run(capsys, "plan", tmp_path, "--planner", "defualt")
+    assert code == 3 and "default" in err
+
+
+def test_a_damaged_workspace_ends_with_3(capsys, tmp_path):
+    (tmp_path / "plan.json").write_text("{")
+    code, _, err = run(capsys, "train", tmp_path)
+    assert code == 3 and "plan.json" in err
+    (tmp_path / "plan.json").write_text(json.dumps({"format": 99}))
+    assert run(capsys, "train", tmp_path)[0] == 3
+
+
+def test_a_defect_ends_with_1_and_asks_for_a_report(capsys, monkeypatch, tmp_path):
+    from autoseg.pipeline import preparing
+
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(preparing, "check", broken)
+    code = cli.main(["check", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert code == 1 and "Traceback" in err and "report" in err
+
+
+def test_an_interrupt_ends_with_130(capsys, monkeypatch, tmp_path):
+    from autoseg.pipeline import preparing
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "check", interrupted)
+    assert run(capsys, "check", tmp_path)[0] == 130

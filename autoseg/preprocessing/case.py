@@ -1,0 +1,140 @@
+"""One case in memory: from the image as read to the arrays a network is trained on, and the way back to the image's own grid.
+
+The same function serves training and prediction, so that a network sees the same numbers in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.errors import PlanMismatch
+from autoseg.geometry import Affine, Axes, Box, Shape, Spacing, permuted, resampled_shape
+from autoseg.images import Image
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.preprocessing.crop import crop, mark_outside, split_outside
+from autoseg.preprocessing.normalization import normalize
+from autoseg.preprocessing.resampling import resample_image, resample_labels, separate_axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What happened to the grid, in order: axes permuted, cropped to `box`, resampled to `shape`."""
+
+    axis_order: Axes  # canonical axis of each plan axis
+    canonical_shape: Shape  # voxels, canonical (z, y, x), of the image as read
+    affine: Affine  # canonical index -> world, of the image as read
+    box: Box  # plan axes
+    shape: Shape  # voxels, plan axes, after resampling
+    spacing: Spacing  # mm, plan axes, of the image as read
+    target_spacing: Spacing  # mm, plan axes, after resampling
+
+    @property
+    def shape_after_crop(self) -> Shape:
+        """Voxels, plan axes, between crop and resampling."""
+        return self.box.shape
+
+    @property
+    def separate_axis(self) -> int | None:
+        """The plan axis along which the case was not interpolated."""
+        return separate_axis(self.spacing, self.target_spacing)
+
+    @property
+    def separate_axis_back(self) -> int | None:
+        """The plan axis along which scores are not interpolated on the way back. Source: nnU-Net 2.8.1."""
+        return separate_axis(self.target_spacing, self.spacing)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {
+            "axis_order": list(self.axis_order),
+            "canonical_shape": list(self.canonical_shape),
+            "affine": np.asarray(self.affine).tolist(),
+            "box": {"start": list(self.box.start), "stop": list(self.box.stop)},
+            "shape": list(self.shape),
+            "spacing": list(self.spacing),
+            "target_spacing": list(self.target_spacing),
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Geometry:
+        """The inverse of `to_json`."""
+        return Geometry(
+            axis_order=tuple(value["axis_order"]),
+            canonical_shape=tuple(value["canonical_shape"]),
+            affine=np.array(value["affine"], dtype=np.float64),
+            box=Box(start=tuple(value["box"]["start"]), stop=tuple(value["box"]["stop"])),
+            shape=tuple(value["shape"]),
+            spacing=tuple(value["spacing"]),
+            target_spacing=tuple(value["target_spacing"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A preprocessed case. All arrays in plan axes and of the same shape."""
+
+    image: NDArray[np.float32]  # (c, z, y, x)
+    label: NDArray[Any] | None  # classes (z, y, x), uint8 or uint16; None without a reference segmentation
+    mask: NDArray[np.bool_] | None  # (z, y, x), what was not zero; None unless a channel is normalised inside it
+    outside: NDArray[np.bool_] | None  # (z, y, x), background outside what was not zero; None without a reference segmentation
+    geometry: Geometry
+
+
+def prepare_case(image: Image, label_classes: NDArray[Any] | None, *, plan: Plan, configuration: Configuration) -> Prepared:
+    """Permute, crop, normalise, resample.
+
+    Parameters
+    ----------
+    image : canonical
+    label_classes : (z, y, x), canonical, classes by `Labels.encode`; or None
+
+    Raises
+    ------
+    PlanMismatch : the image has another number of channels than the plan
+
+    Source: nnU-Net 2.8.1: normalisation comes before resampling on purpose; a planar configuration keeps the slices as they are.
+    """
+    if image.array.shape[0] != len(plan.channels):
+        raise PlanMismatch(
+            "another number of channels than planned for",
+            found=f"{image.array.shape[0]}",
+            expected=f"{len(plan.channels)}: {', '.join(c.name for c in plan.channels)}",
+            fix="give one file per channel, in the order of the plan",
+        )
+    turned = image.array.transpose(0, *(1 + axis for axis in plan.axis_order))
+    cropped, inside, box = crop(turned)
+    geometry = _geometry(image, plan, configuration, box)
+    apart = geometry.separate_axis
+    masked = "zscore_mask" in configuration.normalization
+    result = np.empty((len(cropped), *geometry.shape), dtype=np.float32)
+    for channel, out, scheme, intensities in zip(cropped, result, configuration.normalization, plan.intensities, strict=True):
+        normalized = normalize(channel, scheme, intensities=intensities, mask=inside)
+        out[...] = resample_image(normalized[None], geometry.shape, separate_axis=apart)[0]
+        del normalized
+    label, outside, mask = None, None, None
+    if label_classes is not None:
+        classes = label_classes.transpose(plan.axis_order)[box.slices]
+        label, resampled_inside = split_outside(resample_labels(mark_outside(classes, inside), geometry.shape, separate_axis=apart))
+        outside = ~resampled_inside
+        mask = resampled_inside if masked else None
+    elif masked:
+        mask = resample_labels(inside.astype(np.uint8), geometry.shape, separate_axis=apart).astype(bool)
+    return Prepared(image=result, label=label, mask=mask, outside=outside, geometry=geometry)
+
+
+def _geometry(image: Image, plan: Plan, configuration: Configuration, box: Box) -> Geometry:
+    spacing = permuted(image.spacing, plan.axis_order)
+    target = (spacing[0], *configuration.spacing[1:]) if configuration.planar else configuration.spacing
+    return Geometry(
+        axis_order=plan.axis_order,
+        canonical_shape=image.shape,
+        affine=image.affine,
+        box=box,
+        shape=resampled_shape(box.shape, spacing, target),
+        spacing=spacing,
+        target_spacing=target,
+    )

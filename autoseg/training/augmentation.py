@@ -114,7 +114,7 @@ def warp(image: Tensor, labels: Sequence[Tensor], spatial: Spatial, *, patch: Sh
     """
     box = source_box(patch, spatial)
     assert tuple(image.shape[1:]) == box.shape
-    grid = _grid(patch, box, spatial, image.device)
+    grid = sampling_grid(patch, box, spatial, image.device)
     sampled = _sample(image, grid, "bilinear").reshape(-1, *patch)
     warped = []
     for label in labels:
@@ -258,7 +258,7 @@ def _draw_displacement(patch: Shape, *, planar: bool, settings: AugmentationSett
     return field
 
 
-def _grid(patch: Shape, box: Box, spatial: Spatial, device: torch.device) -> Tensor:
+def sampling_grid(patch: Shape, box: Box, spatial: Spatial, device: torch.device) -> Tensor:
     """Normalised sampling positions (z, y, x, 3), last axis (x, y, z) as `grid_sample` wants it."""
     size, shape = np.asarray(patch, dtype=float), np.asarray(box.shape, dtype=float)
     centre = (size - 1) / 2 - np.asarray(box.start)

@@ -6,7 +6,8 @@ the same patches as one that does neither. What the patches then go through is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,16 +115,22 @@ def pick_patches(
     for index, foreground in enumerate(places):
         number = step * batch + index
         round_number, position = divmod(number, len(cases))
-        order = torch.randperm(len(cases), generator=generator_for(seed, 1, round_number))
-        case = int(order[position])
+        case = _dealt(len(cases), seed, round_number)[position]
         generator = generator_for(seed, 2, number)
         start = _place(cases[case], patch=patch, foreground=foreground, generator=generator)
         picks.append(Pick(case=case, start=start, foreground=foreground))
     return tuple(picks)
 
 
-def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previous: Callable[..., NDArray[Any]] | None = None) -> Patch:
-    """Read a box that may hang over the border of the case."""
+def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previous: NDArray[Any] | None = None) -> Patch:
+    """Read a box that may hang over the border of the case.
+
+    Parameters
+    ----------
+    start : first voxel, may be negative
+    shape : of the box
+    previous : class map of the cascade's previous stage, on the grid of the case
+    """
     inner = Box(
         start=tuple(max(0, a) for a in start),  # type: ignore[arg-type]
         stop=tuple(min(n, a + s) for n, a, s in zip(case.shape, start, shape, strict=True)),  # type: ignore[arg-type]
@@ -137,7 +144,7 @@ def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previou
     label = _padded(classes, into, shape, OUTSIDE)
     if previous is None:
         return Patch(image=image, label=label)
-    earlier = torch.as_tensor(np.ascontiguousarray(previous(inner.slices), dtype=np.int16))
+    earlier = torch.as_tensor(np.ascontiguousarray(previous[inner.slices], dtype=np.int16))
     return Patch(image=image, label=label, previous=_padded(earlier, into, shape, 0))
 
 
@@ -165,6 +172,12 @@ class CaseInMemory:
 def bytes_in_memory(case: PatchSource, channels: int) -> int:
     """What `CaseInMemory` would hold."""
     return int(np.prod(case.shape)) * (4 * channels + 2)
+
+
+@functools.lru_cache(maxsize=4)
+def _dealt(cases: int, seed: int, round_number: int) -> list[int]:
+    order: list[int] = torch.randperm(cases, generator=generator_for(seed, 1, round_number)).tolist()
+    return order
 
 
 def _place(case: PatchSource, *, patch: Shape, foreground: bool, generator: torch.Generator) -> Shape:

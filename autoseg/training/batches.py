@@ -1,0 +1,218 @@
+"""From cases to batches on the training device: picking, reading, warping, augmenting, one function per step.
+
+A batch follows from `(seed, step)` alone. Cases that fit are kept in memory; others are read ahead by a thread, because
+decompression leaves Python's lock and so runs beside the training step.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoseg.labels import Labels
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training import augmentation, cascade
+from autoseg.training.augmentation import Spatial
+from autoseg.training.sampling import CaseInMemory, Patch, PatchSource, bytes_in_memory, generator_for, pick_patches, read_patch
+from autoseg.training.settings import TrainingSettings
+
+READ_AHEAD = 3  # batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one optimisation step sees."""
+
+    image: Tensor  # (n, c, z, y, x) float32, on the training device; the cascade's channels come last
+    target: Tensor  # (n, z, y, x) int64 classes
+    annotated: Tensor | None  # (n, classes) bool; None: every class in every sample
+    cases: tuple[str, ...]  # names, for messages
+
+
+class Batches:
+    """The endless row of batches of one run. `batch(step)` may be called for any step; it is fastest in order.
+
+    Parameters
+    ----------
+    cases : the training cases
+    previous : per case the class map `(z, y, x)` of the cascade's previous stage
+    memory : bytes in which cases may be kept
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PatchSource],
+        *,
+        plan: Plan,
+        configuration: Configuration,
+        settings: TrainingSettings,
+        seed: int,
+        device: torch.device,
+        memory: float,
+        previous: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        channels = len(plan.channels)
+        self.in_memory = sum(bytes_in_memory(case, channels) for case in cases) <= memory
+        self._cases: Sequence[PatchSource] = [CaseInMemory(case) for case in cases] if self.in_memory else cases
+        self._plan, self._configuration, self._settings = plan, configuration, settings
+        self._seed, self._device, self._previous = seed, device, previous
+        self._annotated = _annotation_table(cases, plan.labels)
+        self._reader = None if self.in_memory and device.type == "cpu" else _Reader(self._read)
+        self.waited = 0.0  # seconds spent waiting for patches
+        self.augmented = 0.0  # seconds spent on warping and augmentation
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one optimisation step.
+
+        Raises
+        ------
+        AutosegError : a case could not be read
+        """
+        begin = time.perf_counter()
+        read = self._read(step) if self._reader is None else self._reader.get(step)
+        self.waited += time.perf_counter() - begin
+        begin = time.perf_counter()
+        batch = self._assemble(step, read)
+        self.augmented += time.perf_counter() - begin
+        return batch
+
+    def close(self) -> None:
+        """End the reading thread."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _read(self, step: int) -> list[tuple[int, Spatial | None, Patch]]:
+        settings, patch = self._settings, self._configuration.patch_size
+        picks = pick_patches(
+            self._cases,
+            patch=patch,
+            batch=self._configuration.batch_size,
+            step=step,
+            seed=self._seed,
+            share=settings.foreground,
+            rounding=settings.foreground_rounding,
+        )
+        generator = generator_for(self._seed, 3, step)
+        read = []
+        for pick in picks:
+            spatial = augmentation.draw_spatial(patch, settings=settings.augmentation, generator=generator)
+            box = augmentation.source_box(patch, spatial)
+            start = tuple(a + b for a, b in zip(pick.start, box.start, strict=True))
+            case = self._cases[pick.case]
+            earlier = None if self._previous is None else self._previous[case.name]
+            read.append((pick.case, spatial, read_patch(case, start=start, shape=box.shape, previous=earlier)))
+        return read
+
+    def _assemble(self, step: int, read: Sequence[tuple[int, Spatial | None, Patch]]) -> Batch:
+        plan, settings = self._plan, self._settings.augmentation
+        patches = [self._warped(spatial, patch) for _, spatial, patch in read]
+        image = torch.stack([patch.image for patch in patches])
+        maps = [torch.stack([patch.label for patch in patches])]
+        if self._previous is not None:
+            maps.append(torch.stack([patch.previous for patch in patches if patch.previous is not None]))
+        generator = generator_for(self._seed, 4, step)
+        if settings.backend == "batchgenerators":
+            from autoseg.training import reference_augmentation
+
+            image = reference_augmentation.augment(image, settings=settings, generator=generator)
+            settings = reference_augmentation.mirroring_only(settings)
+        image, maps = augmentation.augment(
+            image,
+            maps,
+            settings=settings,
+            generator=generator,
+            mirror_axes=plan.mirror_axes,
+            swap_axis=plan.swap_axis,
+            pairs=plan.labels.paired_classes,
+        )
+        if self._previous is not None:
+            extra = cascade.one_hot(maps[1], len(plan.labels.labels))
+            extra = cascade.disturb(extra, settings=self._settings.cascade, generator=generator)
+            image = torch.cat((image, extra), dim=1)
+        numbers = [case for case, _, _ in read]
+        return Batch(
+            image=image,
+            target=maps[0].long().clamp_(min=0),  # beyond the case lies background
+            annotated=None if self._annotated is None else self._annotated[numbers].to(self._device),
+            cases=tuple(self._cases[number].name for number in numbers),
+        )
+
+    def _warped(self, spatial: Spatial | None, patch: Patch) -> Patch:
+        image, label = patch.image.to(self._device, non_blocking=True), patch.label.to(self._device, non_blocking=True)
+        maps = [label] if patch.previous is None else [label, patch.previous.to(self._device, non_blocking=True)]
+        if spatial is not None:
+            shape, linear = self._configuration.patch_size, self._settings.augmentation.labels == "linear"
+            image, maps = augmentation.warp(image, maps, spatial, patch=shape, linear_labels=linear)
+        return Patch(image=image, label=maps[0], previous=maps[1] if len(maps) > 1 else None)
+
+
+class _Reader:
+    """Reads batches ahead in a thread. Its errors are raised where the batch is asked for; nothing waits for ever."""
+
+    def __init__(self, read: Any) -> None:
+        self._read = read
+        self._queue: queue.Queue[tuple[int, Any]] = queue.Queue(maxsize=READ_AHEAD)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._next = 0
+
+    def get(self, step: int) -> Any:
+        if self._thread is None or step != self._next:
+            self.close()
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._work, args=(step,), name="patch reader", daemon=True)
+            self._thread.start()
+        while True:
+            try:
+                found, value = self._queue.get(timeout=5)
+            except queue.Empty:
+                assert self._thread.is_alive(), "the reading thread ended without a word"
+                continue
+            if isinstance(value, BaseException):
+                raise value
+            assert found == step
+            self._next = step + 1
+            return value
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = None
+        self._queue = queue.Queue(maxsize=READ_AHEAD)
+
+    def _work(self, step: int) -> None:
+        while not self._stop.is_set():
+            try:
+                value = self._read(step)
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that asks for the batch
+                value = error
+            while not self._stop.is_set():
+                try:
+                    self._queue.put((step, value), timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(value, BaseException):
+                return
+            step += 1
+
+
+def _annotation_table(cases: Sequence[PatchSource], labels: Labels) -> Tensor | None:
+    """(cases, classes): whether a class was annotated; None where all were, everywhere."""
+    if all(case.annotated is None for case in cases):
+        return None
+    table = np.ones((len(cases), len(labels.labels)), dtype=bool)
+    for row, case in enumerate(cases):
+        if case.annotated is not None:
+            table[row, 1:] = [label.name in case.annotated for label in labels.foreground]
+    return torch.from_numpy(table)

@@ -1,0 +1,214 @@
+"""Affines as files hold them: which can be used, which can be mended, and whether two files lie on the same grid.
+
+Two rules with one number each:
+
+- Axes that miss the right angle by up to `MENDED_ANGLE` degrees are turned to the nearest orthonormal ones, with a note.
+  More is real shear (a gantry tilt that was never undone): refused, because no spacing describes such a grid.
+- Two files are on the same grid when no corner voxel of the one is more than `TOLERANCE` voxels from where the other puts
+  it. Then the first file's geometry is taken for both.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.errors import GeometryError, GridMismatch
+from autoseg.geometry import (
+    Affine,
+    Orientation,
+    Shape,
+    corner_distance,
+    orientation_of,
+    reoriented_affine,
+    spacing_of,
+)
+from autoseg.images.values import Header, Image
+
+TOLERANCE = 0.001  # voxels, anywhere in the volume; a float32 header of a scanner-sized volume is good to about 0.0001
+MENDED_ANGLE = 1.0  # degrees; headers rounded to a few decimals miss by up to about 0.1, gantry tilts begin at several
+LARGEST_SPACING = 1e5  # mm; beyond it, or below its inverse, a number is a damaged header and no spacing
+LARGEST_PLACE = 1e7  # mm from the scanner's centre
+
+
+def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[Affine, tuple[str, ...]]:
+    """The affine of a stored array, made fit to work with: orthogonal axes, positive finite spacings.
+
+    Parameters
+    ----------
+    affine : stored index (z, y, x, 1) -> world, mm, RAS+
+    shape : voxels, stored (z, y, x)
+    path : for the message; None for an array from memory
+
+    Returns
+    -------
+    The affine and notes on what was mended: axes turned by less than `MENDED_ANGLE`; an axis of one single voxel without a
+    spacing got 1 mm.
+
+    Raises
+    ------
+    GeometryError : a spacing that is zero, not finite or absurd; axes that are far from orthogonal
+    """
+    affine = np.array(affine, dtype=np.float64)
+    if not np.all(np.isfinite(affine)):
+        raise GeometryError(
+            "the affine is not finite",
+            file=path,
+            found=_rows(affine),
+            expected="finite numbers",
+            fix="mend the affine in the file's header, or convert the file again from its source",
+        )
+    affine, notes = _with_planar_axis(affine, shape)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.any(lengths < 1 / LARGEST_SPACING) or np.any(lengths > LARGEST_SPACING):
+        raise GeometryError(
+            "spacing must be positive" if np.any(lengths < 1 / LARGEST_SPACING) else "spacing is absurdly large",
+            file=path,
+            found=f"spacing {_numbers(lengths)} mm (z, y, x as stored), shape {shape}",
+            expected="three positive spacings in mm",
+            fix="write the true voxel spacing into the header (pixdim and affine), or leave the case out with --exclude",
+        )
+    if np.any(np.abs(affine[:3, 3]) > LARGEST_PLACE):
+        raise GeometryError(
+            "the image lies absurdly far from the scanner",
+            file=path,
+            found=f"origin {_numbers(affine[:3, 3])} mm",
+            expected=f"within {LARGEST_PLACE:g} mm",
+            fix="mend the origin in the file's header",
+        )
+    mended, angle = _orthogonal(affine)
+    if angle > MENDED_ANGLE:
+        raise GeometryError(
+            "the image axes are sheared (gantry tilt?)",
+            file=path,
+            found=f"axes {angle:.2f} degrees off the right angle",
+            expected=f"orthogonal axes, up to {MENDED_ANGLE:g} degree is mended",
+            fix="resample the image and its label to an orthogonal grid (dcm2niix does so for tilted CT)",
+        )
+    if angle > 1e-3:  # what float32 headers miss anyway is not worth a note
+        notes = (*notes, f"axes were {angle:.3f} degrees off the right angle and were made orthogonal")
+    return mended, notes
+
+
+def aligned(affine: Affine, shape: Shape, *, to: Affine) -> Orientation:
+    """How to turn a stored array so that its axes run as those of the grid `to`.
+
+    For files on the same grid this is the exact answer where `orientation_of` could fall either way: an affine turned by
+    45 degrees, given twice with slightly different rounding, has two nearest orientations.
+    """
+    ours = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    theirs = to[:3, :3] / np.linalg.norm(to[:3, :3], axis=0)
+    cosines = theirs.T @ ours  # rows: axes of `to`; columns: stored axes
+    axes = np.argmax(np.abs(cosines), axis=1)
+    if sorted(axes.tolist()) != [0, 1, 2]:
+        return orientation_of(affine)
+    flips = tuple(bool(cosines[row, axis] < 0) for row, axis in enumerate(axes))
+    return Orientation(axes=tuple(int(axis) for axis in axes), flips=flips)  # type: ignore[arg-type]
+
+
+def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, float]:
+    """How far apart two canonical grids of equal shape put the same voxel, at worst: (voxels of the first, mm)."""
+    step = np.linalg.solve(first.affine, second.affine) - np.eye(4)  # second's voxel index as the first sees it, less itself
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in first.shape))]).T
+    voxels = float(np.abs((step @ corners)[:3]).max())
+    return voxels, corner_distance(first.affine, second.affine, first.shape)
+
+
+def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: tuple[str, str] = ("image", "label")) -> None:
+    """Refuse two files that do not lie on the same grid.
+
+    Parameters
+    ----------
+    first, second : in canonical orientation
+    kinds : what the two are, for the message: ("image", "label"), ("channel 0", "channel 1")
+
+    Raises
+    ------
+    GridMismatch : unequal shapes, or a voxel more than `TOLERANCE` voxels apart; the message gives the distance in mm and
+        two remedies
+    """
+    rows = {kind: _row(item) for kind, item in zip(kinds, (first, second), strict=True)}
+    file = None if second.stored is None else second.stored.path
+    if first.shape != second.shape:
+        raise GridMismatch(
+            f"{kinds[1]} and {kinds[0]} differ in shape",
+            file=file,
+            details=rows,
+            expected="equal shapes (z, y, x)",
+            fix=f"take the {kinds[1]} that belongs to this {kinds[0]}, or resample it onto the grid of the {kinds[0]}; "
+            "or leave the case out with --exclude",
+        )
+    if not (_placed(first) and _placed(second)):
+        return
+    voxels, distance = grid_gap(first, second)
+    if voxels > TOLERANCE:
+        raise GridMismatch(
+            f"{kinds[1]} and {kinds[0]} are not on the same grid",
+            file=file,
+            details=rows,
+            found=f"up to {distance:.4g} mm ({voxels:.4g} voxels) between the two positions of a voxel",
+            expected=f"at most {TOLERANCE:g} voxel anywhere in the volume",
+            fix=f"if the voxels do line up: copy the geometry of the {kinds[0]} into the header of the {kinds[1]}\n"
+            f"if they do not: resample the {kinds[1]} onto the grid of the {kinds[0]}; or leave the case out with --exclude",
+        )
+
+
+def as_numbers(values: Iterable[float]) -> str:
+    """Short numbers for a message: `(1, 0.78, 0.78)`."""
+    return _numbers(values)
+
+
+def _with_planar_axis(affine: Affine, shape: Shape) -> tuple[Affine, tuple[str, ...]]:
+    """Give an axis of one voxel that has no direction one: across the other two, 1 mm."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    empty = [axis for axis in range(3) if lengths[axis] < 1 / LARGEST_SPACING and shape[axis] == 1]
+    if len(empty) != 1:
+        return affine, ()
+    others = [axis for axis in range(3) if axis != empty[0]]
+    across = np.cross(affine[:3, others[1]], affine[:3, others[0]])
+    length = float(np.linalg.norm(across))
+    if length == 0:
+        return affine, ()
+    mended = affine.copy()
+    mended[:3, empty[0]] = across / length
+    return mended, ("the axis of the single slice had no spacing; 1 mm was taken",)
+
+
+def _orthogonal(affine: Affine) -> tuple[Affine, float]:
+    """The affine with the nearest orthonormal directions (polar decomposition), and the largest miss of 90 degrees, in degrees."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = affine[:3, :3] / lengths
+    miss = np.abs(cosines.T @ cosines - np.eye(3)).max()
+    angle = float(np.degrees(np.arcsin(min(1.0, miss))))
+    if angle < 1e-3:
+        return affine, angle
+    left, _, right = np.linalg.svd(cosines)
+    mended = affine.copy()
+    mended[:3, :3] = (left @ right) * lengths
+    return mended, angle
+
+
+def _placed(item: Image | Header) -> bool:
+    return item.stored is None or item.stored.placed
+
+
+def _row(item: Image | Header) -> str:
+    path = "" if item.stored is None else f"{item.stored.path}   "
+    origin = f"   origin {_numbers(item.affine[:3, 3])}" if _placed(item) else ""
+    return f"{path}shape {item.shape}   spacing {_numbers(spacing_of(item.affine))} mm{origin}"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{float(value):.4g}" for value in values) + ")"
+
+
+def _rows(affine: Affine) -> str:
+    return "\n".join(_numbers(row) for row in affine[:3])
+
+
+def canonical_affine(affine: Affine, shape: Shape, orientation: Orientation) -> Affine:
+    """The affine of the array once it is turned by `orientation`, without negative zeros."""
+    return reoriented_affine(affine, shape, orientation) + 0.0

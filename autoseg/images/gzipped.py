@@ -1,0 +1,144 @@
+"""gzip streams, read fast and never believed without their checksum, written small and reproducibly.
+
+ISA-L (`isal`) where it is installed, else the standard library; both check CRC and length of every member.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.errors import MissingPath, UnreadableFile
+
+try:
+    from isal import igzip, isal_zlib
+
+    _OPEN: Any = igzip.open
+    _WRITER: Any = igzip.IGzipFile
+    _LEVEL = 1
+    BROKEN: Any = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
+except ImportError:  # no wheel for this processor: slower, same result
+    _OPEN = gzip.open
+    _WRITER = gzip.GzipFile
+    _LEVEL = 4
+    BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)
+
+BEST_RATIO = 1032  # deflate cannot shrink further (zlib's technical details); a file that declares more is damaged
+_STEP = 1 << 21  # bytes per read: small enough to stay in the cache, large enough to cost no calls
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where it is gzipped: by its first bytes, not by its name.
+
+    Raises
+    ------
+    MissingPath : no such file
+    UnreadableFile : not a file, no right to read it, an empty file, or a stream that breaks while it is read in the block
+    """
+    try:
+        with _OPEN(path, "rb") if is_packed(path) else open(path, "rb") as stream:
+            yield stream
+    except BROKEN as error:
+        raise damaged(path, str(error)) from None
+    except OSError as error:
+        raise UnreadableFile(
+            "the file cannot be read", file=path, found=str(error), fix="check the disk, and copy the file again"
+        ) from None
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as gzip does.
+
+    Raises
+    ------
+    MissingPath : no such file
+    UnreadableFile : a folder, no right to read it, or an empty file
+    """
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(2)
+    except FileNotFoundError:
+        raise MissingPath("no such file", file=path, fix="check the spelling of the path") from None
+    except OSError as error:
+        raise UnreadableFile(
+            "the file cannot be read", file=path, found=error.strerror, fix="check its type and its access rights"
+        ) from None
+    if not magic:
+        raise UnreadableFile("the file is empty", file=path, found="0 bytes", fix="copy or download it again")
+    return magic == b"\x1f\x8b"
+
+
+def damaged(path: Path, found: str) -> UnreadableFile:
+    """The error for a gzip stream that ends early or fails its checksum."""
+    early = "end-of-stream" in found or "truncated" in found
+    return UnreadableFile(
+        "the compressed file ends early" if early else "the compressed file is corrupt",
+        file=path,
+        found=found,
+        expected="a whole gzip stream with a matching checksum",
+        fix="copy or download the file again; `gzip -t FILE` tells whether a copy is whole",
+    )
+
+
+def unpacked_length(path: Path, *, expected: int) -> int:
+    """How many bytes the file truly holds, unpacked; memory use does not depend on what it declares.
+
+    A gzipped file of one member ends with its length modulo 2^32; where that agrees with `expected` it is believed (the reader
+    counts and checks again while decoding), else the stream is decoded once to count.
+
+    Raises
+    ------
+    UnreadableFile : the stream breaks
+    """
+    length = path.stat().st_size
+    if not is_packed(path):
+        return length
+    with open(path, "rb") as file:
+        file.seek(max(0, length - 4))
+        said = int.from_bytes(file.read(4), "little")
+    if expected <= length * BEST_RATIO and said == expected % (1 << 32):
+        return expected
+    with opened(path) as stream:
+        return skip_to_end(stream, limit=length * BEST_RATIO)
+
+
+def fill(stream: IO[bytes], buffer: NDArray[np.uint8]) -> int:
+    """Read from `stream` until the flat `buffer` is full or the stream ends; the number of bytes read."""
+    view = buffer.data
+    done = 0
+    while done < len(view):
+        count = stream.readinto(view[done : done + _STEP])  # type: ignore[attr-defined]
+        if not count:
+            break
+        done += count
+    return done
+
+
+def skip_to_end(stream: IO[bytes], *, limit: int) -> int:
+    """Read on to the end, which checks the stream's CRC; the number of bytes that were left, or `limit` where there are more."""
+    rest = 0
+    while rest < limit:
+        chunk = stream.read(min(_STEP, limit - rest))
+        if not chunk:
+            break
+        rest += len(chunk)
+    return rest
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, packed: bool) -> Iterator[IO[bytes]]:
+    """A file to write to; `packed` streams carry neither time nor name, so equal content gives equal bytes."""
+    with open(path, "wb") as file:
+        if not packed:
+            yield file
+            return
+        with _WRITER(filename="", mode="wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as stream:
+            yield stream

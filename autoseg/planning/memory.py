@@ -109,3 +109,37 @@ def forward_flops(configuration: Configuration, *, channels: int, heads: int) ->
     """Floating-point operations (a multiply-add counts two) of the convolutions, one batch, forward."""
     each = sum(2.0 * c.inputs * c.outputs * c.kernel * c.voxels for c in convolutions(configuration, channels=channels, heads=heads))
     return each * configuration.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What training a configuration takes."""
+
+    parameters: int
+    forward_flops: float  # one batch, forward
+    training_bytes: int  # peak of one training step
+
+
+def modelled_footprint(configuration: Configuration, channels: int, heads: int, *, value_bytes: int = 2) -> Footprint:
+    """The footprint by arithmetic alone: a little above that of the traced network.
+
+    Weights, gradients and the optimizer's two moments take four bytes each. Of every convolution its input is kept for the
+    backward pass, and so is what the norm and the activation need; a decoder step keeps the joined tensor besides.
+
+    Parameters
+    ----------
+    channels, heads : of the network's input and of its outputs
+    value_bytes : of one feature-map value: 2 in bfloat16 and float16, 4 in float32
+    """
+    count = parameters(configuration, channels=channels, heads=heads)
+    voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
+    kept = channels * voxels[0]
+    for layer in convolutions(configuration, channels=channels, heads=heads):
+        if layer.normed:
+            kept += 2 * layer.outputs * layer.voxels
+    for stage in range(configuration.stages - 1):
+        kept += (2 * configuration.features_per_stage[stage] + 3 * heads) * voxels[stage]
+    widest = max(2 * configuration.features_per_stage[0], heads * 4) * voxels[0]
+    values = (kept + 2 * widest) * configuration.batch_size
+    flops = forward_flops(configuration, channels=channels, heads=heads)
+    return Footprint(parameters=count, forward_flops=flops, training_bytes=16 * count + values * value_bytes)

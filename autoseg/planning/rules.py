@@ -66,6 +66,7 @@ class Rules:
     cpu_seconds: float
     steps: int
     cpu_flops_per_core: float
+    efficiency: float
     mask_below: float
     schemes: Mapping[str, str]
     steps_per_epoch: int
@@ -120,12 +121,15 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             cpu_seconds=float(values["sizing"]["cpu_seconds"]),
             steps=int(values["sizing"]["steps"]),
             cpu_flops_per_core=float(values["sizing"]["cpu_flops_per_core"]),
+            efficiency=float(values["sizing"]["efficiency"]),
             mask_below=float(values["normalization"]["mask_below"]),
             schemes={name: scheme for name, scheme in values["normalization"].items() if name != "mask_below"},
             steps_per_epoch=int(values.get("training", {}).get("steps_per_epoch", 250)),
         )
     except KeyError as error:
-        raise SettingsError("the planner preset lacks a value", found=f"no {error}", fix="let it extend 'default', or add the value") from None
+        raise SettingsError(
+            "the planner preset lacks a value", found=f"no {error}", fix="let it extend 'default', or add the value"
+        ) from None
     _check(rules)
     return rules
 

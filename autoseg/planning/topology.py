@@ -1,9 +1,9 @@
 """How many resolutions a network has, which axes each step halves, and which kernels it uses. Pure arithmetic.
 
-    plan axes      z     y     x          spacing 3.3 x 1 x 1 mm
-    stage 0        |--|  |-|   |-|        kernel 1 x 3 x 3: neighbours along z are three times farther away
-    stride         1     2     2          z waits until its spacing is within a factor of two of the finest
-    stage 1        |--|  |--|  |--|       kernel 3 x 3 x 3
+plan axes      z     y     x          spacing 3.3 x 1 x 1 mm
+stage 0        |--|  |-|   |-|        kernel 1 x 3 x 3: neighbours along z are three times farther away
+stride         1     2     2          z waits until its spacing is within a factor of two of the finest
+stage 1        |--|  |--|  |--|       kernel 3 x 3 x 3
 """
 
 from __future__ import annotations

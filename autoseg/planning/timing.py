@@ -1,0 +1,25 @@
+"""How long training takes on a machine, from what it computes and the measured rate of the machine's convolutions."""
+
+from __future__ import annotations
+
+from autoseg.machine import Machine
+from autoseg.planning.memory import Footprint
+from autoseg.planning.rules import Rules
+
+TRAINING_PASSES = 3.0  # a backward pass computes twice what the forward pass does: gradients of inputs and of weights
+
+
+def seconds_per_step(footprint: Footprint, machine: Machine, rules: Rules) -> float | None:
+    """Seconds of one optimisation step; None for a device whose rate is not known."""
+    rate = machine.conv_flops
+    if rate is None:
+        if not machine.cpu:
+            return None
+        rate = machine.cores * rules.cpu_flops_per_core
+    return TRAINING_PASSES * footprint.forward_flops / (rate * rules.efficiency)
+
+
+def seconds_per_epoch(footprint: Footprint, machine: Machine, rules: Rules) -> float | None:
+    """Seconds of one epoch, `training.steps_per_epoch` steps; None for a device whose rate is not known."""
+    step = seconds_per_step(footprint, machine, rules)
+    return None if step is None else step * rules.steps_per_epoch

@@ -38,13 +38,15 @@ class Region:
 class Labels:
     """The label scheme of a data set.
 
-    `labels` holds the background first, then the foreground by ascending value. `pairs` names left/right pairs.
+    `labels` holds the background first, then the foreground by ascending value. `pairs` names left/right pairs. `aliases` are
+    values that stand in files for a declared one; they are read as that one and never written.
     """
 
     labels: tuple[Label, ...]
     regions: tuple[Region, ...] = ()
     ignore: int | None = None
     pairs: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[tuple[int, int], ...] = ()  # (value in a file, declared value or the ignore value)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,10 +99,11 @@ class Labels:
         LabelError : the array holds a value that was not declared (values and counts are in the message)
         """
         declared = list(self.values) + ([] if self.ignore is None else [self.ignore])
-        classes = np.arange(len(declared))
+        small = np.uint8 if len(declared) <= 256 else np.int16
+        classes = np.asarray([*range(len(declared)), *(declared.index(value) for _, value in self.aliases)])
+        declared += [alias for alias, _ in self.aliases]
         order = np.argsort(declared)
         known = np.asarray(declared)[order]
-        small = np.uint8 if len(declared) <= 256 else np.int16
         if array.dtype.kind in "ui" and array.size and 0 <= int(array.min()) and int(array.max()) < 1 << 16:
             table = np.full(1 << 16, -1, dtype=np.int32)
             inside = [(v, c) for v, c in zip(declared, classes.tolist(), strict=True) if 0 <= v < 1 << 16]
@@ -148,6 +151,7 @@ class Labels:
             "regions": {r.name: {"of": list(r.members), "writes": r.writes} for r in self.regions},
             "ignore": self.ignore,
             "pairs": [list(pair) for pair in self.pairs],
+            **({"aliases": {str(alias): value for alias, value in self.aliases}} if self.aliases else {}),
         }
 
     @staticmethod
@@ -158,6 +162,7 @@ class Labels:
             regions={name: (tuple(r["of"]), r["writes"]) for name, r in value.get("regions", {}).items()},
             ignore=value.get("ignore"),
             pairs=tuple((left, right) for left, right in value.get("pairs", [])),
+            aliases={int(alias): int(known) for alias, known in value.get("aliases", {}).items()},
         )
 
 
@@ -167,6 +172,7 @@ def make_labels(
     regions: dict[str, tuple[tuple[int, ...], int]] | None = None,
     ignore: int | None = None,
     pairs: tuple[tuple[str, str], ...] = (),
+    aliases: dict[int, int] | None = None,
 ) -> Labels:
     """A checked label scheme.
 
@@ -176,11 +182,13 @@ def make_labels(
     regions : region name to (member values, value it writes), in the order in which they are painted
     ignore : value of voxels that were not annotated
     pairs : names of left/right pairs
+    aliases : further values found in files, to the declared value (or ignore value) that each stands for
 
     Raises
     ------
-    LabelError : no background, a value used twice, an ignore value that is also a label, a region with unknown members, or
-        regions from which the labels cannot be told apart again: painting the regions of a label must give that label back.
+    LabelError : no background, a value used twice, an ignore value that is also a label, an alias that is declared or stands
+        for an undeclared value, a region with unknown members, or regions from which the labels cannot be told apart again:
+        painting the regions of a label must give that label back.
     """
     if not values:
         raise LabelError("no labels declared", expected="at least one foreground label", fix="declare name and value of each label")
@@ -191,7 +199,9 @@ def make_labels(
         values, background = {"background": _free_value(values), **values}, "background"
     doubled = sorted({v for v in values.values() if list(values.values()).count(v) > 1})
     if doubled:
-        raise LabelError("two labels share a value", found=str(doubled), expected="one value per label", fix="give each label its own value")
+        raise LabelError(
+            "two labels share a value", found=str(doubled), expected="one value per label", fix="give each label its own value"
+        )
     if len(values) < 2:
         raise LabelError("no foreground label declared", found=str(values), expected="at least one label beside the background",
                          fix="declare name and value of each label")  # fmt: skip
@@ -200,13 +210,54 @@ def make_labels(
     foreground = sorted((Label(name=n, value=int(v)) for n, v in values.items() if n != background), key=lambda label: label.value)
     labels = (Label(name=background, value=int(values[background])), *foreground)
     listed = tuple(Region(name=n, members=tuple(map(int, m)), writes=int(w)) for n, (m, w) in (regions or {}).items())
-    scheme = Labels(labels=labels, regions=listed, ignore=ignore, pairs=pairs)
+    stands_for = tuple(sorted((int(alias), int(value)) for alias, value in (aliases or {}).items()))
+    scheme = Labels(labels=labels, regions=listed, ignore=ignore, pairs=pairs, aliases=stands_for)
+    _check_aliases(scheme)
     _check_regions(scheme)
     unknown = [name for pair in pairs for name in pair if name not in scheme.names]
     if unknown:
         raise LabelError("a left/right pair names an unknown label", found=", ".join(unknown), expected=", ".join(scheme.names),
                          fix="use the names of the labels")  # fmt: skip
     return scheme
+
+
+def regions_that_write(members: dict[str, tuple[int, ...]], values: Iterable[int]) -> dict[str, tuple[tuple[int, ...], int]] | None:
+    """Which value each region writes, where only its members were declared: the one left when later regions have painted theirs.
+
+    The declared order is tried first, then the larger regions before the smaller ones.
+
+    Parameters
+    ----------
+    members : region name to the label values it is the union of
+    values : all foreground values; each must be given back by painting
+
+    Returns
+    -------
+    regions as `make_labels` takes them, in painting order, or `None` where it is ambiguous or a label would be lost
+
+    >>> regions_that_write({"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}, [1, 2, 3])
+    {'whole': ((1, 2, 3), 1), 'core': ((2, 3), 2), 'enhancing': ((3,), 3)}
+    >>> regions_that_write({"whole": (1, 2, 3), "core": (2, 3)}, [1, 2, 3]) is None
+    True
+    """
+    for order in (list(members), sorted(members, key=lambda name: -len(members[name]))):
+        found: dict[str, tuple[tuple[int, ...], int]] = {}
+        painted: set[int] = set()
+        for name in reversed(order):
+            own = set(members[name]) - painted
+            if len(own) != 1:
+                break
+            painted |= own
+            found[name] = (members[name], own.pop())
+        if len(found) == len(members) and painted == set(values):
+            regions = {name: found[name] for name in order}
+            try:
+                make_labels({"background": _free_value({str(v): v for v in painted}), **{str(v): v for v in painted}},
+                            regions=regions)  # fmt: skip
+            except LabelError:
+                continue
+            return regions
+    return None
 
 
 def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -238,6 +289,18 @@ def _words(name: str) -> tuple[str, ...]:
 
 def _free_value(values: dict[str, int]) -> int:
     return 0 if 0 not in values.values() else min(values.values()) - 1
+
+
+def _check_aliases(scheme: Labels) -> None:
+    known = {*scheme.values, *([] if scheme.ignore is None else [scheme.ignore])}
+    for alias, value in scheme.aliases:
+        if alias in known or value not in known:
+            raise LabelError(
+                f"the value {alias} cannot stand for {value}",
+                found=f"{alias} is declared itself" if alias in known else f"{value} is not declared",
+                expected=f"an undeclared value that stands for one of {sorted(known)}",
+                fix="correct the mapping of label values",
+            )
 
 
 def _check_regions(scheme: Labels) -> None:

@@ -1,4 +1,4 @@
-"""A user's folder and a dataset recipe become a tuple of cases; no file is copied, renamed or written."""
+"""A data set as the rest of the program sees it: cases, what their files mean, and what was wrong with the rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg import presets
+from autoseg.errors import AutosegError, SettingsError
 from autoseg.labels import Labels
 
 
@@ -40,6 +42,31 @@ class Dataset:
     labels: Labels
     cases: tuple[Case, ...]  # with a label, sorted by name
     notes: tuple[str, ...] = ()  # what was assumed or left aside, for the user to read
+    problems: tuple[AutosegError, ...] = ()  # cases that could not be made whole: a channel or a label missing; not written to JSON
+
+    def without(self, names: Sequence[str]) -> Dataset:
+        """The data set with some cases left out, whole or not.
+
+        Raises
+        ------
+        SettingsError : there is no case of such a name
+        """
+        known = {case.name for case in self.cases} | {problem.case for problem in self.problems if problem.case}
+        for name in names:
+            if name not in known:
+                close = presets.nearest(name, sorted(known))
+                raise SettingsError(
+                    f"there is no case '{name}' to leave out",
+                    found=name,
+                    expected=f"names such as {', '.join(sorted(known)[:3])}",
+                    fix=f"did you mean '{close}'?" if close else "check the spelling",
+                )
+        left_out = set(names)
+        return replace(
+            self,
+            cases=tuple(case for case in self.cases if case.name not in left_out),
+            problems=tuple(problem for problem in self.problems if problem.case not in left_out),
+        )
 
     def only(self, names: Sequence[str]) -> Dataset:
         """The data set with some of its cases."""

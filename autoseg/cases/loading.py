@@ -1,0 +1,73 @@
+"""Reading the files of one case: its channels as one image, its label files as one map of classes on the same grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg import images
+from autoseg.cases.values import Case
+from autoseg.errors import AutosegError, MissingLabel
+from autoseg.images import Image
+from autoseg.labels import Labels
+
+
+def load_image(case: Case, *, channels: int) -> Image:
+    """All channels of a case, canonical, `(c, z, y, x)`.
+
+    Raises
+    ------
+    UnreadableFile, GeometryError, MissingChannel, GridMismatch : with the case's name
+    """
+    try:
+        return images.read_channels(case.images, channels=channels)
+    except AutosegError as error:
+        error.case = error.case or case.name
+        raise
+
+
+def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> NDArray[np.integer[Any]]:
+    """The label of a case as classes, canonical `(z, y, x)`; of one file per label, where masks overlap the later label stays.
+
+    Parameters
+    ----------
+    case : with a label map, or with one mask file per label
+    labels : what the values mean; the ignore value becomes `labels.ignore_class`
+    like : the case's image; the label must lie on its grid
+
+    Raises
+    ------
+    MissingLabel : the case has none
+    UnreadableFile, GeometryError, LabelError, GridMismatch : with the case's name
+    """
+    try:
+        if case.label is None:
+            raise MissingLabel("the case has no label", file=case.images[0], fix=f"leave the case out with --exclude {case.name}")
+        if isinstance(case.label, Path):
+            return labels.encode(images.read_label(case.label, like=like).array[0])
+        return _from_masks(case.label, labels, like)
+    except AutosegError as error:
+        error.case = error.case or case.name
+        raise
+
+
+def _from_masks(masks: tuple[tuple[str, Path], ...], labels: Labels, like: Image | None) -> NDArray[np.integer[Any]]:
+    paths = dict(masks)
+    classes: NDArray[np.integer[Any]] | None = None
+    for index, name in enumerate(labels.names):
+        if name in paths:
+            mask = images.read_label(paths[name], like=like).array[0] != 0
+            if classes is None:
+                classes = np.zeros(mask.shape, dtype=np.uint8 if len(labels.labels) < 256 else np.int16)
+            classes[mask] = index
+    if classes is None:
+        raise MissingLabel(
+            "none of the case's label files is of a declared label",
+            found=", ".join(paths),
+            expected=", ".join(labels.names),
+            fix="give the files the names of the labels",
+        )
+    return classes

@@ -1,0 +1,121 @@
+"""Label schemes that nobody declared: from the values in the label files, or from the names of one file per label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from autoseg import images, workers
+from autoseg.cases.names import labels_from_values
+from autoseg.cases.values import Case
+from autoseg.errors import AutosegError, LabelError
+from autoseg.labels import Labels, left_right_pairs, make_labels
+
+_MOST_VALUES = 1000  # more different values than any atlas has structures: the file is an image
+_GREY_STEP = 16  # values of a mask painted in grey levels lie at least so far apart
+_LISTED = 8
+
+
+def scheme_of_masks(names: Sequence[str], map_labels: Mapping[int, int]) -> tuple[Labels, tuple[str, ...]]:
+    """One label per mask file, by name: 1, 2, 3, ... in alphabetical order.
+
+    Raises
+    ------
+    LabelError : `map_labels` is given, which speaks of values in label maps
+    """
+    if map_labels:
+        raise LabelError(
+            "--map-labels cannot be used with one file per label",
+            found=str(dict(map_labels)),
+            expected="label maps that hold several values",
+            fix="leave it out",
+        )
+    ordered = sorted(names)
+    labels = make_labels({"background": 0, **{name: index for index, name in enumerate(ordered, start=1)}}, pairs=left_right_pairs(ordered))
+    return labels, (f"one file per label: the {len(ordered)} labels were given the values 1 to {len(ordered)} by name",)
+
+
+def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tuple[Labels, tuple[str, ...]]:
+    """One label per value found in the label files of all cases.
+
+    Masks painted in grey levels (0, 127, 255) that went through a lossy editor hold strays near a level in a few cases. Where
+    all levels lie `_GREY_STEP` apart, a value that most cases lack and that is nearer to a level than a quarter of the step
+    between levels stands for that level; this is told in a note. All other values are labels of their own.
+
+    Returns
+    -------
+    the scheme, and notes on how it was found
+
+    Raises
+    ------
+    LabelError : no foreground value anywhere, or so many that the files must be images
+    UnreadableFile, GeometryError, ... : not one label file can be read
+    """
+    paths = [case.label for case in cases if isinstance(case.label, Path)]
+    found: list[frozenset[int]] = []
+    first_error: AutosegError | None = None
+    for outcome in workers.run_cases(_values_of, paths, names=[str(path) for path in paths], stage="reading label values"):
+        if outcome.value is not None:
+            found.append(outcome.value)
+        elif outcome.failure is not None and first_error is None:
+            first_error = outcome.failure.as_error()
+    if not found and first_error is not None:
+        raise first_error
+    counts = Counter(value for values in found for value in values if value not in map_labels)
+    if len(counts) > _MOST_VALUES:
+        raise LabelError(
+            "the label files look like images",
+            file=paths[0] if paths else None,
+            found=f"{len(counts)} different values",
+            expected="label maps with some values each",
+            fix="check which files are the labels",
+        )
+    aliases = {**_strays(counts, len(found)), **map_labels}
+    values = [value for value in counts if value not in aliases]
+    if len(values) < 2:
+        raise LabelError(
+            "there is no labelled voxel in the whole data set",
+            file=paths[0] if paths else None,
+            found=f"values {sorted(counts)} in {len(found)} label files",
+            expected="a background and at least one label value",
+            fix="check which files are the labels",
+        )
+    labels = labels_from_values(values, aliases=aliases)
+    notes = [f"label values found by reading: {_listed(labels.values)}; {labels.labels[0].value} is taken as background, and names "
+             "can be declared in a dataset.json"]  # fmt: skip
+    strays = {alias: value for alias, value in aliases.items() if alias not in map_labels}
+    if strays:
+        notes.append(
+            "stray grey levels stand for the level near them: "
+            + ", ".join(f"{alias} for {value} ({counts[alias]} of {len(found)} cases)" for alias, value in strays.items())
+        )
+    return labels, tuple(notes)
+
+
+def _values_of(path: Path) -> frozenset[int]:
+    array = images.read_label(path).array
+    if array.dtype == np.uint8:  # counting is several times faster than sorting
+        return frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist())
+    return frozenset(np.unique(array).tolist())
+
+
+def _strays(counts: Counter[int], cases: int) -> dict[int, int]:
+    """Values that stand for a grey level near them."""
+    levels = sorted(value for value, count in counts.items() if 2 * count >= cases)
+    if len(levels) < 2 or min(b - a for a, b in pairwise(levels)) < _GREY_STEP:
+        return {}
+    reach = min(b - a for a, b in pairwise(levels)) / 4
+    strays = {}
+    for value in sorted(set(counts) - set(levels)):
+        nearest = min(levels, key=lambda level: abs(level - value))
+        if abs(nearest - value) < reach:
+            strays[value] = nearest
+    return strays
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:_LISTED])) + (", ..." if len(values) > _LISTED else "")

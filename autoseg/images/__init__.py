@@ -20,6 +20,7 @@ from autoseg.geometry import Affine, Orientation, Shape, orientation_of, reorien
 from autoseg.images import grids, nifti, planar
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.label_values import as_label_values
+from autoseg.images.turning import contiguous
 from autoseg.images.values import Header, Image, Raw, Stored
 
 __all__ = [
@@ -322,7 +323,7 @@ def _canonical(raw: Raw, *, orientation: Orientation | None = None) -> Image:
     assert raw.array is not None
     orientation = orientation or orientation_of(raw.affine)
     return Image(
-        array=_contiguous(reorient(raw.array, orientation)),
+        array=contiguous(reorient(raw.array, orientation)),
         affine=grids.canonical_affine(raw.affine, raw.shape, orientation),
         stored=_stored(raw, orientation),
         notes=raw.notes,
@@ -333,11 +334,6 @@ def _stored(raw: Raw, orientation: Orientation) -> Stored:
     return Stored(
         format=raw.format, orientation=orientation, shape=raw.shape, affine=raw.affine, header=raw.header, path=raw.path, placed=raw.placed
     )
-
-
-def _contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous, writable array of the same values; no copy where it is one already."""
-    return np.require(array, requirements=["C", "W"])
 
 
 def _read_onto(path: Path, first: Image) -> Image:

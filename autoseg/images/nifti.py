@@ -25,6 +25,7 @@ from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape, corner_distance
 from autoseg.images import gzipped
 from autoseg.images.grids import usable_affine
+from autoseg.images.turning import contiguous
 from autoseg.images.values import Raw
 
 _KINDS: dict[int, str] = {
@@ -114,7 +115,7 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: Any | None
         file.write(made.binaryblock + bytes(4))
         for volume in array:
             for start in range(0, volume.shape[0], _slices(volume)):
-                file.write(np.ascontiguousarray(volume[start : start + _slices(volume)]).data)
+                file.write(contiguous(volume[start : start + _slices(volume)]).data)
 
 
 def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -128,18 +129,50 @@ class TrainingSettings:
     cascade: CascadeSettings
 
 
-def read_settings(values: Mapping[str, Any]) -> TrainingSettings:
+def read_settings(values: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> TrainingSettings:
     """The settings of a plan.
 
     Parameters
     ----------
     values : nested mapping of plain values, or of tables with `value`, `unit`, `source` as the presets write them
+    changes : dotted name -> value, in place of those; a text is read as TOML where it replaces something else than a text
 
     Raises
     ------
     SettingsError : a key is missing or unknown (the nearest known one is offered), or a value is of the wrong kind
     """
-    return _read(TrainingSettings, values, "")  # type: ignore[no-any-return]
+    return _read(TrainingSettings, _changed(values, changes or {}), "")  # type: ignore[no-any-return]
+
+
+def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    tree = {name: _changed(value, {}) if isinstance(value, Mapping) else value for name, value in values.items()}
+    for name, value in changes.items():
+        *tables, last = name.removeprefix("training.").split(".")
+        place: Any = tree
+        for table in tables:
+            place = place.get(table) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            known = list(_names(TrainingSettings))
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            raise SettingsError(f"unknown training setting '{name}'", expected=f"'{near[0]}'" if near else None, fix="correct the name")
+        old = place[last]["value"] if isinstance(place[last], dict) else place[last]
+        place[last] = _parsed(value) if isinstance(value, str) and not isinstance(old, str) else value
+    return tree
+
+
+def _names(kind: type, prefix: str = "") -> Iterator[str]:
+    for name, of in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(of):
+            yield from _names(of, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield prefix + name
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _read(kind: type, values: Any, place: str) -> Any:

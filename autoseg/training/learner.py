@@ -1,0 +1,150 @@
+"""A network while it learns: one optimisation step, the averaged weights, and everything that resuming needs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoseg import machine, networks
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training.batches import Batch
+from autoseg.training.loss import make_loss
+from autoseg.training.sampling import generator_for
+from autoseg.training.settings import OptimizerSettings, TrainingSettings
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one optimisation step did."""
+
+    loss: float
+    gradient_norm: float
+    taken: bool  # False: loss or gradient was not finite, the weights stayed as they were
+
+
+class Learner:
+    """The network of one run with its optimizer. `averaged` is what validation, checkpoints and prediction use."""
+
+    def __init__(self, *, plan: Plan, configuration: Configuration, settings: TrainingSettings, device: torch.device, seed: int) -> None:
+        self.device = device
+        self.precision = choose_precision(settings.precision, device)
+        self.network: nn.Module = networks.build(
+            configuration,
+            channels=input_channels(plan, configuration),
+            heads=plan.labels.heads,
+            generator=generator_for(seed, 0),
+        ).to(device)
+        self.averaged: nn.Module = self.network if settings.ema == 0 else copy.deepcopy(self.network).requires_grad_(False)
+        self._decay = settings.ema
+        self._clip = settings.optimizer.clip_norm or math.inf
+        self._optimizer = make_optimizer(self.network, settings.optimizer)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss)
+        self._forward = self.network
+        self.steps = 0  # taken
+
+    def step(self, batch: Batch, *, learning_rate: float) -> Step:
+        """One optimisation step; it leaves the weights alone where loss or gradient is not finite."""
+        self.network.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        with self.autocast():
+            outputs = self._forward(batch.image)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        loss = self._loss(outputs, batch.target, batch.annotated)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self._clip))
+        value = float(loss.detach())
+        taken = math.isfinite(norm) and math.isfinite(value)
+        if taken:
+            self._scaler.step(self._optimizer)
+            self.steps += 1
+            self._average()
+        self._scaler.update()
+        return Step(loss=value, gradient_norm=norm, taken=taken)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What a model file holds."""
+        return dict(self.averaged.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs."""
+        return {
+            "steps": self.steps,
+            "network": dict(self.network.state_dict()),
+            "averaged": dict(self.averaged.state_dict()) if self.averaged is not self.network else {},
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.steps = state["steps"]
+        self.network.load_state_dict(state["network"])
+        if self.averaged is not self.network:
+            self.averaged.load_state_dict(state["averaged"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        for parameter, values in self._optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:  # in the weights' own memory format, as before
+                    values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        self._scaler.load_state_dict(state["scaler"])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if self.averaged is self.network:
+            return
+        decay = min(self._decay, (1 + self.steps) / (10 + self.steps))  # the first weights are soon forgotten
+        mean: list[Tensor] = list(self.averaged.parameters())
+        new: list[Tensor] = list(self.network.parameters())
+        torch._foreach_lerp_(mean, new, 1 - decay)
+        for buffer, other in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            buffer.copy_(other)
+
+
+def input_channels(plan: Plan, configuration: Configuration) -> int:
+    """Channels of the image, and one per foreground class for the second stage of a cascade."""
+    return len(plan.channels) + (len(plan.labels.foreground) if configuration.previous_stage else 0)
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The precision of the forward pass: "auto" is bfloat16 where the device computes in it, float16 on older GPUs."""
+    if wanted != "auto":
+        return PRECISIONS[wanted]
+    if machine.has_bf16(str(device)):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """SGD with momentum on all parameters alike, or AdamW that lets norms and biases free of weight decay."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.momentum, settings.beta2), foreach=True)

@@ -1,0 +1,466 @@
+"""Training one fold, in the order things happen.
+
+The loop is given what it works with: a plan, preprocessed cases, a way to validate, places to report to. It owns the order,
+the clock and the files of `Run`: weights, state and history, all of them written whole, so that the run can be killed at any
+moment and continued by the same call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoseg import __version__, files, workers
+from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFailed
+from autoseg.networks import checkpoint
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training.batches import Batch, Batches
+from autoseg.training.interruption import Interruption, StopRequested, listening
+from autoseg.training.learner import Learner, Step
+from autoseg.training.sampling import PatchSource
+from autoseg.training.schedule import Budget, learning_rate
+from autoseg.training.settings import TrainingSettings, read_settings
+from autoseg.workspace import Run
+
+EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
+REPORT_SECONDS = 2.0  # between two reports within an epoch
+FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
+
+Validate = Callable[[nn.Module, Sequence[Any]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """What is to be trained, and for how long: `epochs` or `time_budget` (s), else the epochs of the settings."""
+
+    plan: Plan
+    configuration: Configuration
+    fold: int
+    train_cases: Sequence[PatchSource]
+    validation_cases: Sequence[PatchSource]
+    run: Run
+    device: str = "cpu"
+    seed: int = 0
+    epochs: int | None = None
+    time_budget: float | None = None  # s, final validation included
+    deterministic: bool = False
+    settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
+    previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
+    final_passes: int | None = None  # forward passes per place in the final validation; None: one per mirror image
+
+
+@dataclass
+class Progress:
+    """How far a run is. All of it is kept in the state and comes back when resuming."""
+
+    step: int = 0
+    elapsed: float = 0.0  # s of training, validation in between included
+    epoch: int = 0
+    finished: bool = False
+    skipped: int = 0  # steps in a row without finite numbers
+    reserve: float = 0.0  # s that the final validation will take
+    validated: float = 0.0  # s spent on validation so far
+    epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    task: TrainingTask,
+    *,
+    validate: Validate,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
+    draw: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> nn.Module:
+    """Train one fold to the end, from the beginning or from where it was stopped.
+
+    Parameters
+    ----------
+    validate : mean full-image Dice of a network on some validation cases
+    report : gets a row of figures at the end of every epoch and every few seconds
+    draw : gets the rows of all epochs when one is over
+    say : gets sentences worth keeping
+
+    Returns
+    -------
+    the averaged network in evaluation mode, on the device; its weights are in `run.weights`
+
+    Raises
+    ------
+    Interrupted : SIGINT, SIGTERM or SIGUSR1; the state is saved and the same call goes on from there
+    TrainingFailed : too many steps in a row without finite numbers
+    SettingsError : a setting that cannot be used
+    PlanMismatch : the saved state belongs to another network
+    """
+    settings = check_settings(task.plan, task.settings or {})
+    with _reproducible(task), listening() as interruption:
+        device = torch.device(task.device)
+        learner = Learner(plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed)
+        progress = _resume(task, learner, say)
+        if progress.finished:
+            return learner.averaged.eval()
+        batches = Batches(
+            task.train_cases,
+            plan=task.plan,
+            configuration=task.configuration,
+            settings=settings,
+            seed=task.seed,
+            device=device,
+            memory=settings.memory_share * workers.free_memory(),
+            previous=task.previous,
+        )
+        try:
+            _run(task, settings, learner, batches, progress, interruption, validate=validate, report=report, draw=draw, say=say)
+        finally:
+            batches.close()
+        return learner.averaged.eval()
+
+
+def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
+    """The settings of a plan with some of them changed.
+
+    Parameters
+    ----------
+    changes : dotted name -> value, for instance {"optimizer.learning_rate": 0.001}; a text is read as the kind that it replaces
+
+    Raises
+    ------
+    SettingsError : unknown name, with the nearest known one; a value of the wrong kind
+    """
+    return read_settings(plan.settings or {}, changes)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One line about a row of figures, for people."""
+    parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}" if row["loss"] is not None else "loss -"]
+    if row["validation_dice"] is not None:
+        parts.append(f"Dice {row['validation_dice']:.3f}")
+    parts.append(f"{row['seconds_per_step']:.3g} s/step")
+    parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (f" ({row['cause']})" if row.get("cause") else ""))
+    parts.append(f"{row['memory'] / 1e9:.1f} GB")
+    parts.append(f"{_clock(row['time_left'])} left")
+    return ", ".join(parts)
+
+
+def _run(
+    task: TrainingTask,
+    settings: TrainingSettings,
+    learner: Learner,
+    batches: Batches,
+    progress: Progress,
+    interruption: Interruption,
+    *,
+    validate: Validate,
+    report: Callable[[dict[str, Any]], None],
+    draw: Callable[[list[dict[str, Any]]], None],
+    say: Callable[[str], None],
+) -> None:
+    """All steps that are left. The page to read."""
+    clock = _Clock(progress.elapsed)
+    watch = _EpochWatch(clock, batches)
+    subset = validation_subset(task.validation_cases, settings.validation_cases)
+    budget = _budget(task, settings, progress)
+    saved = clock.now()
+    while (share := budget.progress(step=progress.step, elapsed=clock.now())) < 1:
+        if interruption.name:
+            _stop(task, learner, progress, clock, interruption)
+        batch = batches.batch(progress.step)
+        step = learner.step(batch, learning_rate=_rate(settings, budget, progress, share))
+        _note(step, batch, progress, settings, say)
+        watch.steps += 1
+        progress.step += 1
+        if watch.due():
+            report(_row(task, progress, watch, budget, learner, share))
+        if not _epoch_is_over(progress, watch, budget, settings):
+            continue
+        row = _row(task, progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
+        if subset and _validation_is_due(progress, settings, clock):
+            with interruption.abandonable():
+                row["validation_dice"] = _measured(validate, learner, subset, task, progress, clock)
+            budget = _budget(task, settings, progress)
+        progress.epoch += 1
+        progress.history.append(row)
+        progress.epoch_losses.clear()
+        report(row)
+        if clock.now() - saved >= settings.checkpoint_seconds or len(progress.history) == 1:
+            _save(task, learner, progress, clock)
+            saved = clock.now()
+        _write_history(task.run, progress.history, draw)
+        watch = _EpochWatch(clock, batches)
+    if progress.epoch_losses:
+        progress.history.append(_row(task, progress, watch, budget, learner, 1.0))
+    progress.finished = True
+    _save(task, learner, progress, clock)
+    _write_history(task.run, progress.history, draw)
+
+
+def validation_subset(cases: Sequence[Any], count: int) -> tuple[Any, ...]:
+    """A fixed subset: evenly spread over the cases in the order of their names."""
+    ordered = sorted(cases, key=lambda case: case.name)
+    if len(ordered) <= count:
+        return tuple(ordered)
+    return tuple(ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count))
+
+
+class _Clock:
+    """Seconds of this run, those before an interruption included."""
+
+    def __init__(self, before: float) -> None:
+        self._origin = time.monotonic() - before
+
+    def now(self) -> float:
+        return time.monotonic() - self._origin
+
+
+class _EpochWatch:
+    """Times of the epoch that is running."""
+
+    def __init__(self, clock: _Clock, batches: Batches) -> None:
+        self._clock, self._batches = clock, batches
+        self.begin = self._reported = clock.now()
+        self._waited, self._augmented = batches.waited, batches.augmented
+        self.steps = 0
+
+    @property
+    def seconds(self) -> float:
+        return max(self._clock.now() - self.begin, 1e-9)
+
+    @property
+    def waiting(self) -> float:
+        return (self._batches.waited - self._waited) / self.seconds
+
+    @property
+    def augmenting(self) -> float:
+        return (self._batches.augmented - self._augmented) / self.seconds
+
+    def due(self) -> bool:
+        """Whether it is time for a report within the epoch."""
+        if self._clock.now() - self._reported < REPORT_SECONDS:
+            return False
+        self._reported = self._clock.now()
+        return True
+
+
+def _budget(task: TrainingTask, settings: TrainingSettings, progress: Progress) -> Budget:
+    if task.time_budget is not None and task.epochs is None:
+        reserve = progress.reserve or FIRST_RESERVE * task.time_budget
+        return Budget(seconds=task.time_budget, reserve=min(reserve, 0.5 * task.time_budget))
+    return Budget(steps=(task.epochs or settings.epochs) * settings.steps_per_epoch)
+
+
+def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share: float) -> float:
+    if budget.steps is not None and not settings.schedule.every_step:
+        share = progress.step // settings.steps_per_epoch * settings.steps_per_epoch / budget.steps
+    return learning_rate(share, top=settings.optimizer.learning_rate, settings=settings.schedule)
+
+
+def _epoch_is_over(progress: Progress, watch: _EpochWatch, budget: Budget, settings: TrainingSettings) -> bool:
+    if budget.seconds is None:
+        return progress.step % settings.steps_per_epoch == 0
+    return watch.steps >= settings.steps_per_epoch or watch.seconds >= budget.seconds / EPOCHS_PER_BUDGET
+
+
+def _validation_is_due(progress: Progress, settings: TrainingSettings, clock: _Clock) -> bool:
+    return progress.validated <= settings.validation_share * clock.now()
+
+
+def _measured(
+    validate: Validate, learner: Learner, subset: Sequence[Any], task: TrainingTask, progress: Progress, clock: _Clock
+) -> float | None:
+    """Dice of the averaged network; how long it took tells how long the final validation will take."""
+    begin = clock.now()
+    learner.averaged.eval()
+    score = validate(learner.averaged, subset)
+    seconds = clock.now() - begin
+    progress.validated += seconds
+    passes = task.final_passes or 2 ** len(task.plan.mirror_axes)
+    voxels = sum(math.prod(case.shape) for case in subset)
+    progress.reserve = 1.0 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
+    return files.finite_or_none(score)
+
+
+def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettings, say: Callable[[str], None]) -> None:
+    """Keep the loss, or explain why the step was left out.
+
+    Raises
+    ------
+    TrainingFailed : too many in a row
+    """
+    if step.taken:
+        progress.skipped = 0
+        progress.epoch_losses.append(step.loss)
+        return
+    progress.skipped += 1
+    finite = bool(torch.isfinite(batch.image).all())
+    span = f"{float(batch.image.min()):.4g} to {float(batch.image.max()):.4g}"
+    told = f"loss {step.loss:.4g}, norm of the gradient {step.gradient_norm:.4g}"
+    about = f"cases {', '.join(batch.cases)}; image values {span}" + ("" if finite else ", not all finite")
+    say(f"step {progress.step} left out: {told}; {about}")
+    if progress.skipped >= settings.skip_limit:
+        raise TrainingFailed(
+            f"{progress.skipped} steps in a row without finite numbers",
+            found=told,
+            expected="finite loss and gradient",
+            details={"cases": ", ".join(batch.cases), "values": span},
+            fix="check the named cases"
+            if not finite
+            else "lower the learning rate: --set optimizer.learning_rate=... (a tenth), or compute in float32: --set precision=float32",
+        )
+
+
+def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: _Clock, interruption: Interruption) -> None:
+    _save(task, learner, progress, clock)
+    raise Interrupted(
+        f"training of {task.configuration.name} fold {task.fold} stopped by {interruption.name}",
+        file=task.run.state,
+        found=f"{progress.step} steps done, saved",
+        fix="the same command goes on from there",
+    )
+
+
+def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: _Clock) -> None:
+    """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
+    progress.elapsed = clock.now()
+    kept = {name: value for name, value in vars(progress).items() if name != "history"}
+    state = {"progress": {**kept, "history": json.dumps(progress.history)}, "learner": learner.state(), "seed": task.seed}
+    checkpoint.save_state(task.run.state, state)
+    scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
+    description = {
+        "version": __version__,
+        "plan": task.plan.to_json(),
+        "configuration": task.configuration.name,
+        "fold": task.fold,
+        "channels": [channel.name for channel in task.plan.channels],
+        **task.plan.labels.to_json(),
+        "seed": task.seed,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "seconds": round(progress.elapsed, 3),
+        "finished": progress.finished,
+        "settings": dict(task.settings or {}),
+        "scores": {"validation_dice": scores[-1] if scores else None, "cases": len(task.validation_cases)},
+        "training_cases": sorted(case.name for case in task.train_cases),
+    }
+    checkpoint.save_model(task.run, learner.weights(), description)
+
+
+def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) -> Progress:
+    """Where the run was stopped, or its beginning.
+
+    Raises
+    ------
+    PlanMismatch : the state is of another network or seed
+    """
+    state = checkpoint.load_state(task.run.state)
+    if state is None:
+        return Progress()
+    try:
+        learner.load(state["learner"])
+        kept = dict(state["progress"])
+        progress = Progress(**{**kept, "history": json.loads(kept["history"])})
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise PlanMismatch(
+            "the saved state belongs to another network or other settings",
+            file=task.run.state,
+            found=str(error).splitlines()[0],
+            fix="train with the plan and settings it was begun with, or begin again with --overwrite",
+        ) from None
+    if state["seed"] != task.seed:
+        raise PlanMismatch(
+            "the run was begun with another seed",
+            file=task.run.state,
+            found=f"--seed {state['seed']}",
+            expected=f"--seed {task.seed}",
+            fix="give the seed it was begun with, or begin again with --overwrite",
+        )
+    if not progress.finished:
+        say(f"going on after step {progress.step} ({_clock(progress.elapsed)} of training)")
+    return progress
+
+
+def _row(task: TrainingTask, progress: Progress, watch: _EpochWatch, budget: Budget, learner: Learner, share: float) -> dict[str, Any]:
+    seconds_per_step = watch.seconds / max(watch.steps, 1)
+    elapsed = watch.begin + watch.seconds
+    losses = progress.epoch_losses
+    waiting = min(1.0, watch.waiting)
+    return {
+        "epoch": progress.epoch + 1,
+        "step": progress.step,
+        "elapsed": round(elapsed, 3),
+        "loss": files.finite_or_none(float(np.mean(losses))) if losses else None,
+        "validation_dice": None,
+        "seconds_per_step": seconds_per_step,
+        "data_wait": waiting,
+        "augmentation": min(1.0, watch.augmenting),
+        "cause": "reading cases: give it faster storage or more memory" if waiting > 0.2 else None,
+        "memory": memory_in_use(learner.device),
+        "time_left": budget.time_left(step=progress.step, elapsed=elapsed, seconds_per_step=seconds_per_step),
+        "done": int(1000 * share) if budget.seconds is not None else progress.step,
+        "total": 1000 if budget.seconds is not None else budget.steps,
+    }
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes: the largest amount allocated on a GPU so far, else the resident memory of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * 4096
+
+
+def _write_history(run: Run, history: list[dict[str, Any]], draw: Callable[[list[dict[str, Any]]], None]) -> None:
+    rows = [{name: value for name, value in row.items() if name not in ("done", "total", "cause")} for row in history]
+    if not rows:
+        return
+    files.write_text(run.history_jsonl, "".join(json.dumps(row) + "\n" for row in rows))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(run.history_csv, table.getvalue())
+    draw(rows)
+
+
+@contextlib.contextmanager
+def _reproducible(task: TrainingTask) -> Iterator[None]:
+    """Deterministic algorithms where asked; what was set before comes back."""
+    if task.deterministic and task.time_budget is not None and task.epochs is None:
+        raise SettingsError(
+            "a time budget ends at another step each time",
+            found="--deterministic with --time-budget",
+            expected="--deterministic with --epochs",
+            fix="give --epochs instead of --time-budget",
+        )
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(task.deterministic)
+    torch.backends.cudnn.benchmark = not task.deterministic
+    try:
+        yield
+    except StopRequested as stop:  # came between two guarded places
+        raise Interrupted(f"training stopped by {stop}", file=task.run.state, fix="the same command goes on from there") from None
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

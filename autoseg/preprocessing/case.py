@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.errors import PlanMismatch
-from autoseg.geometry import Affine, Axes, Box, Shape, Spacing, permuted, resampled_shape
+from autoseg.geometry import Affine, Axes, Box, Shape, Spacing, inverse_axes, permuted, resampled_shape
 from autoseg.images import Image
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.crop import crop, mark_outside, split_outside
@@ -46,6 +46,16 @@ class Geometry:
     def separate_axis_back(self) -> int | None:
         """The plan axis along which scores are not interpolated on the way back. Source: nnU-Net 2.8.1."""
         return separate_axis(self.target_spacing, self.spacing)
+
+    @property
+    def canonical_spacing(self) -> Spacing:
+        """mm per voxel, canonical (z, y, x), of the image as read."""
+        return permuted(self.spacing, inverse_axes(self.axis_order))  # type: ignore[return-value]
+
+    def prepare_classes(self, classes: NDArray[Any]) -> NDArray[Any]:
+        """A class map on the image's own canonical grid `(z, y, x)`, brought onto the preprocessed grid (plan axes)."""
+        cropped = classes.transpose(self.axis_order)[self.box.slices]
+        return resample_labels(cropped, self.shape, separate_axis=self.separate_axis)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

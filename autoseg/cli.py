@@ -58,6 +58,9 @@ GroupRegex = Annotated[
     str | None, typer.Option("--group-regex", metavar="RE", help="Pattern whose first group, in a case's name, is the patient or site.")
 ]
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="CASE", help="Leave a case out; may be given again.")]
+MapLabels = Annotated[
+    list[str] | None, typer.Option("--map-labels", metavar="FROM=TO", help="A value in the files, and the label value it stands for.")
+]
 Configuration = Annotated[ConfigurationName | None, typer.Option("--configuration", "-c", help="Default: the plan's own 3D one.")]
 Fold = Annotated[str, typer.Option("--fold", "-f", metavar="0..4|all", help="Which fold of the cross-validation.")]
 
@@ -68,6 +71,7 @@ def check(
     recipe: Recipe = None,
     group_regex: GroupRegex = None,
     exclude: Exclude = None,
+    map_labels: MapLabels = None,
     workers: Workers = "auto",
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -78,7 +82,13 @@ def check(
 
     with _Terminal(quiet=quiet) as terminal:
         found = preparing.check(
-            dataset, recipe=recipe, group_regex=group_regex, exclude=exclude or (), workers=_workers(workers), listener=terminal
+            dataset,
+            recipe=recipe,
+            group_regex=group_regex,
+            exclude=exclude or (),
+            map_labels=_map(map_labels or ()),
+            workers=_workers(workers),
+            listener=terminal,
         )
         if json is not None:
             files.write_json(json, found.to_json())
@@ -107,6 +117,7 @@ def plan(
     recipe: Recipe = None,
     group_regex: GroupRegex = None,
     exclude: Exclude = None,
+    map_labels: MapLabels = None,
     device: Device = "auto",
     seed: Seed = 0,
     workers: Workers = "auto",
@@ -130,6 +141,7 @@ def plan(
             recipe=recipe,
             group_regex=group_regex,
             exclude=exclude or (),
+            map_labels=_map(map_labels or ()),
             splits=splits,
             seed=seed,
             workers=_workers(workers),
@@ -413,6 +425,18 @@ def _fold(text: str) -> int | None:
     if text.isdigit():
         return int(text)
     raise UsageError("--fold wants a number or 'all'", found=text, fix="--fold 0")
+
+
+def _map(pairs: Sequence[str]) -> dict[int, int]:
+    """`FROM=TO` pairs of label values; several may stand in one text, separated by commas."""
+    result = {}
+    for pair in ",".join(pairs).split(",") if pairs else ():
+        old, _, new = pair.partition("=")
+        try:
+            result[int(old)] = int(new)
+        except ValueError:
+            raise UsageError("--map-labels wants FROM=TO", found=pair, expected="two label values", fix="--map-labels 7=0") from None
+    return result
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:

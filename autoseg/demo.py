@@ -13,7 +13,7 @@ from autoseg import files, images, phantoms, pictures
 from autoseg.errors import SettingsError
 from autoseg.labels import Labels
 from autoseg.pipeline.listener import Listener
-from autoseg.pipeline.predicting import dice_text, read_classes
+from autoseg.pipeline.predicting import dice_text
 
 TRAINING_CASES = 24
 NEW_CASES = 8
@@ -110,8 +110,9 @@ def draw_overlays(path: Path, scans: Path, predictions: Path, references: Path, 
     rows = []
     for file in sorted(scans.iterdir())[:4]:
         image = images.read(file)
-        predicted, _, _ = read_classes(predictions / file.name, labels)
-        reference, _, _ = read_classes(references / file.name, labels)
+        predicted, reference = (
+            labels.encode(images.read_label(folder / file.name, like=image).array[0]) for folder in (predictions, references)
+        )
         rows.append(
             pictures.Overlay(
                 title=file.name.removesuffix(".nii.gz"),

@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 
 from autoseg import __version__, cases, evaluation, files, images, postprocessing, prediction, workers
 from autoseg.cases import Case
-from autoseg.errors import AutosegError, FaultyCases, GridMismatch, InputError, MissingPath, SomeCasesFailed, UsageError
-from autoseg.geometry import Spacing, corner_distance, undo_reorient
+from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, SomeCasesFailed, UsageError
 from autoseg.images import Image
 from autoseg.labels import Labels, make_labels
-from autoseg.pipeline.listener import Listener, Logged
+from autoseg.pipeline.listener import Listener, Logged, counter
 from autoseg.prediction import Model
 from autoseg.workspace import Workspace
 
 RECORD = "prediction.json"
 FAILED = "failed.csv"
-SAME_GRID = 1e-3  # voxels at the farthest corner; the tolerance of the check of training data
 
 
 def predict(
@@ -80,7 +78,7 @@ def predict(
         stage = "read"
         try:
             started = time.perf_counter()
-            image = images.read_channels(case.images, channels=len(opened.plan.channels))
+            image = cases.load_image(case, channels=len(opened.plan.channels))
             read = time.perf_counter() - started
             stage = "segment"
             result = prediction.segment(opened, image, tta=tta, probabilities=probabilities)
@@ -160,9 +158,7 @@ class LoadedModel:
         classes = prediction.segment(self.model, image, tta=tta).classes
         if postprocess and self.model.rules is not None:
             classes = postprocessing.apply(classes, self.model.rules, self.model.plan.labels, image.spacing)
-        values = self.model.plan.labels.decode(classes)
-        assert image.stored is not None, "scans in memory are given an orientation, too"
-        return np.ascontiguousarray(undo_reorient(values, image.stored.orientation).T)
+        return images.to_memory(self.model.plan.labels.decode(classes), like=image)
 
 
 def evaluate(
@@ -197,7 +193,8 @@ def evaluate(
     for note in notes:
         listener.say(f"warning: {note}")
     scheme = _label_scheme(Path(predictions), None if labels is None else Path(labels), pairs)
-    summary = score(pairs, scheme, parallel=workers, listener=listener)
+    known = [Case(name=name, images=(predicted,), label=reference) for name, (predicted, reference) in pairs.items()]
+    summary = score({name: predicted for name, (predicted, _) in pairs.items()}, known, scheme, parallel=workers, listener=listener)
     summary = {**summary, "notes": list(notes)}
     if output is not None:
         write_summary(Path(output), summary)
@@ -205,29 +202,23 @@ def evaluate(
 
 
 def score(
-    pairs: Mapping[str, tuple[Path, Path | tuple[tuple[str, Path], ...]]],
-    labels: Labels,
-    *,
-    parallel: int | None = None,
-    listener: Listener | None = None,
+    predictions: Mapping[str, Path], references: Sequence[Case], labels: Labels, *, parallel: int | None = None, listener: Listener
 ) -> dict[str, Any]:
-    """The summary of (prediction, reference) file pairs by case name.
+    """The summary of predicted label maps, by case name, against the references of those cases.
 
     Raises
     ------
     FaultyCases : pairs that cannot be read or lie on different grids, all of them
     """
-    listener = listener or Logged()
-    tasks = [(name, predicted, reference, labels) for name, (predicted, reference) in pairs.items()]
     scores: dict[str, Any] = {}
     faults: list[AutosegError] = []
     outcomes = workers.run_cases(
         score_pair,
-        tasks,
-        names=list(pairs),
-        stage="evaluate",
+        [(predictions[case.name], case, labels) for case in references],
+        names=[case.name for case in references],
+        stage="evaluation",
         workers=parallel,
-        progress=lambda done, total: listener.progress("evaluate", done, total),
+        progress=counter(listener, "evaluate"),
     )
     for outcome in outcomes:
         if outcome.failure is None:
@@ -236,7 +227,7 @@ def score(
             faults.append(outcome.failure.as_error())
     if faults:
         raise FaultyCases(faults, fix="mend these files, or take them out of the folder")
-    return evaluation.summarise({name: scores[name] for name in pairs}, labels)
+    return evaluation.summarise(scores, labels)
 
 
 def mean_dice(summary: Mapping[str, Any]) -> float | None:
@@ -269,45 +260,12 @@ def _figure(value: float | None) -> str:
     return "  -  " if value is None else f"{value:.3f}"
 
 
-def score_pair(task: tuple[str, Path, Path | tuple[tuple[str, Path], ...], Labels]) -> Any:
+def score_pair(task: tuple[Path, Case, Labels]) -> Any:
     """Read one prediction and its reference and score them; the work of one worker."""
-    name, predicted_file, reference_file, labels = task
-    predicted, affine, spacing = read_classes(predicted_file, labels)
-    reference, reference_affine, _ = read_classes(reference_file, labels)
-    gap = corner_distance(affine, reference_affine, predicted.shape) if predicted.shape == reference.shape else None
-    if gap is None or gap > SAME_GRID * min(spacing) * max(predicted.shape):
-        raise GridMismatch(
-            "prediction and reference are not on the same grid",
-            case=name,
-            details={
-                "predicted": f"{predicted_file}  shape {predicted.shape}",
-                "reference": f"{reference_file}  shape {reference.shape}",
-            },
-            found="different shapes" if gap is None else f"corners {gap:.3f} mm apart",
-            expected="equal shapes and affines",
-            fix="compare a prediction with the reference of its own scan",
-        )
-    return evaluation.score_case(predicted, reference, labels, spacing=spacing)
-
-
-def read_classes(file: Path | tuple[tuple[str, Path], ...], labels: Labels) -> tuple[NDArray[Any], NDArray[np.float64], Spacing]:
-    """A label map as classes `(z, y, x)` in canonical orientation, with its affine and spacing.
-
-    `file` may be (label name, mask file) pairs: later masks paint over earlier ones.
-    """
-    if isinstance(file, tuple):
-        value = {label.name: label.value for label in labels.labels}
-        painted: Image | None = None
-        for name, mask_file in file:
-            mask = images.read_label(mask_file)
-            if painted is None:
-                painted = replace(mask, array=np.full(mask.array.shape, labels.values[0], dtype=np.int32))
-            painted.array[mask.array != 0] = value[name]
-        assert painted is not None, "a case has at least one mask"
-        image = painted
-    else:
-        image = images.read_label(file)
-    return labels.encode(image.array[0]), image.affine, image.spacing
+    file, case, labels = task
+    predicted = images.read_label(file)
+    reference = cases.load_classes(case, labels, like=predicted)
+    return evaluation.score_case(labels.encode(predicted.array[0]), reference, labels, spacing=predicted.spacing, annotated=case.annotated)
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

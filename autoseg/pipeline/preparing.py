@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def check(
     recipe: str | Path | None = None,
     group_regex: str | None = None,
     exclude: Sequence[str] = (),
+    map_labels: Mapping[int, int] | None = None,
     workers: int | None = None,
     listener: Listener | None = None,
 ) -> Checked:
@@ -61,14 +62,14 @@ def check(
     recipe : name or file of the recipe; found by itself where it is not given
     group_regex : pattern whose first group, in a case's name, is the patient or site
     exclude : names of cases to leave out
+    map_labels : value in the files to the label value it stands for
 
     Raises
     ------
     InputError : the folder as a whole cannot be understood; single cases never raise
     """
     listener = listener or Logged()
-    found = cases.find(Path(dataset), recipe=recipe, group_regex=group_regex)
-    found = _without(found, exclude)
+    found = cases.find(Path(dataset), recipe=recipe, group_regex=group_regex, map_labels=map_labels).without(exclude)
     listener.say(_describe(found))
     faults = checking.check(found, workers=workers, progress=counter(listener, "check"))
     return Checked(dataset=found, faults=tuple(faults))
@@ -86,6 +87,7 @@ def plan(
     recipe: str | Path | None = None,
     group_regex: str | None = None,
     exclude: Sequence[str] = (),
+    map_labels: Mapping[int, int] | None = None,
     splits: Path | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -121,7 +123,9 @@ def plan(
         facts = Fingerprint.from_json(files.read_json(Path(from_fingerprint)))
         name = facts.name
     elif dataset is not None:
-        checked = check(dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, workers=workers, listener=listener)
+        checked = check(
+            dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, map_labels=map_labels, workers=workers, listener=listener
+        )
         faulty = checking.faulty(checked.faults)
         for fault in checked.faults:
             if fault.severity == "warning":
@@ -201,20 +205,6 @@ def describe_plan(plan: Plan) -> str:
         lines.append(f"{c.name}: {', '.join(figures)}")
         lines += [f"  - {reason}" for reason in c.reasons]
     return "\n".join(lines)
-
-
-def _without(dataset: Dataset, exclude: Sequence[str]) -> Dataset:
-    names = {case.name for case in dataset.cases}
-    unknown = [name for name in exclude if name not in names]
-    if unknown:
-        raise SettingsError(
-            "--exclude names cases that are not there",
-            found=", ".join(unknown),
-            expected="names such as " + ", ".join(sorted(names)[:3]),
-            fix="check the spelling",
-        )
-    kept = tuple(case for case in dataset.cases if case.name not in set(exclude))
-    return replace(dataset, cases=kept)
 
 
 def _describe(dataset: Dataset) -> str:

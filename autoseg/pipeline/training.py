@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import __version__, evaluation, files, images, machine, pictures, postprocessing, prediction
+from autoseg import __version__, cases, evaluation, files, images, machine, pictures, postprocessing, prediction
 from autoseg.cases import Case, Dataset
 from autoseg.errors import MissingPath, SettingsError
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline.listener import Listener, Logged, counter
-from autoseg.pipeline.predicting import dice_text, mean_dice, read_classes, score, write_summary
+from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
@@ -274,8 +274,7 @@ def _validate_fold(
             previous=previous and previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
         listener.progress(stage, index + 1, len(held_out))
-    pairs = {case.name: (targets[case.name], _reference(case)) for case in held_out}
-    summary = score(pairs, plan.labels, parallel=workers, listener=listener)
+    summary = score(targets, held_out, plan.labels, parallel=workers, listener=listener)
     write_summary(run.summary, summary)
     listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
@@ -291,13 +290,8 @@ class _References:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._known:
-            self._known[name] = read_classes(_reference(self._cases[name]), self._labels)[0]
+            self._known[name] = cases.load_classes(self._cases[name], self._labels)
         return self._known[name]
-
-
-def _reference(case: Case) -> Path | tuple[tuple[str, Path], ...]:
-    assert case.label is not None, "only labelled cases are trained on"
-    return case.label
 
 
 def _previous_maps(
@@ -313,7 +307,7 @@ def _previous_maps(
                 found[path.name.removesuffix(images.suffix_of(path))] = path
     maps = {}
     for name, case in stored.items():
-        classes, _, _ = read_classes(found[name], plan.labels)
+        classes = plan.labels.encode(images.read_label(found[name]).array[0])
         maps[name] = case.geometry.prepare_classes(classes)
     return maps
 
@@ -355,9 +349,9 @@ def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Seq
     def triples() -> Iterator[tuple[NDArray[Any], NDArray[Any], Spacing]]:
         for index, (name, path) in enumerate(files_of.items()):
             listener.progress("post-processing rules", index, len(files_of))
-            predicted, _, spacing = read_classes(path, plan.labels)
-            reference, _, _ = read_classes(_reference(by_name[name]), plan.labels)
-            yield predicted, reference, spacing
+            predicted = images.read_label(path)
+            reference = cases.load_classes(by_name[name], plan.labels, like=predicted)
+            yield plan.labels.encode(predicted.array[0]), reference, predicted.spacing
         listener.progress("post-processing rules", len(files_of), len(files_of))
 
     return postprocessing.learn(triples, plan.labels)

@@ -1,0 +1,358 @@
+"""One case read whole: its faults, and the facts that only mean something beside those of the other cases."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg import images
+from autoseg.cases import Case
+from autoseg.checking.faults import Fault, fault_of
+from autoseg.errors import AutosegError, GridMismatch, MissingChannel
+from autoseg.geometry import Orientation, Shape, Spacing
+from autoseg.images import Image
+from autoseg.labels import Labels
+
+_THUMBNAIL = 12  # blocks along each axis of a volume; a planar image gets the square of it in plane, roughly
+_LISTED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is kept of a case once it has been read."""
+
+    name: str
+    group: str | None
+    faults: tuple[Fault, ...] = ()
+    shape: Shape | None = None  # of the image; None where it could not be read
+    spacing: Spacing | None = None
+    placed: bool = True  # whether the file says where its voxels are
+    orientation: Orientation | None = None  # how the first file stores its axes
+    minima: tuple[float, ...] = ()  # per channel, finite values only
+    maxima: tuple[float, ...] = ()
+    image_hash: str = ""
+    label_hash: str = ""  # empty for a label without foreground
+    thumbnail: NDArray[np.float32] | None = field(default=None, compare=False)
+    voxels: dict[str, int] | None = None  # label name -> voxels, only those that occur; None: the label could not be read
+    centres: dict[str, tuple[float, float, float]] = field(default_factory=dict)  # label name -> centroid (x, y, z), mm, RAS+
+    middle: tuple[float, float, float] | None = None  # of the volume, (x, y, z), mm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker is given."""
+
+    case: Case
+    channels: int
+    labels: Labels
+
+
+def examine(task: Task) -> Facts:
+    """Read every file of a case once and collect its faults; whatever the files hold, this does not raise for it.
+
+    Nothing is held back because something else is wrong: the label is examined also where the image cannot be read.
+    """
+    case = task.case
+    faults: list[Fault] = []
+    parts = _read_channels(case, task.channels, faults)
+    label = _read_label(case, task.labels, parts[0] if parts else None, faults)
+    facts: dict[str, Any] = {}
+    if parts:
+        facts = _image_facts(case, parts, faults)
+    if label is not None:
+        facts |= _label_facts(label, task.labels)
+        _note_label(case, label, task.labels, parts[0] if parts else None, faults)
+    return Facts(name=case.name, group=case.group, faults=tuple(faults), **facts)
+
+
+def _read_channels(case: Case, channels: int, faults: list[Fault]) -> list[Image]:
+    """The files of the channels, as far as they can be read; one image per file."""
+    if len(case.images) not in (1, channels):
+        error = MissingChannel(
+            "the number of files is not the number of channels",
+            file=case.images[0],
+            found=f"{len(case.images)} files",
+            expected=f"{channels}",
+            fix="complete the case, or leave it out",
+        )
+        faults.append(fault_of(error, case=case.name))
+        return []
+    wanted = channels if len(case.images) == 1 else 1
+    parts: list[Image] = []
+    for number, path in enumerate(case.images):
+        try:
+            part = images.read_channels([path], channels=wanted)
+            if parts:
+                images.require_same_grid(parts[0], part, kinds=("channel 0", f"channel {number}"))
+        except AutosegError as error:
+            faults.append(fault_of(error, case=case.name))
+            continue
+        parts.append(part)
+        faults += [_note(case, path, "mended", note) for note in part.notes]
+    return parts
+
+
+def _read_label(case: Case, labels: Labels, image: Image | None, faults: list[Fault]) -> Image | None:
+    """The label map with its values, or one made of the mask files; on the image's grid where there is an image."""
+    if isinstance(case.label, Path):
+        return _read_on_grid(case, case.label, image, faults)
+    joined: Image | None = None
+    overlap = 0
+    for name, path in case.label or ():
+        mask = _read_on_grid(case, path, image, faults)
+        value = next((label.value for label in labels.foreground if label.name == name), None)
+        if mask is None or value is None:
+            continue
+        if joined is None:
+            joined = Image(array=np.zeros(mask.array.shape, dtype=np.int32), affine=mask.affine, stored=mask.stored)
+        elif joined.shape != mask.shape:
+            error = GridMismatch(
+                "the label files differ in shape",
+                file=path,
+                found=str(mask.shape),
+                expected=str(joined.shape),
+                fix="resample them onto the image's grid",
+            )
+            faults.append(fault_of(error, case=case.name))
+            continue
+        inside = mask.array != 0
+        overlap += int(np.count_nonzero(joined.array[inside]))
+        joined.array[inside] = value
+    if overlap:
+        faults.append(
+            Fault(
+                case=case.name,
+                file=None,
+                severity="warning",
+                code="overlap",
+                summary="label files overlap",
+                found=f"{overlap} voxels belong to more than one label",
+                remedy="the label that comes later is taken there; declare regions if the overlap is meant",
+            )
+        )
+    return joined
+
+
+def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Fault]) -> Image | None:
+    """A label file. One that is off the image's grid is a fault, and its values are examined all the same."""
+    try:
+        label = images.read_label(path)
+    except AutosegError as error:
+        faults.append(fault_of(error, case=case.name))
+        return None
+    faults += [_note(case, path, "mended", note) for note in label.notes]
+    if image is None:
+        return label
+    try:
+        images.require_same_grid(image, label)
+    except GridMismatch as error:
+        try:
+            return images.read_label(path, like=image)  # axes near 45 degrees can turn either way: ask with the image at hand
+        except AutosegError:
+            faults.append(fault_of(error, case=case.name))
+    return label
+
+
+def _image_facts(case: Case, parts: Sequence[Image], faults: list[Fault]) -> dict[str, Any]:
+    first = parts[0]
+    digest = hashlib.blake2b(digest_size=16)
+    minima: list[float] = []
+    maxima: list[float] = []
+    constant = []
+    for part, path in zip(parts, case.images, strict=False):
+        digest.update(repr((part.array.dtype.str, part.array.shape)).encode())
+        digest.update(np.ascontiguousarray(part.array).data)
+        _note_non_finite(case, part, path, faults)
+        for channel in part.array:
+            low, high = _finite_range(channel)
+            minima.append(low)
+            maxima.append(high)
+            constant.append(low == high)
+    if all(constant):
+        summary = "the image holds one single value"
+        faults.append(
+            Fault(
+                case=case.name,
+                file=str(case.images[0]),
+                severity="error",
+                code="constant",
+                summary=summary,
+                found=f"{minima[0]:g} everywhere",
+                expected="an image",
+                remedy=f"leave the case out: --exclude {case.name}",
+            )
+        )
+    elif any(constant):
+        number = constant.index(True)
+        file = case.images[number] if len(case.images) > 1 else case.images[0]
+        faults.append(
+            Fault(
+                case=case.name,
+                file=str(file),
+                severity="warning",
+                code="constant",
+                summary=f"channel {number} holds one single value",
+                found=f"{minima[number]:g} everywhere",
+                remedy="it tells the network nothing about this case",
+            )
+        )
+    middle = first.affine @ np.array([*((n - 1) / 2 for n in first.shape), 1.0])
+    return {
+        "shape": first.shape,
+        "spacing": first.spacing,
+        "placed": first.stored is None or first.stored.placed,
+        "orientation": None if first.stored is None else first.stored.orientation,
+        "minima": tuple(minima),
+        "maxima": tuple(maxima),
+        "image_hash": digest.hexdigest(),
+        "thumbnail": None if all(constant) else thumbnail(first.array[0]),
+        "middle": tuple(middle[:3].tolist()),
+    }
+
+
+def _note_non_finite(case: Case, part: Image, path: Path, faults: list[Fault]) -> None:
+    if part.array.dtype.kind != "f" or np.isfinite(part.array).all():
+        return
+    counts = {
+        "NaN": int(np.count_nonzero(np.isnan(part.array))),
+        "+Inf": int(np.count_nonzero(np.isposinf(part.array))),
+        "-Inf": int(np.count_nonzero(np.isneginf(part.array))),
+    }
+    faults.append(
+        Fault(
+            case=case.name,
+            file=str(path),
+            severity="error",
+            code="non-finite",
+            summary="the image holds values that are no numbers",
+            found=", ".join(f"{count} {name}" for name, count in counts.items() if count) + f" of {part.array.size} voxels",
+            expected="finite numbers",
+            remedy=f"replace them, by 0 where they mean background; or leave the case out with --exclude {case.name}",
+        )
+    )
+
+
+def _finite_range(channel: NDArray[Any]) -> tuple[float, float]:
+    low, high = float(channel.min()), float(channel.max())
+    if np.isfinite(low) and np.isfinite(high):
+        return low, high
+    finite = channel[np.isfinite(channel)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
+def thumbnail(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Means over blocks of an image `(z, y, x)`, made comparable: mean 0, length 1.
+
+    Returns
+    -------
+    at most 12 blocks along each axis of a volume, 40 along those of a planar image
+    """
+    blocks = _THUMBNAIL if array.shape[0] > 1 else round(_THUMBNAIL**1.5)
+    small = np.asarray(array)
+    for axis in range(3):
+        n = small.shape[axis]
+        edges = np.linspace(0, n, min(n, blocks) + 1).astype(np.intp)
+        widths = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])
+        small = np.add.reduceat(small, edges[:-1], axis=axis, dtype=np.float32) / widths
+    small = np.nan_to_num(small.astype(np.float32), nan=0, posinf=0, neginf=0)
+    small = small - small.mean()
+    length = float(np.linalg.norm(small))
+    return small / length if length > 0 else small
+
+
+def _label_facts(label: Image, labels: Labels) -> dict[str, Any]:
+    values, counts = _count(label.array)
+    names = _names_of(labels)
+    voxels: dict[str, int] = {}
+    for value, count in zip(values, counts, strict=True):
+        name = names.get(value)
+        if name is not None and name != labels.names[0]:
+            voxels[name] = voxels.get(name, 0) + count
+    centres = _centres(label, names, labels) if len(voxels) > 1 else {}
+    digest = hashlib.blake2b(np.ascontiguousarray(label.array).data, digest_size=16).hexdigest() if voxels else ""
+    return {"voxels": voxels, "centres": centres, "label_hash": digest}
+
+
+def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, faults: list[Fault]) -> None:
+    file = str(case.label) if isinstance(case.label, Path) else None
+    values, counts = _count(label.array)
+    known = {*_names_of(labels), *([] if labels.ignore is None else [labels.ignore])}
+    strange = [(value, count) for value, count in zip(values, counts, strict=True) if value not in known]
+    if strange:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
+        options = " ".join(f"--map-labels {value}={labels.values[0]}" for value, _ in strange[:3])
+        faults.append(
+            Fault(
+                case=case.name,
+                file=file,
+                severity="error",
+                code="labels",
+                summary="label values that were not declared",
+                found=listed + (f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""),
+                expected=", ".join(f"{item.value} {item.name}" for item in labels.labels[:_LISTED]),
+                remedy=f"declare them; or map them onto declared ones, for example {options}; or --exclude {case.name}",
+            )
+        )
+    if not strange and not any(value in known and value != labels.values[0] and value != labels.ignore for value in values):
+        faults.append(
+            Fault(
+                case=case.name,
+                file=file,
+                severity="warning",
+                code="empty-label",
+                summary="the label is empty",
+                found=f"{'only the ignore value' if labels.ignore in values else 'only background'}",
+                remedy="it counts as a case without any of the structures; leave it out if it was never annotated",
+            )
+        )
+    if image is not None and image.stored and label.stored and image.stored.orientation != label.stored.orientation:
+        note = "image and label store their axes in different orders or directions; both are turned to one orientation"
+        faults.append(_note(case, Path(file) if file else case.images[0], "orientation", note))
+
+
+def _names_of(labels: Labels) -> dict[int, str]:
+    """Value in a file to the name of its label, aliases included."""
+    names = {label.value: label.name for label in labels.labels}
+    return {
+        **names,
+        **{alias: names[value] for alias, value in labels.aliases if value in names},
+        **{a: "" for a, v in labels.aliases if v == labels.ignore},
+    }
+
+
+def _count(array: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """The values of a label map, ascending, and how often each occurs."""
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    if 0 <= low and high < 1 << 16:
+        counts = np.bincount(array.ravel(), minlength=1)
+        present = np.flatnonzero(counts)
+        return present.tolist(), counts[present].tolist()
+    values, counts = np.unique(array, return_counts=True)
+    return values.tolist(), counts.tolist()
+
+
+def _centres(label: Image, names: dict[int, str], labels: Labels) -> dict[str, tuple[float, float, float]]:
+    """Centroids of the foreground labels, mm."""
+    flat = label.array.ravel()
+    inside = np.flatnonzero(flat != labels.values[0])
+    values, inverse = np.unique(flat[inside], return_inverse=True)
+    places = np.unravel_index(inside, label.array.shape[1:])
+    counts = np.bincount(inverse)
+    means = np.stack([np.bincount(inverse, weights=axis) / counts for axis in places])  # (3, values), voxels, (z, y, x)
+    world = label.affine[:3, :3] @ means + label.affine[:3, 3:]
+    centres: dict[str, tuple[float, float, float]] = {}
+    for index, value in enumerate(values.tolist()):
+        name = names.get(value)
+        if name:
+            centres[name] = tuple(world[:, index].tolist())  # type: ignore[assignment]
+    return centres
+
+
+def _note(case: Case, path: Path, code: str, text: str) -> Fault:
+    return Fault(case=case.name, file=str(path), severity="note", code=code, summary=text)

@@ -1,0 +1,387 @@
+"""The cases of a data set beside each other: duplicates, patients that come twice, outliers, sides that are exchanged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.cases import Channel, Dataset
+from autoseg.checking.case import Facts
+from autoseg.checking.faults import Fault, Severity
+
+_NEAR_DUPLICATE = 0.9995  # correlation of two thumbnails
+_SPACING_FACTOR = 3.0  # from the median along an axis; nnU-Net, too, calls a factor of 3 anisotropic
+_CT_AIR = -500.0  # HU; only CT goes so far below zero
+_PAIR_OFFSET = 0.25  # off-axis distance of a left/right pair, as a part of the distance between its halves
+_PAIR_VOLUMES = 0.6  # smaller half to larger half
+_LISTED = 6
+_SESSION = re.compile(
+    r"(?:t|tp|ses|session|visit|v|frame|scan|time|timepoint|day|week|month|year|acq|run|rep|series|study|fu|bl|baseline|followup|pre|post|"
+    r"left|right|l|r|lt|rt|a|b|c|d|ed|es|od|os)\d*",
+    re.IGNORECASE,
+)
+
+
+def compare(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
+    """All faults that no case has by itself."""
+    return [
+        *_labels_in_no_case(dataset, facts),
+        *_duplicates(facts),
+        *_near_duplicates(facts),
+        *_repeated_patients(dataset),
+        *_spacing_outliers(facts),
+        *_contradicted_modalities(dataset.channels, facts),
+        *_exchanged_sides(dataset, facts),
+        *_unnamed_pairs(dataset, facts),
+        *_few_cases(dataset),
+    ]
+
+
+def patient_of(name: str) -> str | None:
+    """The part of a case's name that seems to be a patient, where the rest seems to be one of several scans; else `None`.
+
+    >>> patient_of("p08_t1"), patient_of("sub-rat3_sample-data9"), patient_of("hippocampus_007"), patient_of("patient012_2")
+    ('p08', 'sub-rat3', None, 'patient012')
+    """
+    bids = re.match(r"(sub-[A-Za-z0-9]+)_", name)
+    if bids:
+        return bids[1]
+    words = re.split(r"[_\-. ]", name)
+    kept = len(words)
+    while kept > 1 and _SESSION.fullmatch(words[kept - 1]):
+        kept -= 1
+    if kept == len(words) and kept > 1 and words[-1].isdigit() and any(c.isdigit() for word in words[:-1] for c in word):
+        kept -= 1
+    length = len("_".join(words[:kept]))
+    prefix = name[:length]
+    return prefix if kept < len(words) and any(c.isdigit() for c in prefix) else None
+
+
+def _labels_in_no_case(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
+    read = [fact.voxels for fact in facts if fact.voxels is not None]
+    if not read:
+        return []
+    seen = {name for voxels in read for name in voxels}
+    absent = [label.name for label in dataset.labels.foreground if label.name not in seen]
+    if len(absent) == len(dataset.labels.foreground):
+        return [
+            _fault(
+                "error",
+                "empty-label",
+                "no case holds any labelled voxel",
+                expected=_some(absent),
+                remedy="check which files are the labels",
+            )
+        ]
+    if not absent:
+        return []
+    return [
+        _fault(
+            "warning",
+            "unused-label",
+            "labels that occur in no case",
+            found=_some(absent),
+            remedy="they cannot be learnt; take them out of the declaration",
+        )
+    ]
+
+
+def _duplicates(facts: Sequence[Facts]) -> list[Fault]:
+    by_hash: dict[str, list[Facts]] = {}
+    by_label: dict[str, list[Facts]] = {}
+    for fact in facts:
+        if fact.image_hash:
+            by_hash.setdefault(fact.image_hash, []).append(fact)
+        if fact.label_hash:
+            by_label.setdefault(fact.label_hash, []).append(fact)
+    faults = []
+    for same in by_hash.values():
+        if len(same) > 1:
+            labels = "with equal labels" if len({fact.label_hash for fact in same}) == 1 else "with labels that differ"
+            faults.append(_leak("duplicate", f"the same image under {len(same)} names", same, f"{_some(f.name for f in same)}, {labels}"))
+    for same in by_label.values():
+        if len(same) > 1 and len({fact.image_hash for fact in same}) > 1:
+            faults.append(
+                _fault(
+                    "warning",
+                    "duplicate-label",
+                    "the same label for different images",
+                    case=same[-1].name,
+                    found=_some(fact.name for fact in same),
+                    remedy="check that no label was copied to another case",
+                )
+            )
+    return faults
+
+
+def _near_duplicates(facts: Sequence[Facts]) -> list[Fault]:
+    by_shape: dict[tuple[int, ...], list[Facts]] = {}
+    for fact in facts:
+        if fact.thumbnail is not None:
+            by_shape.setdefault(fact.thumbnail.shape, []).append(fact)
+    faults = []
+    for alike in by_shape.values():
+        stacked = np.stack([fact.thumbnail.ravel() for fact in alike if fact.thumbnail is not None])
+        for start in range(0, len(alike), 512):  # (512, n) at a time
+            close = stacked[start : start + 512] @ stacked.T
+            for row, column in np.argwhere(close > _NEAR_DUPLICATE).tolist():
+                first, second = alike[start + row], alike[column]
+                if start + row < column and first.image_hash != second.image_hash:
+                    found = f"{first.name} and {second.name}, correlation {close[row, column]:.5f}"
+                    faults.append(_leak("near-duplicate", "two images are almost the same", [first, second], found))
+    return faults
+
+
+def _leak(code: str, summary: str, same: Sequence[Facts], found: str) -> Fault:
+    """Several cases that hold one scan: harmless only inside one group."""
+    together = len({fact.group for fact in same}) == 1 and same[0].group is not None
+    return _fault(
+        "note" if together else "warning",
+        code,
+        summary,
+        case=same[-1].name,
+        found=found,
+        remedy="they are in one group, so no fold is validated on what it was trained on"
+        if together
+        else f"it would be trained on in one fold and validated on as new: --exclude {same[-1].name}, or give them one group",
+    )
+
+
+def _repeated_patients(dataset: Dataset) -> list[Fault]:
+    """Several scans of a patient that nobody put into one group."""
+    by_patient: dict[str, list[str]] = {}
+    for case in dataset.cases:
+        patient = patient_of(case.name)
+        if case.group is None and patient is not None:
+            by_patient.setdefault(patient, []).append(case.name)
+    repeated = {patient: names for patient, names in by_patient.items() if len(names) > 1}
+    if not repeated or len(by_patient) < max(2, len(dataset.cases) / 20):
+        return []
+    examples = "; ".join(f"{', '.join(names[:3])}" for names in list(repeated.values())[:3])
+    expression = r"^(sub-[^_]+)" if all(patient.startswith("sub-") for patient in repeated) else "^(...)"
+    return [
+        _fault(
+            "warning",
+            "repeated-patient",
+            f"names suggest that {len(repeated)} patients come more than once",
+            found=examples,
+            expected="all scans of a patient in one group, so that folds do not share patients",
+            remedy=f"--group-regex '{expression}' with an expression that matches the patient, or a column 'group' in a case list",
+        )
+    ]
+
+
+def _spacing_outliers(facts: Sequence[Facts]) -> list[Fault]:
+    known = [fact for fact in facts if fact.spacing is not None and fact.placed]
+    if len(known) < 3:
+        return []
+    spacings = np.array([fact.spacing for fact in known])
+    median = np.median(spacings, axis=0)
+    ratio = np.maximum(spacings / median, median / spacings).max(axis=1)
+    return [
+        _fault(
+            "warning",
+            "spacing",
+            "a spacing far from the others",
+            case=fact.name,
+            found=f"{_mm(fact.spacing or ())} mm (z, y, x)",
+            expected=f"about the median, {_mm(median)} mm",
+            remedy="check the header; if it is right, the case is resampled like any other",
+        )
+        for fact, far in zip(known, ratio, strict=True)
+        if far > _SPACING_FACTOR
+    ]
+
+
+def _contradicted_modalities(channels: Sequence[Channel], facts: Sequence[Facts]) -> list[Fault]:
+    read = [fact for fact in facts if len(fact.minima) == len(channels)]
+    faults: list[Fault] = []
+    for number, channel in enumerate(channels):
+        low = {fact.name: fact.minima[number] for fact in read}
+        high = {fact.name: fact.maxima[number] for fact in read}
+        if channel.modality == "CT":
+            faults += _ct_without_negatives(channel, low)
+        elif low and channel.modality in ("MR", "PET", "other", "microscopy") and np.median(list(low.values())) <= _CT_AIR:
+            faults.append(
+                _fault(
+                    "warning",
+                    "modality",
+                    f"channel '{channel.name}' is declared {channel.modality} but looks like CT",
+                    found=f"median of the lowest values {np.median(list(low.values())):g}",
+                    expected="values that are not Hounsfield units",
+                    remedy='name the channel "CT" or state its modality, so that it is normalised as CT',
+                )
+            )
+        elif channel.modality == "RGB" and high and max(high.values()) > 255:
+            name = max(high, key=lambda n: high[n])
+            faults.append(
+                _fault(
+                    "warning",
+                    "modality",
+                    f"channel '{channel.name}' is declared a colour but exceeds 255",
+                    case=name,
+                    found=f"{high[name]:g}",
+                    expected="0 to 255",
+                    remedy="state the modality that it is",
+                )
+            )
+    return faults
+
+
+def _ct_without_negatives(channel: Channel, low: dict[str, float]) -> list[Fault]:
+    without = [name for name, value in low.items() if value >= 0]
+    if not without:
+        return []
+    summary = f"channel '{channel.name}' is declared CT but has no negative values"
+    if len(without) == len(low):
+        return [
+            _fault(
+                "warning",
+                "modality",
+                f"{summary} in any case",
+                expected="Hounsfield units: air is -1000, fat about -100",
+                remedy="if the intensities are rescaled or of another kind, give the channel another name or modality; CT is clipped and "
+                "scaled by the intensities of the whole data set",
+            )
+        ]
+    return [
+        _fault(
+            "warning",
+            "modality",
+            summary,
+            case=name,
+            found=f"lowest value {low[name]:g}",
+            expected="negative values, as in the other cases",
+            remedy="perhaps 1024 was added, or the air cut away; check the file",
+        )
+        for name in without
+    ]
+
+
+def _exchanged_sides(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
+    """Left structures lie at smaller x than right ones, in RAS+."""
+    faults: list[Fault] = []
+    for left, right in dataset.labels.pairs:
+        both = [fact for fact in facts if fact.placed and left in fact.centres and right in fact.centres]
+        wrong = [fact.name for fact in both if fact.centres[left][0] > fact.centres[right][0]]
+        if not wrong:
+            continue
+        if 2 * len(wrong) > len(both):
+            faults.append(
+                _fault(
+                    "warning",
+                    "sides",
+                    f"'{left}' lies to the patient's right of '{right}'",
+                    found=f"in {len(wrong)} of {len(both)} cases",
+                    expected="left at the left, by the files' headers",
+                    remedy="perhaps the names speak of the side of the picture, or a conversion lost the orientation",
+                )
+            )
+            wrong = [fact.name for fact in both if fact.name not in wrong]
+        faults += [
+            _fault(
+                "warning",
+                "sides",
+                f"'{left}' and '{right}' lie the other way round than in the other cases",
+                case=name,
+                remedy="check whether left and right are exchanged in this case",
+            )
+            for name in wrong
+        ]
+    return faults
+
+
+def _unnamed_pairs(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
+    """Two labels that lie mirrored at the midline in every case, and whose names do not say so."""
+    named = {name for pair in dataset.labels.pairs for name in pair}
+    names = [label.name for label in dataset.labels.foreground if label.name not in named]
+    read = [fact for fact in facts if fact.placed and fact.middle is not None and fact.centres and fact.voxels]
+    if len(read) < 3 or len(names) > 300:
+        return []
+    places = {name: np.array([fact.centres.get(name, (np.nan,) * 3) for fact in read]) for name in names}  # (cases, 3), mm
+    sizes = {name: np.array([(fact.voxels or {}).get(name, 0) for fact in read], dtype=float) for name in names}
+    extents = np.array([abs(fact.shape[2] * fact.spacing[2]) for fact in read if fact.shape and fact.spacing])
+    middles = np.array([fact.middle[0] for fact in read if fact.middle])
+    faults = []
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            gap = places[second] - places[first]
+            seen = np.isfinite(gap[:, 0])
+            if np.count_nonzero(seen) < 3 or not _mirrored(gap[seen], sizes[first][seen], sizes[second][seen]):
+                continue
+            between = np.abs((places[first] + places[second])[seen, 0] / 2 - middles[seen])
+            if np.median(between / extents[seen]) > 0.1:
+                continue
+            left, right = (first, second) if np.median(gap[seen, 0]) > 0 else (second, first)
+            faults.append(
+                _fault(
+                    "warning",
+                    "pair",
+                    f"'{left}' and '{right}' look like a left and a right half",
+                    found=f"mirrored at the midline in {np.count_nonzero(seen)} cases",
+                    remedy="if they are, name them so ('... left', '... right'): mirrored training images then exchange them",
+                )
+            )
+    return faults
+
+
+def _mirrored(gap: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:  # type: ignore[type-arg]
+    """Whether two structures lie side by side along x in every case, at equal height and depth, and of equal volume."""
+    across = np.abs(gap[:, 0])
+    same_sign = bool(np.all(gap[:, 0] > 0) or np.all(gap[:, 0] < 0))
+    level = bool(np.median(np.abs(gap[:, 1:]).max(axis=1) / np.maximum(across, 1e-6)) < _PAIR_OFFSET)
+    alike = bool(np.median(np.minimum(first, second) / np.maximum(first, second)) > _PAIR_VOLUMES)
+    return same_sign and level and alike
+
+
+def _few_cases(dataset: Dataset) -> list[Fault]:
+    count = len(dataset.cases)
+    if count == 0 and not dataset.problems:
+        return [_fault("error", "no-case", "there is no case with image and label", file=dataset.root, remedy="check the data set")]
+    groups = len({case.group or case.name for case in dataset.cases})
+    if 0 < groups < 5:
+        what = "case" if groups == count else "group"
+        return [
+            _fault(
+                "note",
+                "few-cases",
+                f"with {groups} {what}s there are {max(groups, 1)} folds" if groups > 1 else f"a single {what} cannot be validated",
+                expected="5 or more for five folds",
+            )
+        ]
+    return []
+
+
+def _fault(
+    severity: Severity,
+    code: str,
+    summary: str,
+    *,
+    case: str | None = None,
+    file: Path | None = None,
+    found: str | None = None,
+    expected: str | None = None,
+    remedy: str | None = None,
+) -> Fault:
+    return Fault(
+        case=case,
+        file=None if file is None else str(file),
+        severity=severity,
+        code=code,
+        summary=summary,
+        found=found,
+        expected=expected,
+        remedy=remedy,
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:_LISTED]) + (f", ... ({len(listed)} in all)" if len(listed) > _LISTED else "")
+
+
+def _mm(spacing: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:.3g}" for value in spacing) + ")"

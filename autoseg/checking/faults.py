@@ -1,0 +1,132 @@
+"""A fault as a value, and the ways in which it is told: a sentence, a table, an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoseg.errors import (
+    AutosegError,
+    FaultyCases,
+    GeometryError,
+    GridMismatch,
+    InputError,
+    LabelError,
+    MissingChannel,
+    MissingLabel,
+    MissingPath,
+    SettingsError,
+    UnreadableFile,
+)
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+_KINDS: dict[str, type[InputError]] = {
+    "missing-file": MissingPath,
+    "missing-channel": MissingChannel,
+    "missing-label": MissingLabel,
+    "unreadable": UnreadableFile,
+    "geometry": GeometryError,
+    "grid": GridMismatch,
+    "labels": LabelError,
+    "ambiguous": SettingsError,
+}
+_NAMED = 6  # cases named in the common remedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that is wrong, or worth knowing, before training starts."""
+
+    case: str | None  # None: it concerns the data set as a whole
+    file: str | None
+    severity: Severity  # an error stops planning
+    code: str  # what kind of fault, one word or two joined by "-"
+    summary: str  # what is wrong, one line
+    found: str | None = None
+    expected: str | None = None
+    remedy: str | None = None
+
+
+def fault_of(error: AutosegError, *, case: str | None = None) -> Fault:
+    """An error as a fault of severity "error"."""
+    code = next((code for code, kind in _KINDS.items() if type(error) is kind), "other")
+    found = "\n".join([*([error.found] if error.found else []), *(f"{name}: {text}" for name, text in error.details.items())])
+    return Fault(
+        case=error.case or case,
+        file=error.file,
+        severity="error",
+        code=code,
+        summary=error.summary,
+        found=found or None,
+        expected=error.expected,
+        remedy=error.fix,
+    )
+
+
+def faulty(faults: Iterable[Fault]) -> FaultyCases | None:
+    """The error to raise for the faults of severity "error", with a ready option that leaves the cases out; `None` without any."""
+    errors = [fault for fault in faults if fault.severity == "error"]
+    if not errors:
+        return None
+    cases = sorted({fault.case for fault in errors if fault.case})
+    options = " ".join(f"--exclude {case}" for case in cases[:_NAMED])
+    more = f" and so on, {len(cases)} cases in all" if len(cases) > _NAMED else ""
+    fix = f"mend the files, or leave the cases out: {options}{more}" if cases else "mend the data set and try again"
+    return FaultyCases([_error_of(fault) for fault in errors], fix=fix)
+
+
+def sentence(fault: Fault) -> str:
+    """A fault on one line.
+
+    >>> sentence(Fault(case="la_003", file=None, severity="warning", code="empty-label", summary="the label is empty"))
+    'la_003: the label is empty'
+    """
+    head = f"{fault.case}: {fault.summary}" if fault.case else fault.summary
+    rest = "; ".join(text.replace("\n", ", ") for text in (fault.found, fault.remedy) if text)
+    return f"{head} ({rest})" if rest else head
+
+
+def table(faults: Sequence[Fault]) -> str:
+    """All faults for the terminal, errors first, one block each; the same remark about many cases is told once."""
+    blocks = []
+    for group in _alike(faults):
+        first = group[0]
+        cases = list(dict.fromkeys(fault.case for fault in group if fault.case))
+        named = ", ".join(cases[:_NAMED]) + (f", ... ({len(cases)} cases)" if len(cases) > _NAMED else "")
+        rows = [f"{first.severity:<8}{first.code:<18}{named + ': ' if named else ''}{first.summary}"]
+        if len(group) == 1:
+            rows += _rows("file", first.file) + _rows("found", first.found)
+        rows += _rows("expected", first.expected) + _rows("fix", first.remedy)
+        blocks.append("\n".join(rows))
+    return "\n".join(blocks)
+
+
+def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """Errors first, then warnings, then notes; each by case."""
+    return tuple(sorted(faults, key=lambda fault: (SEVERITIES.index(fault.severity), fault.case or "", fault.code, fault.summary)))
+
+
+def _alike(faults: Sequence[Fault]) -> list[list[Fault]]:
+    """Faults that can be told together: notes and warnings that say the same of several cases."""
+    groups: dict[tuple[str, ...], list[Fault]] = {}
+    for index, fault in enumerate(ordered(faults)):
+        same = str(index) if fault.severity == "error" else ""
+        groups.setdefault((fault.severity, fault.code, fault.summary, same), []).append(fault)
+    return list(groups.values())
+
+
+def _rows(name: str, text: str | None) -> list[str]:
+    if not text:
+        return []
+    first, *rest = text.splitlines()
+    return [f"{'':<8}{name:<18}{first}", *(f"{'':<26}{line}" for line in rest)]
+
+
+def _error_of(fault: Fault) -> InputError:
+    kind = _KINDS.get(fault.code, InputError)
+    file = None if fault.file is None else Path(fault.file)
+    return kind(fault.summary, case=fault.case, file=file, found=fault.found, expected=fault.expected, fix=fault.remedy)

@@ -91,6 +91,7 @@ class Prepared:
     label: NDArray[Any] | None  # classes (z, y, x), uint8 or uint16; None without a reference segmentation
     mask: NDArray[np.bool_] | None  # (z, y, x), what was not zero; None unless a channel is normalised inside it
     outside: NDArray[np.bool_] | None  # (z, y, x), background outside what was not zero; None without a reference segmentation
+    steps: tuple[float | None, ...]  # per channel: the values are whole multiples of it, up to an offset; None: they are any numbers
     geometry: Geometry
 
 
@@ -121,8 +122,10 @@ def prepare_case(image: Image, label_classes: NDArray[Any] | None, *, plan: Plan
     apart = geometry.separate_axis
     masked = "zscore_mask" in configuration.normalization
     result = np.empty((len(cropped), *geometry.shape), dtype=np.float32)
+    steps: list[float | None] = []
     for channel, out, scheme, intensities in zip(cropped, result, configuration.normalization, plan.intensities, strict=True):
-        normalized = normalize(channel, scheme, intensities=intensities, mask=inside)
+        normalized, factor = normalize(channel, scheme, intensities=intensities, mask=inside)
+        steps.append(factor if channel.dtype.kind in "iu" and channel.shape == geometry.shape else None)
         out[...] = resample_image(normalized[None], geometry.shape, separate_axis=apart)[0]
         del normalized
     label, outside, mask = None, None, None
@@ -133,7 +136,7 @@ def prepare_case(image: Image, label_classes: NDArray[Any] | None, *, plan: Plan
         mask = resampled_inside if masked else None
     elif masked:
         mask = resample_labels(inside.astype(np.uint8), geometry.shape, separate_axis=apart).astype(bool)
-    return Prepared(image=result, label=label, mask=mask, outside=outside, geometry=geometry)
+    return Prepared(image=result, label=label, mask=mask, outside=outside, steps=tuple(steps), geometry=geometry)
 
 
 def _geometry(image: Image, plan: Plan, configuration: Configuration, box: Box) -> Geometry:

@@ -36,12 +36,14 @@ class Flips:
     """Which mirror images of a patch are also looked at, and what a flip does to the meaning of the scores.
 
     `axes` are those that may be flipped, (0, 1, 2) being z, y, x of the patch; all their combinations are used. Where a flip
-    of `swap_axis` turns left into right, the scores of each pair of heads in `pairs` change places, too.
+    of `swap_axis` turns left into right, the scores of each pair of heads in `pairs` change places, too, and so do the channels
+    of each pair in `input_pairs` on the way in.
     """
 
     axes: tuple[int, ...] = ()
     swap_axis: int | None = None
     pairs: tuple[tuple[int, int], ...] = ()
+    input_pairs: tuple[tuple[int, int], ...] = ()
 
     @property
     def combinations(self) -> tuple[tuple[int, ...], ...]:
@@ -199,20 +201,22 @@ def _predict_group(
     with torch.inference_mode():
         for axes in flips.combinations:
             spatial = tuple(axis + 2 for axis in axes)
-            logits = network(patches.flip(spatial) if axes else patches).float()
+            swap = flips.swap_axis in axes
+            seen = patches.flip(spatial) if axes else patches
+            logits = network(_swapped(seen, flips.input_pairs) if swap else seen).float()
             logits = logits.flip(spatial) if axes else logits.contiguous()
-            if flips.swap_axis in axes and flips.pairs:
-                logits = _swapped(logits, flips.pairs)
+            logits = _swapped(logits, flips.pairs) if swap else logits
             mean = logits if mean is None else mean.add_(logits)
         assert mean is not None, "there is always the pass without a flip"
         return mean.div_(len(flips.combinations))
 
 
-def _swapped(logits: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    order = list(range(logits.shape[1]))
+def _swapped(x: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """`(n, c, ...)` with the channels of each pair exchanged."""
+    order = list(range(x.shape[1]))
     for left, right in pairs:
         order[left], order[right] = right, left
-    return logits[:, order]
+    return x[:, order] if pairs else x
 
 
 def _cut(finished: _Slab, before: int, slices: int, rows: slice, columns: slice) -> Iterator[tuple[int, Tensor]]:

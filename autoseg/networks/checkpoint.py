@@ -43,8 +43,8 @@ def save_model(run: Run, weights: Mapping[str, Tensor], description: Mapping[str
     NotEnough : the disk is full; what was there before is left as it was
     """
     whole = {"format": MODEL_FORMAT, **description}
-    digest = write_tensors(run.weights, weights, whole)
-    files.write_json(run.description, {**whole, _DIGEST: digest})
+    sha256 = write_tensors(run.weights, weights, whole)
+    files.write_json(run.description, {**whole, _DIGEST: sha256})
 
 
 def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -107,10 +107,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     """Write tensors with a JSON description in their header, whole or not at all; the SHA-256 over the tensors is returned."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     plain = _without_sharing(plain)
-    digest = _digest(plain)
+    sha256 = digest(plain)
     with files.whole(path) as temporary:
-        save_file(plain, temporary, metadata={_HEADER: json.dumps(description, allow_nan=False), _DIGEST: digest})
-    return digest
+        save_file(plain, temporary, metadata={_HEADER: json.dumps(description, allow_nan=False), _DIGEST: sha256})
+    return sha256
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -128,12 +128,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         description = json.loads(metadata[_HEADER])
-        digest = metadata[_DIGEST]
+        recorded = metadata[_DIGEST]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from None
-    if _digest(tensors) != digest:
+    if digest(tensors) != recorded:
         raise _damaged(path, "the SHA-256 of the weights is not the recorded one")
     return tensors, description
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values in the order of the names, as hexadecimal digits."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def _damaged(path: Path, found: str) -> ModelError:
@@ -148,16 +158,6 @@ def _damaged(path: Path, found: str) -> ModelError:
 
 def _state_file(folder: Path) -> Path:
     return folder / "state.safetensors"
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

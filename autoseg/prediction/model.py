@@ -1,0 +1,179 @@
+"""A trained model in memory: its plan, and per stage the networks of its folds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg import files, machine, networks
+from autoseg.errors import MissingPath, ModelError, PlanMismatch
+from autoseg.fingerprint import Fingerprint
+from autoseg.networks import Network, checkpoint
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training.learner import input_channels
+from autoseg.workspace import Run, Workspace
+
+PREFERRED = ("3d_fullres", "3d_cascade", "2d", "3d_lowres")  # where no selection was made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One configuration with the networks of its folds, in evaluation mode."""
+
+    configuration: Configuration
+    folds: tuple[int, ...]
+    networks: tuple[Network, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Everything that segmenting needs, in memory; nothing is read from the disk any more.
+
+    `stages` is one configuration, or for a cascade the low resolution before it.
+    """
+
+    plan: Plan
+    stages: tuple[Stage, ...]
+    device: str
+    identity: str  # changes when any weight does
+    fingerprint: Fingerprint | None = None  # of the training data, to warn of scans that lie far outside
+    rules: Any = None  # post-processing rules, put here by the pipeline: they are chosen and applied below this room
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration whose result is the model's."""
+        return self.stages[-1].configuration
+
+    def describe(self) -> str:
+        """One phrase for a person."""
+        folds = self.stages[-1].folds
+        which = f"fold {folds[0]}" if len(folds) == 1 else f"the mean of folds {', '.join(map(str, folds))}"
+        first = "".join(f"{stage.configuration.name}, then " for stage in self.stages[:-1])
+        return f"{self.plan.name}: {first}{self.configuration.name}, {which}, on {self.device}"
+
+
+def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[int] | None = None, device: str = "auto") -> Model:
+    """Load the trained folds of a workspace.
+
+    Parameters
+    ----------
+    path : a workspace
+    configuration : by default the one that `select` chose, else the first of `PREFERRED` that is trained
+    folds : by default all that are trained. The first stage of a cascade always uses all of its own
+    device : as for `machine.choose_device`
+
+    Raises
+    ------
+    MissingPath : no such folder
+    ModelError : nothing is trained, a wanted fold is not there, or a file is damaged
+    PlanMismatch : the folds were trained with different plans
+    """
+    if not path.is_dir():
+        if path.exists():
+            raise ModelError(
+                "not a workspace",
+                file=path,
+                expected="the folder that `autoseg plan` made",
+                fix="give the workspace that holds the runs/ folder",
+            )
+        raise MissingPath("no such workspace", file=path, fix="check the spelling of the path")
+    workspace = Workspace(root=path)
+    chosen = machine.choose_device(device)
+    name = configuration or _default_configuration(workspace)
+    last, plan, digests = _load_stage(workspace, name, folds, chosen)
+    stages = [last]
+    if last.configuration.previous_stage is not None:
+        first, other_plan, more = _load_stage(workspace, last.configuration.previous_stage, None, chosen)
+        _check_same(plan, other_plan, workspace.root)
+        stages.insert(0, first)
+        digests = [*more, *digests]
+    return Model(
+        plan=plan,
+        stages=tuple(stages),
+        device=chosen,
+        identity=hashlib.sha256(" ".join([name, *digests]).encode()).hexdigest()[:16],
+        fingerprint=Fingerprint.from_json(files.read_json(workspace.fingerprint)) if workspace.fingerprint.exists() else None,
+    )
+
+
+def trained_folds(workspace: Workspace, configuration: str) -> tuple[int, ...]:
+    """The folds of a configuration that have a model file, in order."""
+    folder = workspace.configuration(configuration)
+    if not folder.is_dir():
+        return ()
+    found = [run.name.removeprefix("fold_") for run in folder.glob("fold_*") if Run(root=run).weights.exists()]
+    return tuple(sorted(int(number) for number in found if number.isdigit()))
+
+
+def _default_configuration(workspace: Workspace) -> str:
+    if workspace.selection.exists():
+        selected = files.read_json(workspace.selection).get("selected")
+        if selected is not None and trained_folds(workspace, selected):
+            return str(selected)
+    for name in PREFERRED:
+        if trained_folds(workspace, name):
+            return name
+    raise ModelError(
+        "no fold is trained yet",
+        file=workspace.root,
+        expected="runs/CONFIGURATION/fold_K/model.safetensors",
+        fix=f"autoseg train {workspace.root}",
+    )
+
+
+def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, device: str) -> tuple[Stage, Plan, list[str]]:
+    there = trained_folds(workspace, name)
+    wanted = there if folds is None else tuple(folds)
+    missing = [fold for fold in wanted if fold not in there]
+    if missing or not wanted:
+        raise ModelError(
+            f"{name} has no trained fold {missing[0]}" if missing else f"no fold of {name} is trained",
+            file=workspace.configuration(name),
+            found=f"folds {', '.join(map(str, there))}" if there else "none",
+            expected=f"fold {missing[0]}" if missing else "at least one fold",
+            fix=f"autoseg train {workspace.root} --configuration {name}" + (f" --fold {missing[0]}" if missing else ""),
+        )
+    plan: Plan | None = None
+    loaded, digests = [], []
+    for fold in wanted:
+        run = workspace.run(name, fold)
+        weights, description = checkpoint.load_model(run)
+        fold_plan = Plan.from_json(description["plan"])
+        if plan is not None:
+            _check_same(plan, fold_plan, run.root)
+        plan = plan or fold_plan
+        loaded.append(_network(fold_plan, description["configuration"], weights, device, run))
+        digests.append(checkpoint.digest(weights))
+    assert plan is not None, "at least one fold was wanted"
+    return Stage(configuration=plan.configuration(name), folds=wanted, networks=tuple(loaded)), plan, digests
+
+
+def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device: str, run: Run) -> Network:
+    planned = plan.configuration(configuration)
+    network = networks.build(planned, channels=input_channels(plan, planned), heads=plan.labels.heads, deep_supervision=False)
+    try:
+        network.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise ModelError(
+            "the weights do not fit the network of their plan",
+            file=run.weights,
+            found=str(error).splitlines()[-1].strip(),
+            fix="train this fold again: the file was changed, or made by another version",
+        ) from None
+    return networks.place(network, device).eval().requires_grad_(False)
+
+
+def _check_same(first: Plan, second: Plan, where: Path) -> None:
+    """Folds and stages can be used together only if they mean the same by their inputs and outputs."""
+    for what in ("labels", "channels", "axis_order", "intensities"):
+        if getattr(first, what) != getattr(second, what):
+            raise PlanMismatch(
+                f"folds were trained with different {what}",
+                file=where,
+                found=str(getattr(second, what)),
+                expected=str(getattr(first, what)),
+                fix="train them again with one plan: autoseg train --overwrite",
+            )

@@ -1,0 +1,180 @@
+"""Class scores on the network's grid become classes on the case's own grid, without a volume of scores on that grid.
+
+Scores are interpolated linearly and the largest wins. Linear weights are positive and sum to one, so where all corners of a
+cell of the network's grid agree on the winner, it wins everywhere inside the cell; only the cells along borders between
+structures are interpolated, class by class. The result is that of interpolating everything, to rounding, in a
+fraction of the time, and the memory is that of a slab whatever the number of classes::
+
+    1───1        1───2
+    │ 1 │        │ ? │        regions: the same, with "the score is above zero" in place of "the largest"
+    1───1        1───2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autoseg.geometry import Shape
+from autoseg.labels import Labels
+
+
+def classes_on_grid(
+    slabs: Iterable[tuple[int, Tensor]], *, source: Shape, target: Shape, separate_axis: int | None, labels: Labels
+) -> NDArray[np.integer[Any]]:
+    """The classes of scores after resampling them to another shape of the same extent.
+
+    Parameters
+    ----------
+    slabs : (first slice, logits `(heads, slices, y, x)`) in order, together `source` voxels
+    source, target : (z, y, x), voxels
+    separate_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
+    labels : one head per class, or one per region
+
+    Returns
+    -------
+    classes `target` (z, y, x), uint8 or int16
+
+    Source of the rule: nnU-Net 2.8.1: linear resampling of logits, then arg-max, or painting of regions above one half.
+    """
+    axes = [_places(n, m, nearest=axis == separate_axis) for axis, (n, m) in enumerate(zip(source, target, strict=True))]
+    result = np.empty(target, dtype=_class_type(labels))
+    planes = _planes(slabs, labels)
+    held: dict[int, _Plane] = {}
+    reached = -1
+    for lower, upper, where in _layers(axes[0]):
+        while reached < upper:
+            reached, plane = next(planes)
+            held[reached] = plane
+        held = {index: plane for index, plane in held.items() if index >= lower}
+        _fill_layer(result, where, held[lower], held[upper], axes, labels)
+    return result
+
+
+def classes_of(logits: NDArray[np.float32] | Tensor, labels: Labels) -> NDArray[np.integer[Any]]:
+    """Logits `(heads, ...)` to classes `(...)`: the largest, or the regions above one half painted in their order."""
+    scores = torch.as_tensor(logits)
+    if labels.regions:
+        return labels.paint((scores > 0).numpy())
+    return scores.argmax(0).numpy().astype(_class_type(labels))
+
+
+def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
+    """Logits `(heads, ...)` to probabilities: softmax over classes, or sigmoid of each region. Overwrites the logits."""
+    scores = torch.from_numpy(logits)
+    if labels.regions:
+        return scores.sigmoid_().numpy()
+    scores -= scores.amax(0, keepdim=True)
+    scores.exp_()
+    scores /= scores.sum(0, keepdim=True)
+    return scores.numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """For each voxel along an axis of the target: the two voxels of the source it lies between, and the share of the second."""
+
+    lower: Tensor
+    upper: Tensor
+    share: Tensor  # float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plane:
+    """One slice of scores on the network's grid."""
+
+    scores: Tensor  # (y * x, heads)
+    classes: Tensor  # (y, x)
+    decided: Tensor  # (m, y, x): what all corners of a cell must agree on; the winner, or which regions are above one half
+
+
+def _places(n: int, m: int, *, nearest: bool) -> _Places:
+    centres = ((torch.arange(m, dtype=torch.float64) + 0.5) * (n / m) - 0.5).clamp(0, n - 1)
+    if nearest:
+        index = torch.floor(centres + 0.5).long()
+        return _Places(lower=index, upper=index, share=torch.zeros(m))
+    lower = centres.long()
+    share = centres - lower
+    upper = torch.where(share > 0, (lower + 1).clamp(max=n - 1), lower)
+    return _Places(lower=lower, upper=upper, share=share.float())
+
+
+def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tuple[int, _Plane]]:
+    for start, slab in slabs:
+        heads, _, height, width = slab.shape
+        winners = slab.argmax(0) if not labels.regions else None
+        active = None if winners is not None else slab > 0
+        for index in range(slab.shape[1]):
+            scores = slab[:, index].reshape(heads, height * width).t().contiguous().cpu()
+            if winners is not None:
+                classes = winners[index].cpu()
+                decided = classes[None]
+            else:
+                assert active is not None, "regions are decided one by one"
+                decided = active[:, index].cpu()
+                classes = torch.from_numpy(labels.paint(decided.numpy()).astype(np.int64))
+            yield start + index, _Plane(scores=scores, classes=classes, decided=decided)
+
+
+def _layers(places: _Places) -> Iterator[tuple[int, int, list[int]]]:
+    """Target slices that lie between the same two source slices, together."""
+    pairs = list(zip(places.lower.tolist(), places.upper.tolist(), strict=True))
+    begin = 0
+    for end in range(1, len(pairs) + 1):
+        if end == len(pairs) or pairs[end] != pairs[begin]:
+            yield *pairs[begin], list(range(begin, end))
+            begin = end
+
+
+def _fill_layer(
+    result: NDArray[np.integer[Any]], where: list[int], below: _Plane, above: _Plane, axes: list[_Places], labels: Labels
+) -> None:
+    """The target slices `where`, all of them between the source slices `below` and `above`."""
+    slices, rows, columns = axes
+    result[where] = below.classes[rows.lower[:, None], columns.lower].numpy()
+    cells = _mixed_cells(below, above)
+    at = cells[rows.lower[:, None], columns.lower].nonzero()  # (pixels, 2)
+    if len(at) == 0:
+        return
+    i, j = at.unbind(1)
+    lower = _interpolated(below, rows, columns, i, j)
+    upper = lower if above is below else _interpolated(above, rows, columns, i, j)
+    for index in where:
+        scores = torch.lerp(lower, upper, float(slices.share[index])) if above is not below else lower
+        result[index, i.numpy(), j.numpy()] = classes_of(scores.t(), labels)
+
+
+def _mixed_cells(below: _Plane, above: _Plane) -> Tensor:
+    """For each voxel of a slice: do the corners of the cell that begins there disagree?"""
+    mixed = torch.zeros_like(below.classes, dtype=torch.bool)
+    for plane in (below,) if above is below else (below, above):
+        decided = plane.decided
+        along_x = (decided[:, :, 1:] != decided[:, :, :-1]).any(0)
+        along_y = (decided[:, 1:] != decided[:, :-1]).any(0)
+        mixed[:, :-1] |= along_x
+        mixed[:-1, :-1] |= along_x[1:]
+        mixed[:-1] |= along_y
+    if above is not below:
+        mixed |= (below.decided != above.decided).any(0)  # the edges of both faces agree, so one upright edge speaks for four
+    return mixed
+
+
+def _interpolated(plane: _Plane, rows: _Places, columns: _Places, i: Tensor, j: Tensor) -> Tensor:
+    """Scores `(pixels, heads)` between the four corners around each pixel."""
+    width = plane.classes.shape[1]
+    top, bottom = rows.lower[i] * width, rows.upper[i] * width
+    left, right = columns.lower[j], columns.upper[j]
+    across, down = columns.share[j, None], rows.share[i, None]
+    upper_edge = torch.lerp(plane.scores[top + left], plane.scores[top + right], across)
+    lower_edge = torch.lerp(plane.scores[bottom + left], plane.scores[bottom + right], across)
+    return torch.lerp(upper_edge, lower_edge, down)
+
+
+def _class_type(labels: Labels) -> type[np.integer[Any]]:
+    return np.uint8 if len(labels.labels) <= 256 else np.int16

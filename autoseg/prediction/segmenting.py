@@ -1,0 +1,306 @@
+"""From a scan and a model to a label map on the scan's own grid: the steps in order, for `predict` and for validation alike."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError
+from autoseg.geometry import inverse_axes
+from autoseg.images import Image
+from autoseg.labels import Labels
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.prediction.checks import unusual
+from autoseg.prediction.model import Model
+from autoseg.prediction.scores import classes_of, classes_on_grid, probabilities_of
+from autoseg.preprocessing.case import Geometry, prepare_case
+from autoseg.preprocessing.resampling import resample_scores
+from autoseg.preprocessing.store import StoredCase
+from autoseg.tiling import Flips, predict_slabs, predict_volume
+from autoseg.training.cascade import one_hot
+from autoseg.training.learner import choose_precision
+
+STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """What was found in one scan."""
+
+    classes: NDArray[np.integer[Any]]  # (z, y, x), canonical, on the scan's own grid; values by `Labels.decode`
+    probabilities: NDArray[np.float32] | None  # (heads, z, y, x), on the same grid, where asked for
+    seconds: dict[str, float]  # preprocess, network, resample; of all stages together
+    warnings: tuple[str, ...]  # what is unusual about the scan, or about the result
+
+
+def segment(
+    model: Model,
+    image: Image,
+    *,
+    tta: bool = True,
+    probabilities: bool = False,
+    step: float = STEP,
+    progress: Callable[[int, int], None] | None = None,
+) -> Segmentation:
+    """Segment a scan: all stages of the model, the mean of the folds' logits, back to the scan's own grid.
+
+    Parameters
+    ----------
+    image : canonical, with the channels of the plan
+    tta : also look at the mirror images that the plan allows
+    probabilities : also return them; takes heads x voxels x 4 bytes
+    step : distance between patches, in patches
+    progress : called with patches done and to do, stage by stage
+
+    Raises
+    ------
+    PlanMismatch : another number of channels than planned for
+    UnreadableFile : the image holds values that are not finite
+    ModelError : the network gives values that are not finite
+
+    Source: nnU-Net 2.8.1, inference.
+    """
+    warnings = list(unusual(image, model.plan, model.configuration, model.fingerprint)) if _channels_fit(model, image) else []
+    clock = _Clock()
+    classes: NDArray[np.integer[Any]] | None = None
+    chances: NDArray[np.float32] | None = None
+    for stage in model.stages:
+        with clock("preprocess"):
+            prepared = prepare_case(image, None, plan=model.plan, configuration=stage.configuration)
+            volume = torch.from_numpy(np.ascontiguousarray(prepared.image))
+            if classes is not None:
+                volume = with_previous(volume, prepared.geometry.prepare_classes(classes), model.plan.labels)
+        classes, chances = _segment_volume(
+            stage.networks,
+            volume,
+            prepared.geometry,
+            plan=model.plan,
+            configuration=stage.configuration,
+            device=model.device,
+            tta=tta,
+            step=step,
+            probabilities=probabilities and stage is model.stages[-1],
+            clock=clock,
+            progress=progress,
+        )
+    assert classes is not None, "a model has at least one stage"
+    if not classes.any():
+        warnings.append("nothing was found: the whole scan is background")
+    return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings))
+
+
+def segment_prepared(
+    network: nn.Module,
+    stored: StoredCase,
+    *,
+    plan: Plan,
+    configuration: Configuration,
+    device: str,
+    tta: bool = True,
+    step: float = STEP,
+    previous: NDArray[np.integer[Any]] | None = None,
+) -> NDArray[np.integer[Any]]:
+    """Segment a preprocessed case: the code of `segment` from the network on. Used for validation while training.
+
+    Parameters
+    ----------
+    network : on `device`; it is in evaluation mode meanwhile
+    previous : for the second stage of a cascade: classes of the first, on the grid of the preprocessed case
+
+    Returns
+    -------
+    classes `(z, y, x)`, canonical, on the grid of the case's image file
+    """
+    volume = torch.from_numpy(np.ascontiguousarray(stored.image(), dtype=np.float32))
+    if configuration.previous_stage is not None:
+        assert previous is not None, "the second stage of a cascade needs the first one's result"
+        volume = with_previous(volume, previous, plan.labels)
+    training = network.training
+    network.eval()
+    try:
+        classes, _ = _segment_volume(
+            [network],
+            volume,
+            stored.geometry,
+            plan=plan,
+            configuration=configuration,
+            device=device,
+            tta=tta,
+            step=step,
+            probabilities=False,
+            clock=_Clock(),
+            progress=None,
+        )
+    finally:
+        network.train(training)
+    return classes
+
+
+def predict_logits(
+    networks: Sequence[nn.Module], volume: Tensor, *, plan: Plan, configuration: Configuration, tta: bool, device: str, step: float = STEP
+) -> Tensor:
+    """Mean logits of the networks, float32 `(heads, z, y, x)`, on the grid of a preprocessed volume `(c, z, y, x)`."""
+    return predict_volume(
+        ensemble(networks, device),
+        volume,
+        patch=configuration.patch_size,
+        heads=plan.labels.heads,
+        step=step,
+        flips=flips_of(plan, configuration, tta=tta),
+        device=device,
+    )
+
+
+def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], Tensor]:
+    """One function for several networks: the mean of their logits, in the fastest precision of the device that is safe.
+
+    Source: nnU-Net 2.8.1 (mean of logits over folds).
+    """
+    kind = torch.device(device)
+    precision = choose_precision("auto", kind)
+
+    def mean(x: Tensor) -> Tensor:
+        with torch.autocast(kind.type, dtype=precision, enabled=precision != torch.float32):
+            first, *others = [network(x) for network in networks]
+        total: Tensor = first.float()
+        for logits in others:
+            total = total + logits.float()
+        return total / len(networks)
+
+    return mean
+
+
+def flips_of(plan: Plan, configuration: Configuration, *, tta: bool) -> Flips:
+    """The mirror images to look at: those of the plan, without the axis that a planar network does not see.
+
+    Where a flip turns left into right, the heads of each pair change places, and so do the channels of the previous stage.
+    Regions are paired by their members; a flip that has no counterpart for some region is left out.
+    """
+    if not tta:
+        return Flips()
+    labels = plan.labels
+    axes = tuple(axis for axis in plan.mirror_axes if not (configuration.planar and axis == 0))
+    heads: tuple[tuple[int, int], ...] | None = labels.paired_classes if not labels.regions else _paired_regions(labels)
+    if plan.swap_axis is None or heads is None:
+        return Flips(axes=tuple(axis for axis in axes if axis != plan.swap_axis))
+    first = len(plan.channels) - 1  # channel of class 1, less 1
+    previous = tuple((first + a, first + b) for a, b in labels.paired_classes) if configuration.previous_stage else ()
+    return Flips(axes=axes, swap_axis=plan.swap_axis, pairs=heads, input_pairs=previous)
+
+
+def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: Labels) -> Tensor:
+    """The image `(c, z, y, x)` followed by one channel per foreground class of the previous stage's result `(z, y, x)`."""
+    channels = one_hot(torch.from_numpy(previous.astype(np.int16))[None], len(labels.labels))[0]
+    return torch.cat((volume, channels))
+
+
+def _segment_volume(
+    networks: Sequence[nn.Module],
+    volume: Tensor,
+    geometry: Geometry,
+    *,
+    plan: Plan,
+    configuration: Configuration,
+    device: str,
+    tta: bool,
+    step: float,
+    probabilities: bool,
+    clock: _Clock,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]:
+    """Classes, and probabilities where asked for, canonical, on the case's own grid."""
+    slabs = predict_slabs(
+        ensemble(networks, device),
+        volume,
+        patch=configuration.patch_size,
+        heads=plan.labels.heads,
+        step=step,
+        flips=flips_of(plan, configuration, tta=tta),
+        device=device,
+        progress=progress,
+    )
+    checked = clock.each("network", _finite(slabs))
+    labels, chances = plan.labels, None
+    with clock("resample"):
+        if probabilities:
+            logits = torch.cat([slab.cpu() for _, slab in checked], dim=1).numpy()
+            logits = resample_scores(logits, geometry.box.shape, separate_axis=geometry.separate_axis_back)
+            inside = classes_of(logits, labels)
+            chances = _probabilities_on_case(probabilities_of(logits, labels), geometry, labels)
+        else:
+            inside = classes_on_grid(
+                checked, source=geometry.shape, target=geometry.box.shape, separate_axis=geometry.separate_axis_back, labels=labels
+            )
+        turned = np.zeros([geometry.canonical_shape[axis] for axis in geometry.axis_order], dtype=inside.dtype)
+        turned[geometry.box.slices] = inside
+        classes = np.ascontiguousarray(turned.transpose(inverse_axes(geometry.axis_order)))
+    return classes, chances
+
+
+def _probabilities_on_case(inside: NDArray[np.float32], geometry: Geometry, labels: Labels) -> NDArray[np.float32]:
+    """Beyond the crop all is background. Source: nnU-Net 2.8.1."""
+    shape = [geometry.canonical_shape[axis] for axis in geometry.axis_order]
+    turned = np.zeros((len(inside), *shape), dtype=np.float32)
+    if not labels.regions:
+        turned[0] = 1
+    turned[(slice(None), *geometry.box.slices)] = inside
+    return np.ascontiguousarray(turned.transpose(0, *(1 + axis for axis in inverse_axes(geometry.axis_order))))
+
+
+def _finite(slabs: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    for start, slab in slabs:
+        if not bool(torch.isfinite(slab.sum())):
+            raise ModelError(
+                "the network gives values that are not numbers",
+                expected="finite scores",
+                fix="train the model again: its weights are not usable",
+            )
+        yield start, slab
+
+
+def _paired_regions(labels: Labels) -> tuple[tuple[int, int], ...] | None:
+    """Heads that change places when left and right do; None where a region has no counterpart."""
+    other = {labels.values[a]: labels.values[b] for pair in labels.paired_classes for a, b in (pair, pair[::-1])}
+    members = [frozenset(region.members) for region in labels.regions]
+    mirrored = [frozenset(other.get(value, value) for value in region) for region in members]
+    if any(region not in members for region in mirrored):
+        return None
+    partners = [(index, members.index(region)) for index, region in enumerate(mirrored)]
+    return tuple((a, b) for a, b in partners if a < b)
+
+
+def _channels_fit(model: Model, image: Image) -> bool:
+    return image.array.shape[0] == len(model.plan.channels)
+
+
+class _Clock:
+    """Seconds by stage, for the user who asks where the time went."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started, inner = time.perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started - (sum(self.seconds.values()) - inner)  # less what inner stages took
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def each(self, stage: str, items: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+        """The items, with the time of making them counted for a stage."""
+        while True:
+            with self(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item

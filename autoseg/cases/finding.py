@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ class _Match:
     channels: tuple[str, ...]  # names, empty where a single file holds all channels and nobody named them
     unused: tuple[str, ...]  # image files that match no pattern
 
+    @cached_property
+    def masks(self) -> tuple[str, ...]:
+        """Names of all labels that have files of their own in some case."""
+        return tuple(sorted({mask for case in self.cases.values() for mask in case.masks}))
+
     @property
     def whole(self) -> int:
         return sum(case.has_label and not _missing(case, self.channels) for case in self.cases.values())
@@ -115,7 +121,7 @@ def _detect(root: Path, paths: Sequence[str]) -> _Match:
         return best
     described = [match for match in tried if match.recipe.detect and match.cases]  # its JSON file is there: say case by case what lacks
     if described:
-        return max(described, key=lambda match: (len(match.cases), match.rank))
+        return max(described, key=lambda match: (sum(c.has_label and bool(c.images) for c in match.cases.values()), match.rank))
     raise _unknown_layout(root, paths, tried)
 
 
@@ -137,31 +143,32 @@ def _try(recipe: Recipe, root: Path, paths: Sequence[str]) -> _Match | None:
     offered = [path for path in paths if path.endswith(ending)] if ending else paths
     if names and names.table and isinstance(declared.get(names.table), Mapping):
         cases = _from_table(declared[names.table], root, file=root / names.file)
-        used = {path for case in cases.values() for path in case.images.values()}
     else:
-        cases, used = _collect(recipe, offered)
+        cases = _collect(recipe, offered)
     channels = _channel_names_of(recipe, declared, cases, file=root / (names.file if names else "dataset.json"))
-    unused = tuple(path for path in paths if path not in used and images.suffix_of(path) and "Ts/" not in path)
+    kept = {path for case in cases.values() for path in (*case.images.values(), case.label, *case.masks.values())}
+    unused = tuple(path for path in paths if path not in kept and images.suffix_of(path) and "Ts/" not in path)
     return _Match(recipe=recipe, declared=declared, cases=dict(sorted(cases.items())), channels=channels, unused=unused)
 
 
-def _collect(recipe: Recipe, paths: Sequence[str]) -> tuple[dict[str, _Files], set[str]]:
+def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, _Files]:
+    """Each path to its place in its case. A path that one alternative takes is not offered to the later ones."""
     cases: dict[str, _Files] = {}
-    used: set[str] = set()
     places: list[tuple[str, int | None, tuple[Pattern, ...]]] = [("image", None, recipe.images), ("label", None, recipe.label)]
     places += [("image", index, channel.files) for index, channel in enumerate(recipe.channels)]
     for kind, index, alternatives in places:
+        taken: set[str] = set()
         for rank, pattern in enumerate(alternatives):
             for path in paths:
-                parts = pattern.match(path)
+                parts = None if path in taken else pattern.match(path)
                 if parts is None:
                     continue
+                taken.add(path)
                 name = fill(recipe.case_names, parts)
                 assert name is not None, "parse_recipe holds each pattern against the templates"
-                used.add(path)
                 place: tuple[str, Any] = (kind, parts.get("label") if kind == "label" else parts.get("channel", index))
                 _put(cases.setdefault(name, _Files()), place, path, rank, parts)
-    return cases, used
+    return cases
 
 
 def _put(case: _Files, place: tuple[str, Any], path: str, rank: int, parts: Mapping[str, str]) -> None:
@@ -214,13 +221,18 @@ def _channel_names_of(recipe: Recipe, declared: Mapping[str, Any], cases: Mappin
         names = ()
     tokens = sorted({token for case in cases.values() for token in case.images if isinstance(token, str)})
     if tokens and not names:
-        often = [token for token in tokens if 2 * sum(token in case.images for case in cases.values()) >= len(cases)]
+        labelled = [case for case in cases.values() if case.has_label]
+        often = [token for token in tokens if 2 * sum(token in case.images for case in labelled) >= len(labelled)]
         names = tuple(f"channel {int(token)}" if token.isdigit() else token for token in often)
         number = {token: index for index, token in enumerate(often)}
     else:
         number = {token: int(token) if token.isdigit() else _index_of(token, names) for token in tokens}
     for case in cases.values():
-        case.images = {number.get(token, token) if isinstance(token, str) else token: path for token, path in case.images.items()}
+        case.images = {
+            number[token] if isinstance(token, str) else token: path
+            for token, path in case.images.items()
+            if not isinstance(token, str) or token in number
+        }
     return names
 
 
@@ -253,7 +265,10 @@ def _dataset(root: Path, match: _Match, map_labels: Mapping[int, int]) -> Datase
     if unlabelled:
         notes.append(f"{len(unlabelled)} cases have no label and are left aside ({_some(unlabelled)})")
     if match.unused and len(match.unused) < 10_000:
-        notes.append(f"{len(match.unused)} further image files are in no pattern of the recipe ({_some(match.unused)})")
+        notes.append(f"{len(match.unused)} further image files are not used ({_some(match.unused)})")
+    partly = [case.name for case in cases if case.annotated is not None and isinstance(case.label, tuple)]
+    if partly:
+        notes.append(f"{len(partly)} cases lack the files of some labels, which are taken as not annotated there ({_some(partly)})")
     channels, channel_notes = _channels(match, cases)
     labels, label_notes = _labels(root, match, cases, map_labels)
     return Dataset(
@@ -278,6 +293,8 @@ def _case(root: Path, name: str, collected: _Files, match: _Match) -> Case:
     if collected.masks:
         label = tuple((mask, root / path) for mask, path in sorted(collected.masks.items()))
     annotated = next((names for pattern, names in match.recipe.annotated if pattern.match(name) is not None), None)
+    if annotated is None and collected.masks and len(collected.masks) < len(match.masks):
+        annotated = tuple(sorted(collected.masks))
     return Case(name=name, images=paths, label=label, group=fill(match.recipe.groups, collected.parts), annotated=annotated)
 
 
@@ -362,11 +379,10 @@ def _labels(root: Path, match: _Match, cases: Sequence[Case], map_labels: Mappin
             ignore=declared.get(names.ignore) if names.ignore else recipe.ignore,
             merge=map_labels,
         )
-    masks = sorted({mask for case in match.cases.values() for mask in case.masks})
     if recipe.labels:
         return _labels_of_recipe(recipe, map_labels)
-    if masks:
-        return scheme_of_masks(masks, map_labels)
+    if match.masks:
+        return scheme_of_masks(match.masks, map_labels)
     return scheme_of_values(cases, map_labels)
 
 

@@ -115,7 +115,7 @@ def labels_from(
     ignore = next((single.pop(name) for name in list(single) if name.casefold() == "ignore"), ignore)
     notes: list[str] = []
     if grouped:
-        single, painted = _declared_regions(single, grouped, order, file=file)
+        single, painted = _declared_regions(declared, single, grouped, order, file=file)
     else:
         painted = None
     single, aliases = _merged(single, ignore, merge or {})
@@ -180,11 +180,11 @@ def _split_declaration(declared: Any, *, file: Path) -> tuple[dict[str, int], di
 
 
 def _declared_regions(
-    single: dict[str, int], grouped: dict[str, tuple[int, ...]], order: Sequence[int] | None, *, file: Path
+    declared: Mapping[str, Any], single: dict[str, int], grouped: dict[str, tuple[int, ...]], order: Sequence[int] | None, *, file: Path
 ) -> tuple[dict[str, int], dict[str, tuple[tuple[int, ...], int]]]:
     """nnU-Net v2 regions: every foreground entry is a target; values without a name of their own get one."""
     members = {**{name: (value,) for name, value in single.items() if not _is_background(name, value)}, **grouped}
-    members = {name: values for name, values in members.items() if set(values) != {0}}
+    members = {str(name): members[str(name)] for name in declared if str(name) in members and set(members[str(name)]) != {0}}
     values = sorted({value for group in members.values() for value in group} - {0})
     named = {value: name for name, value in single.items()}
     labels = {named.get(0, "background"): 0, **{named.get(value, f"label_{value}"): value for value in values}}

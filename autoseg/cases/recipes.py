@@ -57,9 +57,12 @@ class Pattern:
     text: str
     regex: re.Pattern[str]
     specificity: int  # characters that are written out: the more, the less a match can be chance
+    needle: str = ""  # a text that every match contains; looking for it first is much faster
 
     def match(self, path: str) -> dict[str, str] | None:
         """The named parts of a path `/`-separated and relative to the data set, or `None` where it does not match."""
+        if self.needle not in path:
+            return None
         found = self.regex.fullmatch(path)
         return None if found is None else {name: part for name, part in found.groupdict().items() if part is not None}
 
@@ -135,8 +138,8 @@ class Recipe:
 
     @property
     def specificity(self) -> int:
-        """How little a match can be chance: recipes with a JSON file first, then by characters written out."""
-        return (1000 if self.detect else 0) + sum(pattern.specificity for pattern in self.patterns)
+        """How little a match can be chance: characters written out, over all patterns."""
+        return sum(pattern.specificity for pattern in self.patterns)
 
 
 def read_recipe(name_or_path: str | Path) -> Recipe:
@@ -219,6 +222,7 @@ def make_pattern(text: str, *, file: Path | None = None) -> Pattern:
         regex += re.escape(plain)
         literal += len(plain)
         regex += _token_regex(token, seen)
+        literal += 0 if "|" in (token["glob"] or "|") else sum(c.isalnum() for c in token["glob"])
         place = token.end()
     regex += re.escape(text[place:])
     literal += len(text[place:])
@@ -231,7 +235,8 @@ def make_pattern(text: str, *, file: Path | None = None) -> Pattern:
             expected="named parts such as {case} or {case:####}",
             fix="close the braces; names are small letters",
         )
-    return Pattern(text=text, regex=re.compile(regex), specificity=literal)
+    needle = max(_TOKEN.sub("\0", text).split("\0"), key=len)
+    return Pattern(text=text, regex=re.compile(regex), specificity=literal, needle=needle)
 
 
 def fill(templates: Sequence[str], parts: Mapping[str, str]) -> str | None:

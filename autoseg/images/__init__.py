@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import files
-from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, UnreadableFile
+from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Affine, Orientation, Shape, orientation_of, reorient, undo_reorient
-from autoseg.images import grids, nifti, planar
+from autoseg.images import dicom, gipl, grids, metaimage, nifti, nrrd, planar, tiff
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.label_values import as_label_values
 from autoseg.images.turning import contiguous
@@ -30,6 +30,7 @@ __all__ = [
     "Stored",
     "from_memory",
     "grid_gap",
+    "label_suffix",
     "read",
     "read_channels",
     "read_header",
@@ -48,20 +49,53 @@ class _Format:
 
     suffixes: tuple[str, ...]
     read: Callable[[Path, bool, bool], Raw]  # path, voxels, label
-    write: Callable[[Path, NDArray[Any], Affine, Any, bool], None]  # path, stored array, stored affine, header, label
+    write: Callable[[_Order], None] | None  # None: read only
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What a format is asked to write."""
+
+    path: Path  # temporary, renamed to `target` afterwards
+    target: Path
+    array: NDArray[Any]  # (c, z, y, x), axes as stored
+    affine: Affine  # of that array
+    header: Any  # the input's, when it has the same format; else None
+    label: bool
 
 
 _FORMATS: dict[str, _Format] = {
     "nifti": _Format(
         suffixes=(".nii.gz", ".nii"),
         read=lambda path, voxels, label: nifti.read(path, voxels=voxels, exact=label),
-        write=lambda path, array, affine, header, label: nifti.write(path, array, affine=affine, header=header),
+        write=lambda order: nifti.write(order.path, order.array, affine=order.affine, header=order.header),
+    ),
+    "nrrd": _Format(
+        suffixes=(".nrrd", ".nhdr"),
+        read=lambda path, voxels, label: nrrd.read(path, voxels=voxels),
+        write=lambda order: nrrd.write(order.path, order.array, affine=order.affine, header=order.header),
+    ),
+    "metaimage": _Format(
+        suffixes=(".mha", ".mhd"),
+        read=lambda path, voxels, label: metaimage.read(path, voxels=voxels),
+        write=lambda order: metaimage.write(order.path, order.array, affine=order.affine, header=order.header),
+    ),
+    "gipl": _Format(
+        suffixes=(".gipl", ".gipl.gz"),
+        read=lambda path, voxels, label: gipl.read(path, voxels=voxels),
+        write=lambda order: gipl.write(order.path, order.array, affine=order.affine, header=order.header),
     ),
     "planar": _Format(
         suffixes=(".png", ".bmp", ".jpg", ".jpeg"),
         read=lambda path, voxels, label: planar.read(path, voxels=voxels, label=label),
-        write=lambda path, array, affine, header, label: planar.write(path, array, label=label),
+        write=lambda order: planar.write(order.path, order.array, label=order.label),
     ),
+    "tiff": _Format(
+        suffixes=(".tif", ".tiff"),
+        read=lambda path, voxels, label: tiff.read(path, voxels=voxels, label=label),
+        write=lambda order: tiff.write(order.path, order.array, affine=order.affine, header=order.header, target=order.target),
+    ),
+    "dicom": _Format(suffixes=(".dcm",), read=lambda path, voxels, label: dicom.read(path, voxels=voxels), write=None),
 }
 
 SUFFIXES: tuple[str, ...] = tuple(suffix for kind in _FORMATS.values() for suffix in kind.suffixes)
@@ -75,6 +109,16 @@ def suffix_of(path: Path | str) -> str:
     """
     name = Path(path).name.lower()
     return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+
+
+def label_suffix(path: Path | str) -> str:
+    """The suffix under which a label map of an image is written: the image's own where it holds label values, else `.nii.gz` or `.png`.
+
+    >>> label_suffix("scan.nrrd"), label_suffix("slide.jpg"), label_suffix("series/")
+    ('.nrrd', '.png', '.nii.gz')
+    """
+    suffix = suffix_of(path)
+    return {".jpg": ".png", ".jpeg": ".png", ".dcm": ".nii.gz", "": ".nii.gz", ".mhd": ".mha", ".nhdr": ".nrrd"}.get(suffix, suffix)
 
 
 def read(path: Path) -> Image:
@@ -291,10 +335,18 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> Raw:
     """Find the format and read."""
     if not path.exists():
         raise MissingPath("no such file", file=path, fix="check the spelling of the path")
-    return _format_of(path).read(path, voxels, label)
+    try:
+        return _format_of(path).read(path, voxels, label)
+    except MemoryError:
+        raise NotEnough(
+            "not enough memory to read the image", file=path, found=f"{path.stat().st_size / 1e6:.0f} MB on disk",
+            fix="use fewer --workers, or a machine with more memory",
+        ) from None  # fmt: skip
 
 
 def _format_of(path: Path) -> _Format:
+    if path.is_dir():
+        return _FORMATS["dicom"]
     suffix = suffix_of(path)
     for kind in _FORMATS.values():
         if suffix in kind.suffixes:
@@ -381,5 +433,10 @@ def _write(path: Path, array: NDArray[Any], *, affine: Affine, stored: Stored | 
     if stored is not None:
         array, affine = undo_reorient(array, stored.orientation), stored.affine
         header = stored.header if stored.format == _name_of(kind) else None
+    write = kind.write
+    if write is None:
+        raise UnreadableFile(
+            "a format that is read only", file=path, found=path.suffix, expected=".nii.gz", fix="write the image as .nii.gz"
+        )
     with files.whole(path) as temporary:
-        kind.write(temporary, array, affine, header, label)
+        write(_Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label))

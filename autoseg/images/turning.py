@@ -30,6 +30,6 @@ def contiguous(array: NDArray[Any]) -> NDArray[Any]:
     result = np.empty(array.shape, dtype=array.dtype)
     starts = [range(0, n, step) for n, step in zip(array.shape[-3:], steps, strict=True)]
     for corner in itertools.product(*starts):
-        tile = (..., *(slice(start, start + step) for start, step in zip(corner, steps, strict=True)))
+        tile: Any = (..., *(slice(start, start + step) for start, step in zip(corner, steps, strict=True)))
         result[tile] = array[tile]
     return result

@@ -1,0 +1,219 @@
+"""TIFF: one slice or a stack, grey or RGB. A stack's spacing lies beside it, in a JSON file.
+
+`scan.tif` has its spacing in `scan.json` (and `scan_0000.tif` also in `scan.json`): {"spacing": [z, y, x]} in mm, the convention of
+nnU-Net's 3D TIFF reader. Without it 1 mm is assumed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg import files
+from autoseg.errors import GeometryError, LabelError, MissingPath, UnreadableFile
+from autoseg.geometry import Affine, Shape, affine_from_spacing, spacing_of
+from autoseg.images import planar
+from autoseg.images.grids import usable_affine
+from autoseg.images.turning import contiguous
+from autoseg.images.values import Raw
+
+_SLICES = "ZQIT"  # letters under which tifffile reports a stack's axis
+_BROKEN = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError, struct.error, zlib.error, OverflowError)
+_BEST_RATIO = 1032 * 8  # of deflate, applied to one-bit pixels
+
+
+def read(path: Path, *, voxels: bool = True, label: bool = False) -> Raw:
+    """One TIFF as `(c, z, y, x)`.
+
+    Parameters
+    ----------
+    voxels : False reads the tags alone
+    label : a label map: of equal colour channels one is kept
+
+    Raises
+    ------
+    MissingPath, UnreadableFile : truncated, corrupt, images of several sizes, unknown axes or compression
+    GeometryError : a spacing file that cannot be used
+    """
+    if not path.is_file():
+        raise MissingPath("no such file", file=path, fix="check the spelling of the path")
+    shape, axes, dtype, array = _series(path, voxels=voxels)
+    notes: tuple[str, ...] = ()
+    order, kept = _order(path, axes, shape)
+    sizes = [shape[axis] for axis in order]
+    channels = math.prod(sizes[:-3]) if len(sizes) > 3 else 1
+    spatial: Shape = tuple(([1, 1, 1] + sizes)[-3:])  # type: ignore[assignment]
+    if array is not None:
+        array = array.transpose(order).reshape(channels, *spatial)
+    if kept == "S" and channels in (2, 4):
+        channels, notes = channels - 1, ("the alpha channel was dropped",)
+        array = None if array is None else array[:-1]
+    if label and channels == 3 and array is not None:
+        if not all(np.array_equal(array[0], array[k]) for k in (1, 2)):
+            raise LabelError("a label map in colours", file=path, found="3 different channels", expected="one channel",
+                             fix="convert the colours to label values")  # fmt: skip
+        channels, array, notes = 1, array[:1], (*notes, "equal colour channels; one was kept")
+    spacing = _spacing(path)
+    if spacing is None:
+        notes = (*notes, "no spacing is stored beside the file (FILE.json); 1 mm was taken")
+    affine, more = usable_affine(affine_from_spacing(spacing or (1, 1, 1)), spatial, path=path)
+    if array is not None and array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
+    return Raw(
+        format="tiff", path=path, shape=spatial, channels=channels, dtype=dtype, affine=affine,
+        array=None if array is None else array.astype(dtype, copy=False), notes=(*notes, *more), placed=spacing is not None,
+        header={"spacing": spacing},
+    )  # fmt: skip
+
+
+def write(path: Path, array: NDArray[Any], *, affine: Affine, header: dict[str, Any] | None, target: Path) -> None:
+    """Write a stored array `(c, z, y, x)`, deflated, in place; the caller renames.
+
+    The spacing is written beside `target`, the file's final name, unless the input had none.
+    """
+    import tifffile
+
+    array = array.astype(np.float32) if array.dtype == np.float16 else array
+    array = array.astype(np.uint8) if array.dtype == np.bool_ else array
+    stack = contiguous(np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array)
+    rgb = array.shape[0] == 3
+    tifffile.imwrite(
+        path,
+        stack if rgb else (stack[0] if array.shape[0] == 1 else stack),
+        photometric="rgb" if rgb else "minisblack",
+        compression="zlib" if _can_deflate() else None,
+        metadata={"axes": "ZYXS" if rgb else ("ZYX" if array.shape[0] == 1 else "CZYX")},
+    )
+    spacing = list(spacing_of(affine)) if header is None else header["spacing"]
+    if spacing is not None:
+        files.write_json(target.with_name(_stem(target) + ".json"), {"spacing": list(spacing)})
+
+
+def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype[Any], NDArray[Any] | None]:
+    """Shape, axes, type and array of the only series."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series
+            if len(series) != 1:
+                raise UnreadableFile(
+                    "several images in one TIFF", file=path, found=f"{len(series)} of shapes {', '.join(str(s.shape) for s in series[:5])}",
+                    expected="one image or one stack", fix="store each image in a file of its own",
+                )  # fmt: skip
+            only = series[0]
+            shape, axes, dtype = tuple(only.shape), str(only.axes), only.dtype
+            if dtype is None or dtype.kind not in "buif":
+                raise UnreadableFile(
+                    "an unsupported pixel type", file=path, found=str(dtype), expected="integers or floats", fix="convert it"
+                )
+            length = math.prod(shape) * dtype.itemsize
+            if length > path.stat().st_size * _BEST_RATIO:
+                raise UnreadableFile(
+                    "the TIFF declares more than it can hold", file=path, found=f"{length} bytes of pixels in {path.stat().st_size} bytes",
+                    fix="copy or download the file again",
+                )  # fmt: skip
+            if not voxels:
+                return shape, axes, dtype, None
+            _check_segments(path, file)
+            if _needs_a_codec(file):
+                return shape, axes, dtype, _by_pillow(path, shape, dtype)
+            return shape, axes, dtype, np.asarray(only.asarray())
+    except _BROKEN as error:
+        raise UnreadableFile(
+            "the TIFF cannot be read",
+            file=path,
+            found=f"{type(error).__name__}: {error}",
+            expected="a whole TIFF",
+            fix="copy or download it again",
+        ) from None
+
+
+def _check_segments(path: Path, file: Any) -> None:
+    """Every strip and tile must lie within the file: the reader fills what is missing with zeros."""
+    length = path.stat().st_size
+    for page in file.pages:
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if start + count > length:
+                raise UnreadableFile(
+                    "the TIFF ends early", file=path, found=f"{length} bytes", expected=f"pixels up to byte {start + count}",
+                    fix="copy or download the file again",
+                )  # fmt: skip
+
+
+def _needs_a_codec(file: Any) -> bool:
+    """Whether the pixels are packed in a way that tifffile alone cannot unpack: LZW, JPEG, PackBits without imagecodecs."""
+    return int(file.pages[0].compression) not in (1, 8, 32946)
+
+
+def _by_pillow(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The frames of a TIFF through Pillow, whose libtiff knows every compression."""
+    frames = []
+    with planar.opened(path) as picture:
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            frames.append(np.asarray(picture))
+    stack = np.stack(frames)
+    if stack.size != math.prod(shape):
+        raise UnreadableFile(
+            "a TIFF whose compression is not understood", file=path, found=f"{stack.shape} of {shape}", expected="all its pixels",
+            fix="store it uncompressed or deflated",
+        )  # fmt: skip
+    return stack.reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _order(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[list[int], str]:
+    """The axes in the order (channels, slices, y, x), and the letter of the channels ('' where there are none)."""
+    found = {letter: axis for axis, letter in enumerate(axes) if shape[axis] > 1 or letter in "YX"}
+    channels = [letter for letter in "SC" if letter in found]
+    slices = [letter for letter in _SLICES if letter in found]
+    rest = set(found) - set("YXSC" + _SLICES)
+    if rest or len(channels) > 1 or len(slices) > 1 or not {"Y", "X"} <= set(axes) or len(set(axes)) != len(axes):
+        raise UnreadableFile(
+            "a TIFF with axes that are not understood", file=path, found=f"axes {axes}, shape {shape}",
+            expected="slices, y, x, and channels or colours", fix="store one stack (z, y, x) per channel",
+        )  # fmt: skip
+    empty = [axis for axis, letter in enumerate(axes) if axis not in found.values()]
+    middle = [found[letter] for letter in slices] or empty[:1]
+    front = [found[letter] for letter in channels]
+    order = [*(axis for axis in empty if axis not in middle), *front, *middle, found["Y"], found["X"]]
+    if channels and not middle:  # (y, x, s): no slices at all
+        return [front[0], found["Y"], found["X"]], channels[0]
+    return order, channels[0] if channels else ""
+
+
+def _spacing(path: Path) -> tuple[float, float, float] | None:
+    """The spacing beside a file, (z, y, x) in mm."""
+    stem = _stem(path)
+    for name in dict.fromkeys((stem, re.sub(r"_\d{4}$", "", stem))):
+        beside = path.with_name(name + ".json")
+        if not beside.is_file():
+            continue
+        value = files.read_json(beside, fix='write {"spacing": [z, y, x]} in mm')
+        spacing = value.get("spacing") if isinstance(value, dict) else None
+        if not isinstance(spacing, list) or len(spacing) != 3 or not all(isinstance(n, (int, float)) and n > 0 for n in spacing):
+            raise GeometryError(
+                "the spacing beside the TIFF cannot be used", file=beside, found=f"spacing {spacing}",
+                expected="three positive numbers, mm (z, y, x)",
+                fix='write {"spacing": [z, y, x]}',
+            )  # fmt: skip
+        return tuple(float(n) for n in spacing)  # type: ignore[return-value]
+    return None
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.(ome\.)?tiff?$", "", path.name, flags=re.IGNORECASE)
+
+
+def _can_deflate() -> bool:
+    import tifffile
+
+    return hasattr(tifffile.TIFF, "COMPRESSORS") and 8 in tifffile.TIFF.COMPRESSORS

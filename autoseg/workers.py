@@ -215,10 +215,9 @@ def _together(
     """Several processes, one thread here for each; the threads go on while the caller does something else between two outcomes."""
     peaks = list(peak_bytes) if isinstance(peak_bytes, Sequence) else [float(peak_bytes or 0)] * len(items)
     count = max(1, min(len(items), workers if workers is not None else available_cores()))
-    threads_each = max(1, available_cores() // count)
     queue_ = _Queue(peaks, budget=MEMORY_SHARE * free_memory() if workers is None else None)
     done: queue.Queue[Outcome[R] | BaseException] = queue.Queue()
-    crew = [_Lane(work, items, names, stage, queue_, done, threads_each) for _ in range(count)]
+    crew = [_Lane(work, items, names, stage, queue_, done) for _ in range(count)]
     try:
         for lane in crew:
             lane.start()
@@ -301,11 +300,10 @@ class _Lane(threading.Thread):
         stage: str,
         waiting: _Queue,
         done: queue.Queue[Any],
-        threads_each: int,
     ) -> None:
         super().__init__(daemon=True, name=f"autoseg-{stage}")
         self._work, self._items, self._names, self._stage = work, items, names, stage
-        self._waiting, self._done, self._threads_each = waiting, done, threads_each
+        self._waiting, self._done = waiting, done
         self._process: _Process | None = None
         self._over = False
 
@@ -333,7 +331,7 @@ class _Lane(threading.Thread):
     def _one(self, index: int) -> Outcome[Any]:
         name, start = self._names[index], time.perf_counter()
         if self._process is None:
-            self._process = _Process(self._threads_each)
+            self._process = _Process()
         if self._over:  # `end` may have come before there was a process to kill
             self._process.kill()
         try:
@@ -365,7 +363,7 @@ class _Ended(Exception):
 class _Process:
     """A worker process, seen from the parent: questions into its standard input, answers from its standard output."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self) -> None:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # closed in `close`
         self._kills = _oom_kills()
         code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from autoseg.workers import serve; serve()"
@@ -374,7 +372,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={**os.environ, **{name: str(threads) for name in _THREAD_SETTINGS}},
+            env={**os.environ, **dict.fromkeys(_THREAD_SETTINGS, "1")},
         )
         self._greeted = False
 
@@ -423,6 +421,7 @@ class _Process:
         return _Ended(*_cause_of_death(code, said, greeted=self._greeted, oom_killed=_oom_kills() > self._kills), said)
 
 
+# One thread in each: the cases are the parallel part, and sums come out the same however many workers there are.
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS", "NUMEXPR_NUM_THREADS",
                     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")  # fmt: skip
 

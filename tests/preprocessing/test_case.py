@@ -1,0 +1,101 @@
+"""One case in memory: the steps of the reference in their order, whatever the order of the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from autoseg.errors import PlanMismatch
+from autoseg.geometry import affine_from_spacing, permuted
+from autoseg.images import Image
+from autoseg.planning.configuration import Plan
+from autoseg.preprocessing.case import Geometry, prepare_case
+from autoseg.preprocessing.resampling import resample_image, resample_labels
+
+PlanMaker = Callable[..., Plan]
+
+
+def scan(seed: int = 0, channels: int = 1, spacing: tuple[float, float, float] = (2.5, 0.9, 1.1)) -> tuple[Image, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    array = np.zeros((channels, 12, 20, 17), dtype=np.int16)
+    array[:, 1:-2, 3:-1, 2:] = rng.integers(50, 300, size=(channels, 9, 16, 15))
+    classes = np.zeros((12, 20, 17), dtype=np.uint8)
+    classes[4:8, 6:14, 5:12] = 1
+    classes[5:7, 8:12, 7:10] = 2
+    return Image(array=array, affine=affine_from_spacing(spacing)), classes
+
+
+def test_crop_comes_first_then_normalisation_then_resampling(make_plan: PlanMaker) -> None:
+    image, classes = scan()
+    plan = make_plan()
+    prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration("3d_fullres"))
+    cropped = image.array[:, 1:-2, 3:-1, 2:].astype(np.float32)
+    normalized = (np.clip(cropped, 60, 400) - 180) / 50
+    shape = (round(2.5 / 2.0 * 9), round(0.9 / 1.2 * 16), round(1.1 / 1.0 * 15))
+    np.testing.assert_allclose(prepared.image, resample_image(normalized, shape, separate_axis=None), atol=1e-5)
+    np.testing.assert_array_equal(prepared.label, resample_labels(classes[1:-2, 3:-1, 2:], shape, separate_axis=None))
+    assert prepared.geometry.shape == prepared.image.shape[1:] == shape
+    assert prepared.geometry.box.start == (1, 3, 2) and prepared.geometry.shape_after_crop == (9, 16, 15)
+    assert prepared.mask is None
+
+
+def test_a_planar_configuration_keeps_the_slices(make_plan: PlanMaker) -> None:
+    image, classes = scan()
+    plan = make_plan()
+    prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration("2d"))
+    assert prepared.geometry.target_spacing == (2.5, 1.2, 1.0)
+    assert prepared.image.shape == (1, 9, 12, 16)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
+def test_plan_axes_are_the_canonical_ones_permuted(order: tuple[int, int, int], make_plan: PlanMaker) -> None:
+    image, classes = scan(channels=2)
+    target = (2.0, 1.2, 1.0)  # canonical
+    names = ("ct", "zscore")
+    straight = make_plan(spacing=target, normalization=names)
+    turned = make_plan(spacing=permuted(target, order), normalization=names, axis_order=order)
+    first = prepare_case(image, classes, plan=straight, configuration=straight.configuration("3d_fullres"))
+    second = prepare_case(image, classes, plan=turned, configuration=turned.configuration("3d_fullres"))
+    np.testing.assert_allclose(second.image, first.image.transpose(0, *(1 + a for a in order)), atol=1e-4)
+    assert first.label is not None and second.label is not None
+    np.testing.assert_array_equal(second.label, first.label.transpose(order))
+    assert second.geometry.canonical_spacing == first.geometry.spacing == pytest.approx((2.5, 0.9, 1.1))
+    assert second.geometry.canonical_shape == (12, 20, 17)
+
+
+def test_the_mask_is_kept_where_a_channel_is_normalised_inside_it(make_plan: PlanMaker) -> None:
+    image, classes = scan()
+    image.array[0, 1:4, 3:8, 2:9] = 0  # a corner of the box: outside, no hole
+    plan = make_plan(normalization=("zscore_mask",))
+    configuration = plan.configuration("3d_fullres")
+    with_label = prepare_case(image, classes, plan=plan, configuration=configuration)
+    without = prepare_case(image, None, plan=plan, configuration=configuration)
+    assert with_label.mask is not None and without.mask is not None and without.label is None
+    assert not with_label.mask[0, 0, 0] and with_label.mask[-1, -1, -1]
+    assert np.mean(with_label.mask != without.mask) < 0.01
+    np.testing.assert_array_equal(with_label.image, without.image)
+
+
+def test_the_geometry_survives_json(make_plan: PlanMaker) -> None:
+    image, _ = scan()
+    plan = make_plan(axis_order=(2, 0, 1))
+    geometry = prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres")).geometry
+    again = Geometry.from_json(geometry.to_json())
+    assert again.to_json() == geometry.to_json() and again.box == geometry.box
+
+
+def test_other_class_maps_follow_the_case_onto_its_grid(make_plan: PlanMaker) -> None:
+    image, classes = scan()
+    plan = make_plan(axis_order=(1, 2, 0), spacing=(1.2, 1.0, 2.0))
+    prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration("3d_fullres"))
+    np.testing.assert_array_equal(prepared.geometry.prepare_classes(classes), prepared.label)
+
+
+def test_another_number_of_channels_is_refused(make_plan: PlanMaker) -> None:
+    image, _ = scan(channels=2)
+    plan = make_plan()
+    with pytest.raises(PlanMismatch, match="channels") as raised:
+        prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
+    assert raised.value.found == "2"

@@ -1,0 +1,383 @@
+"""The store gives back what was put in, makes again only what it must, and can be killed at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg import files, images
+from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
+from autoseg.errors import FaultyCases, GridMismatch, MissingPath, UnreadableFile, WorkerDied
+from autoseg.geometry import affine_from_spacing
+from autoseg.labels import make_labels
+from autoseg.planning.configuration import Plan
+from autoseg.preprocessing import store
+from autoseg.preprocessing.case import prepare_case
+from autoseg.preprocessing.locations import ANNOTATED
+
+PlanMaker = Callable[..., Plan]
+
+
+def prepare(dataset: Dataset, plan: Plan, folder: Path, *, workers: int = 0, name: str = "3d_fullres") -> None:
+    store.prepare_dataset(dataset, plan, plan.configuration(name), folder, workers=workers)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file under the folder with the hash of its bytes."""
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def made_at(folder: Path) -> dict[str, int]:
+    """When the image of each case was written."""
+    return {name: (folder / name / "image.b2nd").stat().st_mtime_ns for name in store.stored_names(folder)}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cases whose arrays were made, in order, as long as that happens in this process."""
+    names: list[str] = []
+
+    def counting(case: Case, *, channels: int) -> images.Image:
+        names.append(case.name)
+        return load_image(case, channels=channels)
+
+    monkeypatch.setattr(store, "load_image", counting)
+    return names
+
+
+@pytest.mark.parametrize("name", ["3d_fullres", "2d"])
+def test_stored_arrays_are_the_prepared_ones(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, name: str) -> None:
+    plan = make_plan()
+    prepare(dataset, plan, tmp_path / "store", name=name)
+    assert store.stored_names(tmp_path / "store") == ("case_0", "case_1", "case_2", "case_3")
+    for case in dataset.cases:
+        image = load_image(case, channels=1)
+        classes = load_classes(case, plan.labels, like=image)
+        prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration(name))
+        stored = store.open_case(tmp_path / "store", case.name)
+        assert (stored.name, stored.shape, stored.channels) == (case.name, prepared.geometry.shape, 1)
+        assert stored.geometry.to_json() == prepared.geometry.to_json()
+        np.testing.assert_allclose(stored.image(), prepared.image, atol=1e-5 * float(np.ptp(prepared.image)))
+        np.testing.assert_array_equal(stored.label(), prepared.label)
+        assert stored.image().dtype == np.float32 and stored.mask() is None and stored.annotated is None
+        part = (slice(1, 5), slice(10, 20), slice(3, 29))
+        np.testing.assert_array_equal(stored.image(part), stored.image()[:, 1:5, 10:20, 3:29])
+        np.testing.assert_array_equal(stored.label(part), stored.label()[1:5, 10:20, 3:29])
+        assert set(stored.locations) == {1, 2}
+        for key, voxels in stored.locations.items():
+            assert (stored.label()[tuple(voxels.T)] == key).all()
+
+
+def test_integers_that_are_not_resampled_lose_nothing(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    plan = make_plan(spacing=(2.5, 0.9, 1.1), normalization=("zscore",))
+    prepare(dataset.only(["case_0"]), plan, tmp_path / "store")
+    image = load_image(dataset.cases[0], channels=1)
+    prepared = prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
+    assert prepared.geometry.shape == prepared.geometry.shape_after_crop
+    stored = store.open_case(tmp_path / "store", "case_0").image()
+    np.testing.assert_allclose(stored, prepared.image, atol=3e-7 * np.abs(prepared.image).max())
+
+
+def test_a_channel_with_a_far_outlier_is_not_rounded() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(1, 8, 40, 40)).astype(np.float32)
+    image[0, 0, 0, 0] = 1e4
+    codes, scale, offset = store._quantized(image, [None])
+    assert codes.dtype == np.float32 and scale == [1.0] and offset == [0.0]
+    image[0, 0, 0, 0] = 8
+    codes, scale, offset = store._quantized(image, [None])
+    assert codes.dtype == np.uint16
+    assert np.abs(codes * scale[0] + offset[0] - image).max() <= 0.51 * np.ptp(image) / 65535
+
+
+def test_few_grey_values_take_one_byte() -> None:
+    image = np.arange(256, dtype=np.float32).reshape(1, 4, 8, 8) / np.float32(255)
+    codes, scale, offset = store._quantized(image, [1 / 255])
+    assert codes.dtype == np.uint8
+    np.testing.assert_allclose(codes * scale[0] + offset[0], image, atol=1e-6)
+
+
+def test_masks_regions_ignored_voxels_and_partial_annotation_are_kept(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    labels = make_labels({"background": 0, "organ": 3}, ignore=7)
+    case = dataclasses.replace(dataset.cases[0], annotated=("organ",))
+    one = dataclasses.replace(dataset, labels=labels, cases=(case,))
+    plan = make_plan(labels=labels, normalization=("zscore_mask",))
+    prepare(one, plan, tmp_path / "store")
+    stored = store.open_case(tmp_path / "store", "case_0")
+    mask = stored.mask()
+    assert mask is not None and mask.shape == stored.shape and mask.dtype == bool
+    assert stored.annotated == ("organ",)
+    assert stored.label().max() == labels.ignore_class == 2
+    assert set(stored.locations) == {1, ANNOTATED}
+    assert (stored.label()[tuple(stored.locations[ANNOTATED].T)] != 2).all()
+
+
+def test_a_mask_per_label_is_painted_in_the_order_of_the_labels(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    case = dataset.cases[0]
+    assert isinstance(case.label, Path)
+    whole = images.read_label(case.label)
+    organ, lesion = tmp_path / "organ.nii.gz", tmp_path / "lesion.nii.gz"
+    images.write_image(organ, (whole.array > 0).astype(np.uint8), affine=whole.affine)
+    images.write_image(lesion, (whole.array == 7).astype(np.uint8), affine=whole.affine)
+    apart = dataclasses.replace(case, label=(("organ", organ), ("lesion", lesion)))
+    prepare(dataset.only(["case_0"]), make_plan(), tmp_path / "a")
+    prepare(dataclasses.replace(dataset, cases=(apart,)), make_plan(), tmp_path / "b")
+    np.testing.assert_array_equal(store.open_case(tmp_path / "a", "case_0").label(), store.open_case(tmp_path / "b", "case_0").label())
+
+
+def test_several_channels_keep_their_own_scales(tmp_path: Path, make_plan: PlanMaker) -> None:
+    rng = np.random.default_rng(0)
+    paths = []
+    for channel, scale in enumerate((1, 1000)):
+        path = tmp_path / f"{channel}.nii.gz"
+        images.write_image(path, scale * rng.normal(size=(1, 8, 9, 10)).astype(np.float32), affine=affine_from_spacing((1, 1, 1)))
+        paths.append(path)
+    label = tmp_path / "label.nii.gz"
+    images.write_image(label, np.full((1, 8, 9, 10), 3, dtype=np.uint8), affine=affine_from_spacing((1, 1, 1)))
+    plan = make_plan(normalization=("none", "none"), spacing=(1.5, 0.8, 1.0))
+    case = Case(name="two", images=tuple(paths), label=label)
+    channels = (Channel(name="a", modality="MR"), Channel(name="b", modality="MR"))
+    dataset = Dataset(name="x", root=tmp_path, recipe="test", channels=channels, labels=plan.labels, cases=(case,))
+    prepare(dataset, plan, tmp_path / "store")
+    prepared = prepare_case(load_image(case, channels=2), None, plan=plan, configuration=plan.configuration("3d_fullres"))
+    stored = store.open_case(tmp_path / "store", "two")
+    assert stored.channels == 2
+    for found, expected in zip(stored.image(), prepared.image, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * float(np.ptp(expected)))
+
+
+def test_a_stored_case_travels_between_processes(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    prepare(dataset.only(["case_1"]), make_plan(), tmp_path / "store")
+    stored = store.open_case(tmp_path / "store", "case_1")
+    before = stored.image()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(stored)).image(), before)  # noqa: S301
+
+
+def test_odd_names_of_cases_are_names_of_folders(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    names = ("..", "a/b", "Müller, Änne", ".writing-x", "%41")
+    cases = tuple(dataclasses.replace(dataset.cases[0], name=name) for name in names)
+    prepare(dataclasses.replace(dataset, cases=cases), make_plan(), tmp_path / "store")
+    assert store.stored_names(tmp_path / "store") == tuple(sorted(names))
+    assert all(store.open_case(tmp_path / "store", name).name == name for name in names)
+
+
+# --- again: only what must be ------------------------------------------------------------------------------------------------
+
+
+def edit_label(dataset: Dataset, folder: Path) -> None:
+    path = dataset.cases[2].label
+    assert isinstance(path, Path)
+    label = images.read_label(path)
+    label.array[0, 8, 8, 8] = 7 - label.array[0, 8, 8, 8]
+    images.write_image(path, label.array, affine=label.affine)
+
+
+def truncate_image(dataset: Dataset, folder: Path) -> None:
+    with open(folder / "case_2" / "image.b2nd", "r+b") as file:
+        file.truncate(1000)
+
+
+def flip_a_byte(dataset: Dataset, folder: Path) -> None:
+    with open(folder / "case_2" / "label.b2nd", "r+b") as file:
+        file.seek(300)
+        byte = file.read(1)
+        file.seek(300)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def remove_locations(dataset: Dataset, folder: Path) -> None:
+    (folder / "case_2" / "locations.npy").unlink()
+
+
+def break_the_record(dataset: Dataset, folder: Path) -> None:
+    (folder / "case_2" / "case.json").write_text('{"recipe": ')
+
+
+def remove_the_case(dataset: Dataset, folder: Path) -> None:
+    shutil.rmtree(folder / "case_2")
+
+
+@pytest.mark.parametrize("harm", [edit_label, truncate_image, flip_a_byte, remove_locations, break_the_record, remove_the_case])
+def test_exactly_what_was_changed_or_damaged_is_made_again(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str], harm: Callable[[Dataset, Path], None]
+) -> None:
+    plan, folder = make_plan(), tmp_path / "store"
+    prepare(dataset, plan, folder)
+    assert sorted(made) == ["case_0", "case_1", "case_2", "case_3"]
+    before = contents(folder)
+    made.clear()
+    prepare(dataset, plan, folder)
+    assert made == []
+    harm(dataset, folder)
+    prepare(dataset, plan, folder)
+    assert made == ["case_2"]
+    changed = {name for name, digest in contents(folder).items() if before.get(name) != digest}
+    assert bool(changed) == (harm is edit_label) and all(name.startswith("case_2") for name in changed)
+
+
+def test_an_added_case_is_made_and_the_others_are_not(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str]) -> None:
+    plan, folder = make_plan(), tmp_path / "store"
+    prepare(dataset.only(["case_0", "case_1", "case_3"]), plan, folder)
+    made.clear()
+    prepare(dataset, plan, folder)
+    assert made == ["case_2"]
+
+
+def test_files_that_were_only_touched_or_copied_are_not_made_again(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str]
+) -> None:
+    plan, folder = make_plan(), tmp_path / "store"
+    prepare(dataset, plan, folder)
+    before = {name: digest for name, digest in contents(folder).items() if not name.endswith("case.json")}
+    made.clear()
+    dataset.cases[0].images[0].touch()
+    (folder / "case_1" / "image.b2nd").touch()
+    prepare(dataset, plan, folder)
+    moved = tmp_path / "moved"
+    shutil.copytree(dataset.root, moved)
+    elsewhere = Dataset.from_json({**dataset.to_json(), "root": str(moved)})
+    prepare(elsewhere, plan, folder)
+    assert made == []
+    assert {name: digest for name, digest in contents(folder).items() if not name.endswith("case.json")} == before
+    recipe = store._Recipe(plan=plan, configuration=plan.configuration("3d_fullres"), folder=folder)
+    assert all(store._is_current(case, recipe) for case in elsewhere.cases)  # and the next time nothing needs to be hashed
+
+
+@pytest.mark.parametrize("change", [{"spacing": (2.1, 1.2, 1.0)}, {"normalization": ("zscore",)}, {"mean": 181.0}])
+def test_a_plan_that_would_give_other_arrays_makes_all_again(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str], change: dict[str, object]
+) -> None:
+    prepare(dataset, make_plan(), tmp_path / "store")
+    made.clear()
+    prepare(dataset, make_plan(**change), tmp_path / "store")
+    assert sorted(made) == ["case_0", "case_1", "case_2", "case_3"]
+
+
+def test_a_plan_with_another_patch_makes_nothing_again(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str]) -> None:
+    plan, folder = make_plan(normalization=("zscore",)), tmp_path / "store"
+    prepare(dataset, plan, folder)
+    made.clear()
+    larger = dataclasses.replace(plan.configuration("3d_fullres"), patch_size=(16, 32, 32))
+    other_mean = make_plan(normalization=("zscore",), mean=7.0)  # z-scores do not look at it
+    store.prepare_dataset(dataset, other_mean, larger, folder, workers=0)
+    assert made == []
+
+
+# --- trouble -----------------------------------------------------------------------------------------------------------------
+
+
+def test_one_faulty_case_is_told_and_the_others_are_there(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    shifted = images.read_label(dataset.cases[1].label).array[:, :-1]  # type: ignore[arg-type]
+    images.write_image(dataset.cases[1].label, shifted, affine=affine_from_spacing((3.0, 0.9, 1.1)))  # type: ignore[arg-type]
+    calls: list[tuple[int, int]] = []
+    plan = make_plan()
+    with pytest.raises(GridMismatch, match="case 'case_1'"):
+        store.prepare_dataset(
+            dataset, plan, plan.configuration("3d_fullres"), tmp_path / "store", workers=0, progress=lambda *c: calls.append(c)
+        )
+    assert store.stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
+    assert calls == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_several_faulty_cases_are_told_together(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    for case in dataset.cases[:2]:
+        case.images[0].write_bytes(case.images[0].read_bytes()[:2000])
+    with pytest.raises(FaultyCases) as raised:
+        prepare(dataset, make_plan(), tmp_path / "store", workers=2)
+    assert [error.case for error in raised.value.errors] in (["case_0", "case_1"], ["case_1", "case_0"])
+    assert store.stored_names(tmp_path / "store") == ("case_2", "case_3")
+
+
+def test_a_missing_case_and_a_damaged_one_say_what_to_do(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    prepare(dataset.only(["case_2"]), make_plan(), tmp_path / "store")
+    with pytest.raises(MissingPath, match="case_9"):
+        store.open_case(tmp_path / "store", "case_9")
+    truncate_image(dataset, tmp_path / "store")
+    with pytest.raises(UnreadableFile, match="damaged"):
+        store.open_case(tmp_path / "store", "case_2").image()
+
+
+def test_a_worker_killed_in_the_middle_is_told_and_the_others_finish(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker kills itself where it would normalise: a scheme that only a worker can find does it."""
+    plan = make_plan()
+    killers = tmp_path / "killers"
+    killers.mkdir()
+    (killers / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+        import os, signal
+        from autoseg.preprocessing import store
+        whole = store.prepare_case
+        def dying(image, *a, **k):
+            if image.array.shape[1:] == (17, 30, 38):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(image, *a, **k)
+        store.prepare_case = dying
+    """)
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{killers}{os.pathsep}{Path(__file__).parents[2]}")
+    with pytest.raises(WorkerDied, match="SIGKILL") as raised:
+        prepare(dataset, plan, tmp_path / "store", workers=2)
+    assert raised.value.case == "case_1" and raised.value.exit_code == 3
+    assert store.stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
+
+
+SCRIPT = """
+    import json, sys
+    from pathlib import Path
+    from autoseg.cases import Dataset
+    from autoseg.planning.configuration import Plan
+    from autoseg.preprocessing import store
+
+    dataset = Dataset.from_json(json.loads(Path(sys.argv[1]).read_text()))
+    plan = Plan.from_json(json.loads(Path(sys.argv[2]).read_text()))
+    store.prepare_dataset(dataset, plan, plan.configuration("3d_fullres"), Path(sys.argv[3]), workers=0)
+"""
+
+
+def test_a_killed_run_leaves_whole_cases_and_the_next_ends_as_if_undisturbed(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path
+) -> None:
+    folder, undisturbed = tmp_path / "store", tmp_path / "undisturbed"
+    names = [f"{case.name}_{i}" for i in range(12) for case in dataset.cases]
+    dataset = dataclasses.replace(dataset, cases=tuple(dataclasses.replace(dataset.cases[i % 4], name=n) for i, n in enumerate(names)))
+    files.write_json(tmp_path / "dataset.json", dataset.to_json())
+    files.write_json(tmp_path / "plan.json", make_plan().to_json())
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), *(str(tmp_path / n) for n in ("dataset.json", "plan.json"))]
+    subprocess.run([*command, str(undisturbed)], cwd=Path(__file__).parents[2], check=True)
+    rng = np.random.default_rng(0)
+    finished: dict[str, int] = {}
+    for _ in range(3):
+        run = subprocess.Popen([*command, str(folder)], cwd=Path(__file__).parents[2])
+        aim = len(finished) + int(rng.integers(2, 12))
+        deadline = time.monotonic() + 60
+        while len(store.stored_names(folder)) < aim and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        run.kill()
+        run.wait()
+        now = made_at(folder)
+        assert finished.items() <= now.items()  # whole cases are not touched again
+        finished = now
+    assert 0 < len(finished) < len(names)
+    subprocess.run([*command, str(folder)], cwd=Path(__file__).parents[2], check=True)
+    assert finished.items() <= made_at(folder).items()
+    assert contents(folder) == contents(undisturbed)  # and nothing half-written is left
+
+
+def test_the_number_of_workers_does_not_change_a_bit(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    prepare(dataset, make_plan(), tmp_path / "one", workers=1)
+    prepare(dataset, make_plan(), tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -11,21 +11,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from autoseg.errors import GridMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
-from autoseg.metrics import bootstrap_interval, confusion, mean_of_means, overlap_of
+from autoseg.metrics import Mask, bootstrap_interval, confusion, lesions, mean_of_means, overlap_of, surface_distances
 
 Scores = dict[str, dict[str, Any]]  # label or region name -> metric -> number or None
 
-QUICK = ("dice", "iou", "volume_error")
-METRICS = QUICK
+QUICK = ("dice", "iou", "volume_error")  # from counts: a pass over the arrays
+SURFACE = ("nsd", "hd95", "assd")
+LESIONS = ("lesion_f1", "lesion_recall", "lesion_precision")
+METRICS = (*QUICK, *SURFACE, *LESIONS)
+TOLERANCE = 2.0  # mm
+LESION_OVERLAP = 0.1
 RULES = (
     "A label absent from both masks of a case is left out of the means and counted as 'absent'.",
-    "A label absent from the reference but predicted has Dice and IoU 0 in the means and is counted as 'false_positive'.",
+    "A label absent from the reference but predicted has Dice, IoU and NSD 0 in the means and is counted as 'false_positive'; "
+    "so has one that is in the reference and not predicted, which is counted as 'missed'. Neither has an HD95 or ASSD.",
     "The mean over the labels is the mean of the labels' means; its std is that of the cases' means over their own labels.",
     "volume_error is (predicted - reference) / reference, signed.",
+    "nsd is the share of both surfaces within the tolerance of the other; hd95 and assd are in mm.",
+    "A lesion is a connected component (26 neighbours); it is met when more than the lesion overlap of its voxels lies in the other mask.",
     "ci95 is the 95 % percentile bootstrap interval of the mean, resampling cases.",
 )
 
@@ -36,6 +44,9 @@ def score_case(
     labels: Labels,
     *,
     spacing: Spacing,
+    metrics: Sequence[str] = QUICK,
+    tolerance: float | Mapping[str, float] = TOLERANCE,
+    lesion_overlap: float = LESION_OVERLAP,
     annotated: Sequence[str] | None = None,
 ) -> Scores:
     """The scores of every label, or of every region where regions are declared, in one case.
@@ -45,37 +56,45 @@ def score_case(
     prediction, reference : (z, y, x), classes; the reference may hold the ignore class, whose voxels do not count
     labels : what the classes mean
     spacing : (z, y, x), mm per voxel
+    metrics : those wanted, of `METRICS`; surfaces and lesions take time, and are measured only where one of them is wanted
+    tolerance : of the NSD, in mm; one for all, or one per label or region
+    lesion_overlap : share of a component that must lie in the other mask
     annotated : names of the labels that were annotated in this case; the others are not scored. `None`: all
 
     Returns
     -------
-    {name: {"dice", "iou", "volume_error": number or None, "tp", "fp", "fn": voxels, "reference_ml", "predicted_ml": volumes}}
+    {name: {metric: number or None, "tp", "fp", "fn": voxels, "reference_ml", "predicted_ml": volumes}}; with lesions also
+    "lesions_found", "lesions_missed", "lesions_true", "lesions_false": components of the reference and of the prediction
 
     Raises
     ------
     GridMismatch : the shapes differ
 
-    Source: counts, Dice and IoU as in nnU-Net 2.8.1, ignored voxels left out.
+    Source: counts, Dice and IoU as in nnU-Net 2.8.1, ignored voxels left out; surfaces as in Nikolov et al. 2021, doi:10.2196/26151.
     """
     _check_shapes(prediction, reference)
     classes = len(labels.labels) + (labels.ignore_class is not None)
     counts = confusion(prediction, reference, classes=classes)
-    millilitres = float(np.prod(spacing)) / 1000
+    wanted = set(metrics)
+    shaped = wanted & {*SURFACE, *LESIONS}
+    boxes = (ndimage.find_objects(prediction), ndimage.find_objects(reference)) if shaped else ((), ())
     scores: Scores = {}
     for name, members in labels.targets:
         if annotated is not None and name not in annotated:
             continue
         both = overlap_of(counts, members, ignore=labels.ignore_class)
-        scores[name] = {
-            "dice": both.dice,
-            "iou": both.iou,
-            "volume_error": both.volume_error,
-            "tp": both.tp,
-            "fp": both.fp,
-            "fn": both.fn,
-            "reference_ml": both.reference * millilitres,
-            "predicted_ml": both.predicted * millilitres,
-        }
+        found: dict[str, Any] = {"dice": both.dice, "iou": both.iou, "volume_error": both.volume_error}
+        if shaped:
+            masks = _masks(prediction, reference, members, boxes, labels.ignore_class)
+            if wanted & set(SURFACE):
+                allowed = tolerance.get(name, TOLERANCE) if isinstance(tolerance, Mapping) else tolerance
+                found |= _surface_scores(*masks, spacing, allowed)
+            if wanted & set(LESIONS):
+                found |= _lesion_scores(*masks, lesion_overlap)
+        millilitres = float(np.prod(spacing)) / 1000
+        found |= {"tp": both.tp, "fp": both.fp, "fn": both.fn}
+        found |= {"reference_ml": both.reference * millilitres, "predicted_ml": both.predicted * millilitres}
+        scores[name] = {key: value for key, value in found.items() if key in wanted or key not in METRICS}
     return scores
 
 
@@ -85,13 +104,40 @@ def mean_over_labels(scores: Scores, metric: str = "dice") -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def summarise(cases: Mapping[str, Scores], labels: Labels, *, rng: np.random.Generator | None = None) -> dict[str, Any]:
+def volumes(classes: NDArray[Any], labels: Labels, *, spacing: Spacing) -> dict[str, dict[str, Any]]:
+    """How large every label or region is in one label map: {name: {"voxels", "ml", "components"}}.
+
+    Parameters
+    ----------
+    classes : (z, y, x), classes
+    labels : what the classes mean
+    spacing : (z, y, x), mm per voxel
+    """
+    boxes = ndimage.find_objects(classes)
+    listed = {}
+    for name, members in labels.targets:
+        mask, _ = _masks(classes, classes, members, (boxes, boxes), None)
+        number = int(np.count_nonzero(mask))
+        components = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=bool))[1] if number else 0
+        listed[name] = {"voxels": number, "ml": number * float(np.prod(spacing)) / 1000, "components": int(components)}
+    return listed
+
+
+def summarise(
+    cases: Mapping[str, Scores],
+    labels: Labels,
+    *,
+    tolerance: float | Mapping[str, float] = TOLERANCE,
+    lesion_overlap: float = LESION_OVERLAP,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Any]:
     """The summary of many cases, as summary.json holds it.
 
     Parameters
     ----------
     cases : name of the case -> what `score_case` returned
     labels : what is summarised: all its targets are listed, also those that no case has
+    tolerance, lesion_overlap : that `score_case` was given, to be written down
     rng : source of the bootstrap; a fixed one where not given, so that the same scores give the same summary
 
     Returns
@@ -102,6 +148,7 @@ def summarise(cases: Mapping[str, Scores], labels: Labels, *, rng: np.random.Gen
                            "negative", "false_positive", "specificity", "false_positive_ml", "not_annotated"}},
          "mean":   {METRIC: {"mean", "std", "n", "labels", "ci95"}},
          "cases":  [{"case", "labels": {NAME: {METRIC}}, "mean": {METRIC}}],
+         "settings": {"nsd_tolerance_mm", "lesion_overlap"},
          "rules":  [how to read it]}
 
     `positive` cases have the label in the reference, `missed` ones of them have no voxel of it predicted; `negative` cases do
@@ -121,6 +168,10 @@ def summarise(cases: Mapping[str, Scores], labels: Labels, *, rng: np.random.Gen
             {"case": case, "labels": scores, "mean": {m: mean_over_labels(scores, m) for m in metrics}}
             for case, scores in sorted(cases.items())
         ],
+        "settings": {
+            "nsd_tolerance_mm": dict(tolerance) if isinstance(tolerance, Mapping) else tolerance,
+            "lesion_overlap": lesion_overlap,
+        },
         "rules": list(RULES),
     }
 
@@ -153,6 +204,52 @@ def _check_shapes(prediction: NDArray[Any], reference: NDArray[Any]) -> None:
             expected="equal shapes",
             fix="give predictions of the very images that were segmented by hand",
         )
+
+
+def _masks(
+    prediction: NDArray[Any],
+    reference: NDArray[Any],
+    members: Sequence[int],
+    boxes: tuple[Sequence[Any], Sequence[Any]],
+    ignore: int | None,
+) -> tuple[Mask, Mask]:
+    """The two masks of one target, cropped to where either of them is; both without the voxels that were not annotated.
+
+    One voxel more on each side, where there is one, so that only a planar image stays planar.
+    """
+    found = [side[c - 1] for side in boxes for c in members if c <= len(side) and side[c - 1] is not None]
+    if not found:
+        nothing = np.zeros((0, 0, 0), dtype=bool)
+        return nothing, nothing
+    box = tuple(slice(max(0, min(b[a].start for b in found) - 1), max(b[a].stop for b in found) + 1) for a in range(3))
+    predicted, true = (_mask(array[box], members) for array in (prediction, reference))
+    if ignore is not None:
+        predicted &= reference[box] != ignore
+    return predicted, true
+
+
+def _mask(classes: NDArray[Any], members: Sequence[int]) -> Mask:
+    return np.asarray(classes == members[0] if len(members) == 1 else np.isin(classes, members))
+
+
+def _surface_scores(prediction: Mask, reference: Mask, spacing: Spacing, tolerance: float) -> dict[str, float | None]:
+    distances = surface_distances(prediction, reference, spacing)
+    if distances is None:
+        return {"nsd": 0.0 if prediction.any() or reference.any() else None, "hd95": None, "assd": None}
+    return {"nsd": distances.nsd(tolerance), "hd95": distances.hausdorff(95), "assd": distances.assd}
+
+
+def _lesion_scores(prediction: Mask, reference: Mask, overlap: float) -> dict[str, Any]:
+    counted = lesions(prediction, reference, overlap=overlap)
+    return {
+        "lesion_f1": counted.f1,
+        "lesion_recall": counted.recall,
+        "lesion_precision": counted.precision,
+        "lesions_found": counted.found,
+        "lesions_missed": counted.missed,
+        "lesions_true": counted.predicted_true,
+        "lesions_false": counted.predicted_false,
+    }
 
 
 def _table(cases: Mapping[str, Scores], names: Sequence[str], metric: str) -> NDArray[np.float64]:

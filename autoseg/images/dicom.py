@@ -6,7 +6,6 @@ is named here: several series in a folder, two slices at one place, a gap, a til
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from autoseg.geometry import Affine, Shape
 from autoseg.images.grids import usable_affine
 from autoseg.images.values import Raw
 
-_log = logging.getLogger(__name__)
-
 IRREGULAR = 0.05  # of the median distance between slices: positions are written with two or three decimals
 SAME_PLACE = 0.01  # mm
 _LPS = np.diag([-1.0, -1.0, 1.0])  # LPS <-> RAS
@@ -30,6 +27,7 @@ _KINDS = {
     for bits in (8, 16, 32)
     for sign in ("signed", "unsigned")
 }
+_PIXELS = b"\xe0\x7f\x10\x00"  # the tag of the pixel data; what has none (a report, a contour, an index) is no image
 _SERIES, _DESCRIPTION, _NUMBER, _POSITION = "0020|000e", "0008|103e", "0020|0013", "0020|0032"
 
 
@@ -141,7 +139,8 @@ def _tags(path: Path) -> _Slice | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        _log.info("%s is no DICOM image: %s", path, str(error).strip().splitlines()[-1])
+        if _PIXELS in path.read_bytes():
+            raise _undecodable(path, error) from None
         return None
     keys = set(reader.GetMetaDataKeys())
 
@@ -248,12 +247,19 @@ def _voxels(files: Sequence[Path]) -> NDArray[Any]:
         try:
             picture = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
         except RuntimeError as error:
-            raise UnreadableFile(
-                "a DICOM file cannot be decoded", file=path, found=str(error).strip().splitlines()[-1], expected="a whole DICOM image",
-                fix="copy the file again, or convert the series with dcm2niix",
-            ) from None  # fmt: skip
+            raise _undecodable(path, error) from None
         plane = sitk.GetArrayFromImage(picture)
         samples = picture.GetNumberOfComponentsPerPixel()
         plane = plane if samples > 1 else plane[..., None]
         planes.append(plane.reshape((1,) * (4 - plane.ndim) + plane.shape))  # (z, y, x, samples)
     return np.moveaxis(np.concatenate(planes), -1, 0)
+
+
+def _undecodable(path: Path, error: RuntimeError) -> UnreadableFile:
+    return UnreadableFile(
+        "a DICOM file cannot be decoded",
+        file=path,
+        found=str(error).strip().splitlines()[-1],
+        expected="a whole DICOM image",
+        fix="copy the file again, or convert the series with dcm2niix",
+    )

@@ -206,7 +206,7 @@ def _deep_colours(path: Path) -> NDArray[Any]:
     import SimpleITK as sitk
 
     try:
-        return np.array(sitk.GetArrayViewFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO")))
+        return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO")))
     except RuntimeError as error:
         raise UnreadableFile(
             "the PNG file cannot be read", file=path, found=str(error).splitlines()[-1], fix="copy or download it again"

@@ -48,8 +48,8 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> Raw:
     notes: tuple[str, ...] = ()
     order, kept = _order(path, axes, shape)
     sizes = [shape[axis] for axis in order]
-    channels = math.prod(sizes[:-3]) if len(sizes) > 3 else 1
-    spatial: Shape = tuple(([1, 1, 1] + sizes)[-3:])  # type: ignore[assignment]
+    channels = sizes[0] if kept else 1
+    spatial: Shape = tuple(([1, 1, 1] + sizes[1 if kept else 0 :])[-3:])  # type: ignore[assignment]
     if array is not None:
         array = array.transpose(order).reshape(channels, *spatial)
     if kept == "S" and channels in (2, 4):
@@ -181,12 +181,8 @@ def _order(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[list[int], st
             "a TIFF with axes that are not understood", file=path, found=f"axes {axes}, shape {shape}",
             expected="slices, y, x, and channels or colours", fix="store one stack (z, y, x) per channel",
         )  # fmt: skip
-    empty = [axis for axis, letter in enumerate(axes) if axis not in found.values()]
-    middle = [found[letter] for letter in slices] or empty[:1]
-    front = [found[letter] for letter in channels]
-    order = [*(axis for axis in empty if axis not in middle), *front, *middle, found["Y"], found["X"]]
-    if channels and not middle:  # (y, x, s): no slices at all
-        return [front[0], found["Y"], found["X"]], channels[0]
+    empty = [axis for axis in range(len(axes)) if axis not in found.values()]  # of one voxel: anywhere in front
+    order = [*(found[letter] for letter in channels), *empty, *(found[letter] for letter in slices), found["Y"], found["X"]]
     return order, channels[0] if channels else ""
 
 

@@ -67,9 +67,7 @@ def test_parameter_counts_equal_those_of_every_published_plan(golden_plans: Path
 
 @pytest.mark.parametrize("network", networks.NETWORKS)
 @pytest.mark.parametrize("changes", [{}, PLANAR, {"norm": "instance"}], ids=["3d", "2d", "instance"])
-def test_a_network_in_training_gives_logits_of_every_resolution_and_in_evaluation_the_full_one(
-    network: str, changes: dict[str, Any]
-) -> None:
+def test_training_gives_logits_of_every_resolution_and_evaluation_the_full_one(network: str, changes: dict[str, Any]) -> None:
     configuration = make_configuration(network=network, **changes)
     built = networks.build(configuration, channels=2, heads=3)
     patch = configuration.patch_size

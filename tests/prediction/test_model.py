@@ -1,0 +1,95 @@
+"""Opening a model: which configuration and folds are taken, and what is said when that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoseg import files
+from autoseg.errors import MissingPath, ModelError, PlanMismatch
+from autoseg.labels import make_labels
+from autoseg.planning.configuration import Plan
+from autoseg.prediction import open_model
+from autoseg.workspace import Workspace
+
+from .conftest import only
+
+
+def test_by_default_all_trained_folds_of_the_selected_configuration_are_taken(make_workspace: Callable[..., Workspace]) -> None:
+    workspace = make_workspace()
+    assert open_model(workspace.root, device="cpu").configuration.name == "3d_fullres"
+    files.write_json(workspace.selection, {"selected": "2d"})
+    model = open_model(workspace.root, device="cpu")
+    assert model.configuration.name == "2d" and model.stages[-1].folds == (0, 1)
+    assert "mean of folds 0, 1" in model.describe()
+
+
+def test_one_fold_can_be_asked_for(make_workspace: Callable[..., Workspace]) -> None:
+    workspace = make_workspace()
+    one = open_model(workspace.root, configuration="2d", folds=[1], device="cpu")
+    assert one.stages[-1].folds == (1,) and len(one.stages[-1].networks) == 1 and "fold 1" in one.describe()
+    assert one.identity != open_model(workspace.root, configuration="2d", device="cpu").identity
+
+
+def test_the_first_stage_of_a_cascade_uses_all_its_folds(make_workspace: Callable[..., Workspace]) -> None:
+    model = open_model(make_workspace().root, configuration="3d_cascade", folds=[0], device="cpu")
+    assert [stage.folds for stage in model.stages] == [(0, 1), (0,)]
+
+
+def test_the_identity_changes_with_the_weights_and_only_with_them(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    plan = only(make_plan(), "2d")
+    first, same, more = (make_workspace(plan, folds=folds, root=tmp_path / name).root for name, folds in (("a", 1), ("b", 1), ("c", 2)))
+    assert open_model(first, device="cpu").identity == open_model(same, device="cpu").identity != open_model(more, device="cpu").identity
+
+
+def test_a_missing_fold_is_named_with_those_that_are_there(make_workspace: Callable[..., Workspace]) -> None:
+    with pytest.raises(ModelError) as caught:
+        open_model(make_workspace().root, configuration="2d", folds=[4], device="cpu")
+    message = str(caught.value)
+    assert "fold 4" in message and "folds 0, 1" in message and "autoseg train" in message
+
+
+def test_a_cascade_without_its_first_stage_says_what_to_train(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
+) -> None:
+    workspace = make_workspace(only(make_plan(), "3d_cascade"))
+    with pytest.raises(ModelError, match="3d_lowres"):
+        open_model(workspace.root, configuration="3d_cascade", device="cpu")
+
+
+def test_nothing_trained_and_nothing_there_are_different_errors(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no fold is trained"):
+        open_model(tmp_path, device="cpu")
+    with pytest.raises(MissingPath):
+        open_model(tmp_path / "nowhere", device="cpu")
+    (tmp_path / "model.autoseg").write_bytes(b"")
+    with pytest.raises(ModelError, match="not a workspace"):
+        open_model(tmp_path / "model.autoseg", device="cpu")
+
+
+def test_folds_trained_for_other_labels_are_not_mixed(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:
+    plan = only(make_plan(), "2d")
+    workspace = make_workspace(plan, folds=1)
+    other = make_workspace(replace(plan, labels=make_labels({"background": 0, "a": 7, "b": 5, "c": 100})), root=workspace.root / "other")
+    run = workspace.run("2d", 1)
+    run.root.mkdir(parents=True)
+    other.run("2d", 1).weights.rename(run.weights)
+    with pytest.raises(PlanMismatch, match="labels"):
+        open_model(workspace.root, device="cpu")
+
+
+def test_weights_of_another_network_are_refused(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:
+    from autoseg.networks import checkpoint
+
+    workspace = make_workspace(only(make_plan(), "2d"), folds=1)
+    run = workspace.run("2d", 0)
+    weights, description = checkpoint.load_model(run)
+    name = next(iter(weights))
+    checkpoint.save_model(run, {**weights, name: weights[name][:1]}, description)
+    with pytest.raises(ModelError, match="do not fit"):
+        open_model(workspace.root, device="cpu")

@@ -12,12 +12,12 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from autoseg import __version__
-from autoseg.errors import AutosegError, FaultyCases, SettingsError, UsageError, short_of_space
+from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space
 from autoseg.quantities import clock, seconds
 
 app = typer.Typer(
@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost door: everything is told, nothing is swallowed
         if isinstance(error, _WRONG_USAGE):
-            error.show(file=sys.stderr)
+            error.show(file=sys.stderr)  # type: ignore[attr-defined]
             return 2
         known = short_of_space(error)
         if known is not None:
@@ -439,20 +439,15 @@ def _map(pairs: Sequence[str]) -> dict[int, int]:
     return result
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` with the value as JSON where it is JSON, else as text."""
-    import json as codec
-
-    result: dict[str, Any] = {}
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    """`key=value`; what kind the value must be is known by who reads it."""
+    result = {}
     for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator or not key:
-            raise SettingsError("--set wants KEY=VALUE", found=pair, expected="such as augmentation.backend=batchgenerators",
-                                fix="write the key, an equals sign and the value")  # fmt: skip
-        try:
-            result[key.strip()] = codec.loads(text)
-        except ValueError:
-            result[key.strip()] = text
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError("--set wants KEY=VALUE", found=pair, expected="such as augmentation.backend=batchgenerators",
+                             fix="write the key, an equals sign and the value")  # fmt: skip
+        result[key.strip()] = text.strip()
     return result
 
 

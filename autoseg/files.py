@@ -17,7 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from autoseg.errors import MissingPath, NotEnough, UnreadableFile
+from autoseg.errors import MissingPath, NotEnough, SettingsError, UnreadableFile
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -45,6 +50,33 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, *, doing: str) -> Iterator[None]:
+    """Hold `folder` for this process; the lock ends with the process, however it ends.
+
+    Parameters
+    ----------
+    doing : what is done there, in the user's words, for the message of the one who comes second
+
+    Raises
+    ------
+    SettingsError : another process holds it
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks: nothing can be held there
+                    yield
+                    return
+                raise SettingsError(
+                    f"another process is {doing}", file=folder, fix="wait for it, end it, or choose another fold or workspace"
+                ) from None
+        yield
 
 
 def disk_full(path: Path) -> NotEnough:
@@ -113,6 +145,15 @@ def readable_json(value: Any, *, width: int = 140) -> str:
     {"patch_size": [40, 56, 40]}
     """
     return _layout(value, "", width)
+
+
+def empty_folder(folder: Path) -> None:
+    """Remove what is in a folder; the folder, and a lock held on it, stay."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def remove_tree(folder: Path) -> None:

@@ -84,7 +84,7 @@ def test_what_is_not_there_ends_with_3_and_names_the_path(capsys, tmp_path, argu
 def test_an_unknown_layout_ends_with_3_and_says_what_was_looked_for(capsys, tmp_path):
     (tmp_path / "notes.txt").write_text("no scans here")
     code, _, err = run(capsys, "check", tmp_path)
-    assert code == 3 and "dataset.json" in err
+    assert code == 3 and "nnunet-v2" in err and "CSV" in err
 
 
 def test_an_unknown_planner_is_answered_with_the_known_ones(capsys, tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from autoseg import files
-from autoseg.errors import MissingPath, NotEnough, UnreadableFile
+from autoseg.errors import MissingPath, NotEnough, SettingsError, UnreadableFile
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -81,3 +81,23 @@ def test_the_hash_follows_the_bytes(tmp_path):
     assert files.hash_file(first) == before
     first.write_bytes(b"two")
     assert files.hash_file(first) != before
+
+
+def test_a_folder_is_held_by_one_process_at_a_time_and_free_after_it(tmp_path):
+    code = f"""
+from pathlib import Path
+from autoseg import files
+with files.only_one(Path({str(tmp_path)!r}), doing="training fold 0"):
+    print("held", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    with pytest.raises(SettingsError, match="another process is training fold 0"), files.only_one(tmp_path, doing="training fold 0"):
+        raise AssertionError
+    other.kill()
+    other.communicate()
+    with files.only_one(tmp_path, doing="training fold 0"):
+        (tmp_path / "x").write_text("x")
+        files.empty_folder(tmp_path)
+        assert os.listdir(tmp_path) == [".lock"]

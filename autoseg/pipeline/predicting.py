@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def load(model: Path | str | Workspace, *, configuration: str | None = None, fol
     """
     path = model.root if isinstance(model, Workspace) else Path(model)
     opened = prediction.open_model(path, configuration=configuration, folds=None if fold is None else (fold,), device=device)
-    return LoadedModel(model=opened)
+    return LoadedModel(model=replace(opened, rules=_rules(Workspace(root=path), opened.configuration.name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +276,14 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
         files.write_text(path.with_suffix(".csv"), _csv(rows))
 
 
+def _rules(workspace: Workspace, configuration: str) -> postprocessing.Rules | None:
+    """The post-processing rules that were chosen for a configuration; none where nothing was chosen yet."""
+    if not workspace.postprocessing.exists():
+        return None
+    chosen = files.read_json(workspace.postprocessing).get(configuration)
+    return None if chosen is None else postprocessing.Rules.from_json(chosen)
+
+
 def _scan(scan: Any, affine: NDArray[Any] | None, channels: int) -> Image:
     if isinstance(scan, (str, Path)):
         return images.read_channels([Path(scan)], channels=channels)
@@ -399,7 +407,8 @@ def _stem(path: Path) -> str:
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:
     beside = (predictions if predictions.is_dir() else predictions.parent) / RECORD
     if given is not None:
-        return cases.read_labels(given)
+        value = files.read_json(given)
+        return Labels.from_json(value) if "pairs" in value else cases.find(given).labels
     if beside.exists():
         return Labels.from_json(files.read_json(beside))
     values: set[int] = set()

@@ -80,10 +80,14 @@ def train(
                     workspace, configuration=stage, fold=k, epochs=epochs, time_budget=time_budget, deterministic=deterministic,
                     settings=settings, device=device, seed=seed, workers=workers, listener=listener))  # fmt: skip
         for k in folds:
-            results[f"{name}/fold_{k}"] = _train_fold(
-                workspace, dataset, plan, plan_of, splits[k], k,
-                epochs=epochs, budget=_budget(time_budget, started), deterministic=deterministic, settings=settings or {},
-                device=chosen, seed=seed, workers=workers, overwrite=overwrite, listener=listener)  # fmt: skip
+            run = workspace.run(name, k)
+            with files.only_one(run.root, doing=f"training {name} fold {k}"):
+                if overwrite:
+                    files.empty_folder(run.root)
+                results[f"{name}/fold_{k}"] = _train_fold(
+                    workspace, dataset, plan, plan_of, splits[k], k,
+                    epochs=epochs, budget=_budget(time_budget, started), deterministic=deterministic, settings=settings or {},
+                    device=chosen, seed=seed, workers=workers, listener=listener)  # fmt: skip
             started = None
     select(workspace, listener=listener)
     return results
@@ -194,12 +198,9 @@ def _train_fold(
     device: str,
     seed: int,
     workers: int | None,
-    overwrite: bool,
     listener: Listener,
 ) -> dict[str, Any]:
     run = workspace.run(configuration.name, fold)
-    if overwrite:
-        files.remove_tree(run.root)
     folder = workspace.preprocessed(cache_name(configuration))
     by_name = {case.name: case for case in dataset.cases}
     stored = {name: store.open_case(folder, name) for name in (*split["train"], *split["validation"])}
@@ -225,7 +226,13 @@ def _train_fold(
         scores = {}
         for case in some:
             classes = prediction.segment_prepared(
-                network, case, plan=plan, configuration=configuration, device=device, tta=False, previous=previous and previous[case.name]
+                network,
+                case,
+                plan=plan,
+                configuration=configuration,
+                device=device,
+                tta=False,
+                previous=None if previous is None else previous[case.name],
             )
             scores[case.name] = evaluation.score_case(classes, references[case.name], plan.labels, spacing=case.geometry.canonical_spacing)
         return mean_dice(evaluation.summarise(scores, plan.labels)) or 0.0
@@ -271,7 +278,7 @@ def _validate_fold(
             continue
         classes = prediction.segment_prepared(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
-            previous=previous and previous[case.name])  # fmt: skip
+            previous=None if previous is None else previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
         listener.progress(stage, index + 1, len(held_out))
     summary = score(targets, held_out, plan.labels, parallel=workers, listener=listener)

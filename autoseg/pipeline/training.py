@@ -20,6 +20,7 @@ from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summa
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
+from autoseg.quantities import clock
 from autoseg.training import loop
 from autoseg.workspace import Run, Workspace
 
@@ -68,6 +69,8 @@ def train(
     splits = read_splits(workspace, dataset)
     chosen = machine.choose_device(device)
     loop.check_settings(plan, settings or {})
+    if epochs is None and time_budget is None and "epochs" not in (settings or {}):
+        time_budget = _planned_budget(plan, listener)
     folds = _folds(splits, fold)
     results: dict[str, Any] = {}
     for name in _wanted(plan, configuration):
@@ -145,6 +148,15 @@ def _folds(splits: Sequence[Mapping[str, Sequence[str]]], fold: int | None) -> l
             fix="choose one of those, or write other splits",
         )
     return [fold]
+
+
+def _planned_budget(plan: Plan, listener: Listener) -> float | None:
+    """The time per fold that the plan was made for, where it was made for one; else the epochs of its settings count."""
+    seconds = plan.device.get("time_budget")
+    if seconds is None:
+        return None
+    listener.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
+    return float(seconds)
 
 
 def _budget(time_budget: float | None, started: float | None) -> float | None:

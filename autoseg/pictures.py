@@ -207,11 +207,12 @@ def _draw_panel(axes: Any, case: Overlay, plane: str, covered: bool, labels: Lab
 
     axes.imshow(_grey(case, cut, shape), interpolation="bilinear", extent=(0, extent[1], 0, extent[0]))
     if covered:
+        prediction = cut(case.prediction)
         for number, colour in _colours(labels):
-            _draw_label(axes, cut(case.prediction) == number, shape, extent, colour, filled=True)
+            _draw_label(axes, prediction == number, extent, pixel, colour, filled=True)
+        reference = np.zeros_like(prediction) if case.reference is None else cut(case.reference)
         for number, colour in _colours(labels):
-            if case.reference is not None:
-                _draw_label(axes, cut(case.reference) == number, shape, extent, colour, filled=False)
+            _draw_label(axes, reference == number, extent, pixel, colour, filled=False)
     axes.set_axis_off()
     axes.set_xlim(0, extent[1])
     axes.set_ylim(0, extent[0])
@@ -239,20 +240,24 @@ def _grey(case: Overlay, cut: Any, shape: Sequence[int]) -> NDArray[np.float32]:
     return np.stack(shown * (3 // len(shown)), axis=-1)
 
 
-def _draw_label(axes: Any, mask: NDArray[np.bool_], shape: Sequence[int], extent: Sequence[float], colour: str, *, filled: bool) -> None:
-    if not mask.any():
+def _draw_label(axes: Any, mask: NDArray[np.bool_], extent: Sequence[float], pixel: float, colour: str, *, filled: bool) -> None:
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
         return
-    smooth = _enlarged(np.pad(mask, 1).astype(np.float32), [round(s * (n + 2) / n) for s, n in zip(shape, mask.shape, strict=True)])
-    voxel = [e / n for e, n in zip(extent, mask.shape, strict=True)]
-    around = (-voxel[1], extent[1] + voxel[1], -voxel[0], extent[0] + voxel[0])
+    voxel = [e / n for e, n in zip(extent, mask.shape, strict=True)]  # mm
+    around = np.pad(mask[found[0]], 1).astype(np.float32)
+    smooth = _enlarged(around, [max(1, round(n * v / pixel)) for n, v in zip(around.shape, voxel, strict=True)])
+    rows, columns = ((s.start - 1, s.stop + 1) for s in found[0])
+    place = (columns[0] * voxel[1], columns[1] * voxel[1], extent[0] - rows[1] * voxel[0], extent[0] - rows[0] * voxel[0])
     if filled:
         from matplotlib.colors import to_rgba
 
         layer = np.zeros((*smooth.shape, 4), dtype=np.float32)
-        layer[smooth >= 0.5] = to_rgba(colour, 0.42)
-        axes.imshow(layer, interpolation="bilinear", extent=around)
+        layer[..., :] = to_rgba(colour, 0.0)
+        layer[smooth >= 0.5, 3] = 0.42
+        axes.imshow(layer, interpolation="bilinear", extent=place)
     else:
-        axes.contour(smooth, levels=[0.5], colors=[colour], linewidths=1.3, extent=around, origin="upper")
+        axes.contour(smooth, levels=[0.5], colors=[colour], linewidths=1.3, extent=place, origin="upper")
 
 
 def _enlarged(array: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:

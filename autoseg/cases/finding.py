@@ -86,14 +86,20 @@ class _Match:
     declared: Mapping[str, Any]  # the JSON file of [names], empty where there is none
     cases: Mapping[str, _Files]
     channels: tuple[str, ...]  # names, empty where a single file holds all channels and nobody named them
-    unused: tuple[str, ...]  # image files that match no pattern
+    paths: Sequence[str]  # all there are
 
     @cached_property
     def masks(self) -> tuple[str, ...]:
         """Names of all labels that have files of their own in some case."""
         return tuple(sorted({mask for case in self.cases.values() for mask in case.masks}))
 
-    @property
+    @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """Image files that are in no case; those of a test part, imagesTs, are not meant to be."""
+        kept = {path for case in self.cases.values() for path in (*case.images.values(), case.label, *case.masks.values())}
+        return tuple(path for path in self.paths if path not in kept and "Ts/" not in path and images.suffix_of(path))
+
+    @cached_property
     def whole(self) -> int:
         return sum(case.has_label and not _missing(case, self.channels) for case in self.cases.values())
 
@@ -146,9 +152,7 @@ def _try(recipe: Recipe, root: Path, paths: Sequence[str]) -> _Match | None:
     else:
         cases = _collect(recipe, offered)
     channels = _channel_names_of(recipe, declared, cases, file=root / (names.file if names else "dataset.json"))
-    kept = {path for case in cases.values() for path in (*case.images.values(), case.label, *case.masks.values())}
-    unused = tuple(path for path in paths if path not in kept and images.suffix_of(path) and "Ts/" not in path)
-    return _Match(recipe=recipe, declared=declared, cases=dict(sorted(cases.items())), channels=channels, unused=unused)
+    return _Match(recipe=recipe, declared=declared, cases=dict(sorted(cases.items())), channels=channels, paths=paths)
 
 
 def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, _Files]:
@@ -159,7 +163,7 @@ def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, _Files]:
     for kind, index, alternatives in places:
         taken: set[str] = set()
         for rank, pattern in enumerate(alternatives):
-            for path in paths:
+            for path in [path for path in paths if pattern.needle in path]:  # most paths of a large folder end here
                 parts = None if path in taken else pattern.match(path)
                 if parts is None:
                     continue

@@ -24,7 +24,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "ultrasound": ("us", "ultrasound", "tus", "trus", "bmode", "echo"),
     "xray": ("xray", "xr", "cxr", "dx", "mammography", "mg", "radiograph"),
     "rescaled": ("rescale", "rescaled", "rescaleto01", "rgbto01"),
-    "normalized": ("nonorm", "nonormalization", "normalized", "normalised"),
+    "unchanged": ("nonorm", "nonormalization", "normalized", "normalised"),
 }  # fmt: skip
 _MODALITY_OF = {word: modality for modality, words in _WORDS.items() for word in words}
 

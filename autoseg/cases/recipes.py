@@ -33,7 +33,7 @@ MODALITIES = (  # the closed list; it chooses the normalisation
     "ultrasound",
     "xray",
     "rescaled",  # to be rescaled to 0..1, image by image
-    "normalized",  # normalised already; used as it is
+    "unchanged",  # used as it is, normalised already
     "other",
 )
 UNLABELLED = ("error", "note")  # what an image without a label means: a fault, or the part of the set that was published without

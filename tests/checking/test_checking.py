@@ -1,0 +1,274 @@
+"""Every fault comes out by name, all at once, and sound data raises none."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from autoseg import checking
+from autoseg.cases import find
+from autoseg.checking import Fault
+from autoseg.errors import FaultyCases, GridMismatch, UnreadableFile
+from autoseg.geometry import affine_from_spacing
+
+Write = Callable[..., None]
+Declare = Callable[..., Path]
+
+# What the README of broken-cases asks for: folder, case, severity, code, what the message must name.
+BROKEN = [
+    ("01-image-without-label", "hippocampus_118", "error", "missing-label", ["hippocampus_118"]),
+    ("02-label-of-another-scan", "hippocampus_019", "error", "grid", ["imagesTr/hippocampus_019_0000", "labelsTr/hippocampus_019", "512"]),
+    ("03-truncated-image", "hippocampus_025", "error", "unreadable", ["hippocampus_025_0000.nii.gz", "ends early"]),
+    ("04-label-origin-shifted", "hippocampus_035", "error", "grid", ["13.89 mm", "copy the geometry", "resample"]),
+    ("05-label-axes-swapped", "hippocampus_039", "error", "grid", ["shape", "(34, 53, 34)", "(34, 34, 53)"]),
+    ("06-nan-and-inf-voxels", "hippocampus_044", "error", "non-finite", ["40 NaN", "3 +Inf", "2 -Inf"]),
+    ("07-label-value-not-declared", "hippocampus_049", "error", "labels", ["labelsTr/hippocampus_049", "7 (12 voxels)", "--map-labels"]),
+    ("08-float-labels-nearly-integer", "hippocampus_053", "", "", []),
+    ("09-image-4d", "hippocampus_060", "error", "geometry", ["4D", "_0001"]),
+    ("10-missing-channel", "STS_041", "error", "missing-channel", ["STS_041_0001.nii.gz"]),
+    ("11-zero-spacing", "hippocampus_077", "error", "geometry", ["spacing must be positive"]),
+    ("12-duplicated-case", "hippocampus_900", "warning", "duplicate", ["hippocampus_088", "hippocampus_900"]),
+    ("13-label-stored-lps", "hippocampus_092", "note", "orientation", ["turned to one orientation"]),
+    ("14-channels-on-different-grids", "STS_019", "error", "grid", ["(47, 110, 112)", "(47, 134, 136)", "0.9766"]),
+    ("15-empty-label", "hippocampus_101", "warning", "empty-label", ["hippocampus_101"]),
+    ("16-oblique-affine", "hippocampus_106", "", "", []),
+]  # fmt: skip
+
+
+def telling(faults: tuple[Fault, ...]) -> list[Fault]:
+    """Without the remark that a set of three cases has three folds."""
+    return [fault for fault in faults if fault.code != "few-cases"]
+
+
+def codes(root: Path, **keys: Any) -> list[tuple[str | None, str, str]]:
+    return [(f.case, f.severity, f.code) for f in telling(checking.check(find(root, **keys), workers=0))]
+
+
+@pytest.mark.parametrize(("folder", "case", "severity", "code", "named"), BROKEN, ids=[row[0] for row in BROKEN])
+def test_each_broken_set_gets_what_it_asks_for(data: Path, folder: str, case: str, severity: str, code: str, named: list[str]) -> None:
+    faults = telling(checking.check(find(data / "broken-cases" / folder), workers=0))
+    assert {(f.case, f.severity, f.code) for f in faults} == ({(case, severity, code)} if code else set())
+    text = checking.table(faults)
+    for words in named:
+        assert words in text, text
+    if severity == "error":
+        assert all(fault.file and fault.remedy for fault in faults), "file and remedy are named"
+
+
+@pytest.mark.parametrize("name", ["msd-hippocampus", "sts-mrct", "sts-pet", "sc-gm", "isbi-em"])
+def test_real_sets_are_sound(data: Path, name: str) -> None:
+    assert not [fault for fault in checking.check(find(data / name)) if fault.severity != "note"]
+
+
+def test_what_workers_find_is_what_one_process_finds(data: Path) -> None:
+    dataset = find(data / "broken-cases" / "07-label-value-not-declared")
+    assert checking.check(dataset, workers=2) == checking.check(dataset, workers=0)
+
+
+def test_sound_cases_have_no_fault(write: Write, declare: Declare) -> None:
+    for name in "abcde":
+        write(name)
+    assert codes(declare()) == []
+
+
+def test_all_faults_of_all_cases_are_reported_at_once(write: Write, declare: Declare) -> None:
+    shifted = affine_from_spacing((3, 1, 2))
+    shifted[0, 3] = 5
+    strange = np.full((12, 14, 16), 9, dtype=np.uint8)
+    spoilt = np.zeros((12, 14, 16), dtype=np.float32)
+    spoilt[0, 0, :3] = np.nan
+    spoilt[5] = 1
+    write("a")
+    write("b", label=strange, label_affine=shifted)
+    write("c", image=spoilt, label=np.zeros((12, 14, 16), dtype=np.uint8))
+    root = declare()
+    path = root / "imagesTr" / "a_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    found = codes(root)
+    assert ("a", "error", "unreadable") in found
+    assert ("b", "error", "grid") in found and ("b", "error", "labels") in found, "the values are examined though the grid is wrong"
+    assert ("c", "error", "non-finite") in found and ("c", "warning", "empty-label") in found
+    assert [severity for _, severity, _ in found] == sorted((s for _, s, _ in found), key=["error", "warning", "note"].index)
+
+
+def test_a_flipped_byte_inside_a_compressed_file_is_found(write: Write, declare: Declare) -> None:
+    write("a")
+    write("b")
+    root = declare()
+    path = root / "labelsTr" / "b.nii.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    packed = bytearray(gzip.compress(bytes(content)))
+    packed[len(packed) // 2] ^= 0xFF
+    path.write_bytes(bytes(packed))
+    assert codes(root) == [("b", "error", "unreadable")]
+
+
+def test_an_image_without_content_is_an_error(write: Write, declare: Declare) -> None:
+    write("a")
+    write("b", image=np.full((12, 14, 16), 7, dtype=np.int16))
+    assert codes(declare()) == [("b", "error", "constant")]
+
+
+def test_geometry_within_a_thousandth_of_a_voxel_is_taken_from_the_image(write: Write, declare: Declare) -> None:
+    near, far = affine_from_spacing((3, 1, 2)), affine_from_spacing((3, 1, 2))
+    near[0, 3] += 0.001  # of 2 mm: half a thousandth of a voxel
+    far[0, 3] += 0.004
+    write("a", label_affine=near)
+    write("b", label_affine=far)
+    assert codes(declare()) == [("b", "error", "grid")]
+
+
+def test_undeclared_values_come_with_counts_and_can_be_mapped(write: Write, declare: Declare) -> None:
+    label = np.zeros((12, 14, 16), dtype=np.uint8)
+    label[0, 0, :4], label[1, 0, :2] = 1, 3
+    write("a", label=label)
+    write("b")
+    root = declare()
+    (fault,) = telling(checking.check(find(root), workers=0))
+    assert fault.found == "3 (2 voxels)" and "--map-labels 3=0" in (fault.remedy or "")
+    assert codes(root, map_labels={3: 1}) == []
+
+
+def test_equal_images_are_told_with_both_names_unless_one_group_holds_them(write: Write, declare: Declare) -> None:
+    write("p1x", seed=5)
+    write("p2y", seed=5)
+    write("p2z", seed=6)
+    root = declare()
+    (fault,) = telling(checking.check(find(root), workers=0))
+    assert (fault.severity, fault.code) == ("warning", "duplicate")
+    assert "p1x" in (fault.found or "") and "p2y" in (fault.found or "") and "equal labels" in (fault.found or "")
+    grouped = find(root, group_regex="^p")
+    assert [(f.severity, f.code) for f in checking.check(grouped, workers=0) if f.code == "duplicate"] == [("note", "duplicate")]
+
+
+def test_near_duplicates_are_found_and_different_images_are_not(
+    write: Write, declare: Declare, smooth: Callable[[int], NDArray[Any]]
+) -> None:
+    rng = np.random.default_rng(0)
+    write("a", image=smooth(1))
+    write("b", image=(smooth(1) * 1.1 + rng.normal(0, 2, (12, 14, 16)) + 7).astype(np.float32))
+    write("c", image=smooth(2))
+    (fault,) = telling(checking.check(find(declare()), workers=0))
+    assert (fault.severity, fault.code, fault.case) == ("warning", "near-duplicate", "b")
+
+
+def test_the_same_label_under_different_images_is_told(write: Write, declare: Declare) -> None:
+    label = np.zeros((12, 14, 16), dtype=np.uint8)
+    label[3:5, 3:7, 2:4] = 1
+    other = np.roll(label, 2, axis=1)
+    write("a", label=label)
+    write("b", label=label)
+    write("c", label=other)
+    assert ("b", "warning", "duplicate-label") in codes(declare())
+
+
+@pytest.mark.parametrize(("names", "told"), [
+    (["p08_t0", "p08_t1", "p09_t0"], True),
+    (["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"], True),
+    (["patient012_1", "patient012_2", "patient013_1"], True),
+    (["hippocampus_001", "hippocampus_003", "hippocampus_004"], False),
+    (["BRATS_001", "BRATS_002", "case7"], False),
+    (["s1_left", "s1_right", "s2_left"], True),
+])  # fmt: skip
+def test_names_that_look_like_repeated_patients_ask_for_a_group(write: Write, declare: Declare, names: list[str], told: bool) -> None:
+    for name in names:
+        write(name)
+    root = declare()
+    assert codes(root) == ([(None, "warning", "repeated-patient")] if told else [])
+    assert codes(root, group_regex="^[^_]+") == []
+
+
+def test_a_spacing_far_from_the_others_is_told(write: Write, declare: Declare) -> None:
+    for name in "abcd":
+        write(name)
+    write("e", affine=affine_from_spacing((3, 10, 2)))
+    (fault,) = telling(checking.check(find(declare()), workers=0))
+    assert (fault.case, fault.severity, fault.code) == ("e", "warning", "spacing")
+
+
+def test_a_modality_that_the_intensities_contradict(write: Write, declare: Declare, smooth: Callable[[int], NDArray[Any]]) -> None:
+    for number, name in enumerate("abc"):
+        write(name, image=(smooth(number) + 1000).clip(0, 4000).astype(np.int16))
+    assert codes(declare("CT")) == [(None, "warning", "modality")]
+    assert codes(declare("T1")) == []
+    write("c", image=(smooth(2) - 900).astype(np.int16))
+    assert codes(declare("CT")) == [("a", "warning", "modality"), ("b", "warning", "modality")], "one case has what CT should have"
+
+
+def test_left_and_right_that_are_exchanged_in_one_case(write: Write, declare: Declare) -> None:
+    for number, name in enumerate("abcd"):
+        label = np.zeros((12, 14, 16), dtype=np.uint8)
+        label[2 + number : 6 + number, 3:8, 1:4] = 1
+        label[2 + number : 6 + number, 3:8, 11:14] = 2
+        write(name, label=label if name != "c" else label[:, :, ::-1])
+    assert codes(declare(kidney_left=1, kidney_right=2)) == [("c", "warning", "sides")]
+    assert codes(declare(kidney_right=1, kidney_left=2)) == [(None, "warning", "sides"), ("c", "warning", "sides")], (
+        "names of the other side"
+    )
+
+
+def test_a_pair_that_lies_mirrored_but_is_not_named_so(write: Write, declare: Declare) -> None:
+    for number, name in enumerate("abcd"):
+        label = np.zeros((12, 14, 16), dtype=np.uint8)
+        label[2 + number : 6 + number, 3:8, 1:4] = 1
+        label[2 + number : 6 + number, 3:8, 12:15] = 2
+        label[2 + number : 6 + number, 9:12, 6:9] = 3
+        write(name, label=label)
+    (fault,) = telling(checking.check(find(declare(organ_one=1, organ_two=2, middle=3)), workers=0))
+    assert fault.code == "pair" and "'organ_one' and 'organ_two'" in fault.summary
+
+
+def test_labels_that_occur_in_no_case_are_told(write: Write, declare: Declare) -> None:
+    write("a")
+    write("b", label=np.pad(np.ones((2, 2, 2), dtype=np.uint8), ((0, 10), (0, 12), (0, 14))))
+    assert codes(declare(lesion=1, cyst=2)) == [(None, "warning", "unused-label")]
+    blank = np.zeros((12, 14, 16), dtype=np.uint8)
+    write("a", label=blank)
+    write("b", label=blank)
+    assert (None, "error", "empty-label") in codes(declare())
+
+
+def test_one_file_per_label_is_checked_as_one_label(tmp_path: Path, smooth: Callable[[int], NDArray[Any]]) -> None:
+    from autoseg import images
+
+    affine = affine_from_spacing((3, 1, 2))
+    for number, name in enumerate(["s0001", "s0002"]):
+        masks = np.zeros((2, 12, 14, 16), dtype=np.uint8)
+        masks[0, 2 + number : 6, 2:6, 2:6] = 1
+        masks[1, 5:8, 5:9, 5:9] = 1
+        images.write_image(tmp_path / name / "ct.nii.gz", (smooth(number) - 50)[None], affine=affine)
+        for mask, organ in zip(masks, ("liver", "spleen"), strict=True):
+            images.write_image(tmp_path / name / "segmentations" / f"{organ}.nii.gz", mask[None], affine=affine)
+    assert set(codes(tmp_path)) == {("s0001", "warning", "overlap"), ("s0002", "warning", "overlap")}
+
+
+def test_errors_become_one_error_with_a_ready_option(write: Write, declare: Declare) -> None:
+    moved = affine_from_spacing((3, 1, 2))
+    moved[1, 3] = 9
+    write("a", label_affine=moved)
+    write("b")
+    root = declare()
+    (root / "imagesTr" / "b_0000.nii.gz").write_bytes(b"no gzip")
+    error = checking.faulty(checking.check(find(root), workers=0))
+    assert isinstance(error, FaultyCases) and error.exit_code == 3
+    assert {type(single) for single in error.errors} == {GridMismatch, UnreadableFile}
+    assert "--exclude a --exclude b" in str(error)
+    assert checking.faulty([]) is None
+
+
+def test_cases_that_are_left_out_take_their_faults_along(write: Write, declare: Declare) -> None:
+    write("a")
+    write("b")
+    root = declare()
+    (root / "labelsTr" / "b.nii.gz").unlink()
+    dataset = find(root)
+    assert [fault.case for fault in telling(checking.check(dataset, workers=0))] == ["b"]
+    assert telling(checking.check(dataset.without(["b"]), workers=0)) == []
+    with pytest.raises(Exception, match="there is no case 'c'"):
+        dataset.without(["c"])

@@ -169,6 +169,7 @@ def _with_planar_axis(affine: Affine, shape: Shape) -> tuple[Affine, tuple[str, 
         return affine, ()
     others = [axis for axis in range(3) if axis != empty[0]]
     across = np.cross(affine[:3, others[1]], affine[:3, others[0]])
+    across *= np.sign(across[np.argmax(np.abs(across))]) or 1.0  # towards right, anterior or superior: one slice has no order
     length = float(np.linalg.norm(across))
     if length == 0:
         return affine, ()

@@ -263,12 +263,17 @@ def regions_that_write(members: dict[str, tuple[int, ...]], values: Iterable[int
 def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Names that differ only in left/right, L/R, sin/dex: the pairs that mirroring would mix up.
 
+    Halves of organs that are no mirror images of each other are none: a mirrored left ventricle of the heart does not look
+    like a right one. (The lateral ventricles of the brain do.)
+
     >>> left_right_pairs(["background", "kidney_left", "kidney_right", "liver"])
     (('kidney_left', 'kidney_right'),)
     """
     by_key: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
         words = _words(name)
+        if _ONE_SIDED & {*words} or ("ventricle" in words and not {"lateral", "lat"} & {*words}):
+            continue
         for position, word in enumerate(words):
             side = _SIDES.get(word)
             if side:
@@ -280,6 +285,7 @@ def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 _SIDES = {"left": "left", "l": "left", "lh": "left", "lt": "left", "sin": "left", "links": "left",
           "right": "right", "r": "right", "rh": "right", "rt": "right", "dex": "right", "rechts": "right"}  # fmt: skip
+_ONE_SIDED = frozenset({"heart", "cardiac", "atrium", "atrial", "auricle", "coronary", "liver", "hepatic"})
 
 
 def _words(name: str) -> tuple[str, ...]:

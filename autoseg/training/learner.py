@@ -147,4 +147,4 @@ def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.opt
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.momentum, settings.beta2), foreach=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.momentum, settings.beta2), fused=True)

@@ -66,6 +66,7 @@ def overlays(cases: Sequence[Overlay], labels: Labels, *, dpi: int = 130) -> byt
     Returns
     -------
     The bytes of a PNG. Slices have the aspect of the body, whatever the spacing; the bar is 1, 2 or 5 times a power of ten in mm.
+    A planar image without a spacing is shown as it is stored.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -83,7 +84,8 @@ def overlays(cases: Sequence[Overlay], labels: Labels, *, dpi: int = 130) -> byt
         for column, (plane, covered) in enumerate(_panels(case)):
             place = (column * (cell + gap) / width, bottom / height, cell / width, row / height)
             _draw_panel(figure.add_axes(place), case, plane, covered, labels)
-        _draw_list(figure, case, labels, (columns * (cell + gap) + 0.12) / width, (bottom + row) / height, 1 / height)
+        listed = min(LISTED, int((row - 0.45) / 0.21))
+        _draw_list(figure, case, labels, (columns * (cell + gap) + 0.12) / width, (bottom + row) / height, 1 / height, listed)
         bottom -= gap
     return _png(figure)
 
@@ -197,13 +199,14 @@ def _draw_panel(axes: Any, case: Overlay, plane: str, covered: bool, labels: Lab
     index = _best_slice(case, axis)
     rows, columns = (a for a in range(3) if a != axis)
     extent = [(region[a].stop - region[a].start) * case.spacing[a] for a in (rows, columns)]
+    photograph = _is_photograph(case)
     pixel = min(max(extent) / 480, case.spacing[rows], case.spacing[columns])  # mm, of the picture
     shape = [max(1, round(e / pixel)) for e in extent]
 
     def cut(array: NDArray[Any]) -> NDArray[Any]:
         """The slice as it is looked at: rows from top to bottom, columns from left to right."""
-        place = tuple(index if a == axis else region[a] for a in range(3))
-        return array[..., *place][..., ::-1, ::-1]
+        shown = array[..., *(index if a == axis else region[a] for a in range(3))]
+        return shown if photograph else shown[..., ::-1, ::-1]
 
     axes.imshow(_grey(case, cut, shape), interpolation="bilinear", extent=(0, extent[1], 0, extent[0]))
     if covered:
@@ -225,17 +228,28 @@ def _draw_panel(axes: Any, case: Overlay, plane: str, covered: bool, labels: Lab
             (0.5, 0.98, "center", "top"),
         )
         for letter, (x, y, horizontal, vertical) in zip(marks, places, strict=True):
-            axes.text(x, y, letter, transform=axes.transAxes, ha=horizontal, va=vertical, color=_INK, fontsize=8, alpha=0.85)
-    if not covered:
+            axes.text(x, y, letter, transform=axes.transAxes, ha=horizontal, va=vertical, path_effects=_outline(), **_SMALL)
+    if not covered and not photograph:
         _draw_bar(axes, extent)
 
 
+def _is_photograph(case: Overlay) -> bool:
+    """One slice without a spacing, as from a PNG: shown as it is stored, its first row on top, and without a scale."""
+    return case.prediction.shape[0] == 1 and tuple(case.spacing) == (1.0, 1.0, 1.0)
+
+
 def _grey(case: Overlay, cut: Any, shape: Sequence[int]) -> NDArray[np.float32]:
-    """The slice as `(rows, columns, 3)`, 0 to 1: from the 0.5 to the 99.5 percentile of what is shown."""
+    """The slice as `(rows, columns, 3)`, 0 to 1: from the 0.5 to the 99.5 percentile of what is shown.
+
+    Of a single channel, not more than six standard deviations around the structures: air and bone would leave nothing for them.
+    """
     channels = case.image[None] if case.image.ndim == 3 else case.image
     channels = channels if len(channels) == 3 else channels[:1]
     slices = [np.nan_to_num(np.asarray(cut(channel), dtype=np.float32)) for channel in channels]
     low, high = np.percentile(np.stack(slices), [0.5, 99.5])
+    structure = channels[0][(case.prediction if case.reference is None else case.reference) > 0] if len(channels) == 1 else np.zeros(0)
+    if structure.size and structure.std() > 0:
+        low, high = max(low, structure.mean() - 6 * structure.std()), min(high, structure.mean() + 6 * structure.std())
     shown = [np.clip((_enlarged(s, shape) - low) / max(high - low, 1e-6), 0, 1) for s in slices]
     return np.stack(shown * (3 // len(shown)), axis=-1)
 
@@ -276,8 +290,18 @@ def _draw_bar(axes: Any, extent: Sequence[float]) -> None:
     power = 10 ** np.floor(np.log10(wanted))
     length = power * max(step for step in (1, 2, 5) if step * power <= wanted * 1.0001)
     left, low = 0.04 * extent[1], 0.05 * extent[0]
-    axes.plot([left, left + length], [low, low], color=_INK, linewidth=2, solid_capstyle="butt")
-    axes.text(left, low + 0.02 * extent[0], f"{length:g} mm", color=_INK, fontsize=7, ha="left", va="bottom")
+    axes.plot([left, left + length], [low, low], color=_INK, linewidth=2, solid_capstyle="butt", path_effects=_outline())
+    axes.text(left, low + 0.02 * extent[0], f"{length:g} mm", ha="left", va="bottom", path_effects=_outline(), **_SMALL)
+
+
+_SMALL = {"color": _INK, "fontsize": 8}
+
+
+def _outline() -> list[Any]:
+    """What keeps letters readable on bright tissue."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=2, foreground=_GROUND)]
 
 
 def _head(figure: Any, columns: int, step: float, width: float, height: float, *, with_reference: bool) -> None:
@@ -296,7 +320,7 @@ def _head(figure: Any, columns: int, step: float, width: float, height: float, *
     )  # fmt: skip
 
 
-def _draw_list(figure: Any, case: Overlay, labels: Labels, x: float, top: float, inch: float) -> None:
+def _draw_list(figure: Any, case: Overlay, labels: Labels, x: float, top: float, inch: float, listed: int) -> None:
     """Title, label names and Dice beside a row."""
     colours = dict(_colours(labels))
     rows = _dice_rows(case, labels)
@@ -305,13 +329,13 @@ def _draw_list(figure: Any, case: Overlay, labels: Labels, x: float, top: float,
     figure.text(x, line, _shortened(case.title), color=_INK, fontsize=10.5, fontweight="bold", va="center")
     if case.reference is not None:
         figure.text(x + 2.3 / width, line, "Dice", color=_FAINT, fontsize=9, va="center", ha="right")
-    for name, index, text in rows[:LISTED]:
+    for name, index, text in rows[:listed]:
         line -= 0.21 * inch
         figure.text(x, line, "\u25a0", color=colours.get(index, _INK), fontsize=10, va="center")
         figure.text(x + 0.17 / width, line, _shortened(name), color=_INK, fontsize=9, va="center")
         figure.text(x + 2.3 / width, line, text, color=_INK, fontsize=9, va="center", ha="right")
-    if len(rows) > LISTED:
-        figure.text(x, line - 0.21 * inch, f"and {len(rows) - LISTED} more", color=_FAINT, fontsize=9, va="center")
+    if len(rows) > listed:
+        figure.text(x, line - 0.21 * inch, f"and {len(rows) - listed} more", color=_FAINT, fontsize=9, va="center")
 
 
 def _dice_rows(case: Overlay, labels: Labels) -> list[tuple[str, int, str]]:

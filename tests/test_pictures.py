@@ -91,6 +91,17 @@ def test_the_reference_is_a_line_where_it_differs():
     assert with_line.sum() < 0.85 * filled.sum(), "between prediction and reference nothing is filled"
 
 
+def test_a_photograph_is_shown_as_it_is_stored():
+    classes = np.zeros((1, 60, 60), dtype=np.uint8)
+    classes[0, 5:10, 40:50] = 1
+    classes[0, 45:55, 5:15] = 2
+    for spacing, upper, rightward in (((1.0, 1.0, 1.0), True, True), ((5.0, 2.0, 2.0), False, False)):
+        case = Overlay(title="", image=np.zeros((3, 1, 60, 60)), prediction=classes, spacing=spacing)
+        view = coloured(panel(pixels(overlays([case], LABELS)), 1, columns=2), 1)
+        top, bottom, first, last = box_of(view)
+        assert ((top + bottom) / 2 < view.shape[0] / 2) == upper and ((first + last) / 2 > view.shape[1] / 2) == rightward
+
+
 def test_the_slices_go_through_the_structures():
     image, classes = dark_case(left=(slice(12, 14), slice(50, 56), slice(3, 9)))
     picture = pixels(overlay(image, classes, classes, LABELS, SPACING))

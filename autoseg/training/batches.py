@@ -65,6 +65,8 @@ class Batches:
         self._cases: Sequence[PatchSource] = [CaseInMemory(case) for case in cases] if self.in_memory else cases
         self._plan, self._configuration, self._settings = plan, configuration, settings
         self._seed, self._device, self._previous = seed, device, previous
+        self._mirror_axes = [axis for axis in plan.mirror_axes if configuration.patch_size[axis] > 1]
+        self._masked_channels = [i for i, scheme in enumerate(configuration.normalization) if scheme == "zscore_mask"]
         self._annotated = _annotation_table(cases, plan.labels)
         self._reader = None if self.in_memory and device.type == "cpu" else _Reader(self._read)
         self.waited = 0.0  # seconds spent waiting for patches
@@ -130,10 +132,12 @@ class Batches:
             maps,
             settings=settings,
             generator=generator,
-            mirror_axes=plan.mirror_axes,
+            mirror_axes=self._mirror_axes,
             swap_axis=plan.swap_axis,
             pairs=plan.labels.paired_classes,
         )
+        for channel in self._masked_channels:  # nothing but zero was there before noise and warping
+            image[:, channel].mul_(maps[0] >= 0)
         if self._previous is not None:
             extra = cascade.one_hot(maps[1], len(plan.labels.labels))
             extra = cascade.disturb(extra, settings=self._settings.cascade, generator=generator)

@@ -286,7 +286,7 @@ def _measured(
     score = validate(learner.averaged, subset)
     seconds = clock.now() - begin
     progress.validated += seconds
-    passes = task.final_passes or 2 ** len(task.plan.mirror_axes)
+    passes = task.final_passes or 2 ** sum(task.configuration.patch_size[axis] > 1 for axis in task.plan.mirror_axes)
     voxels = sum(math.prod(case.shape) for case in subset)
     progress.reserve = 1.0 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
     return files.finite_or_none(score)

@@ -34,7 +34,7 @@ class PatchSource(Protocol):
 
     @property
     def locations(self) -> Mapping[int, NDArray[Any]]:
-        """Some voxels `(m, 3)` of every class that occurs, and of `Labels.ignore_class`'s opposite under key -1 if there is one."""
+        """Some voxels `(m, 3)` of each class (with regions: of each region) that occurs; of what was annotated under key -1."""
 
     @property
     def annotated(self) -> tuple[str, ...] | None:
@@ -45,6 +45,9 @@ class PatchSource(Protocol):
 
     def label(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[Any]:
         """Classes `(z, y, x)` inside the box."""
+
+    def mask(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[np.bool_] | None:
+        """What was not zero `(z, y, x)`, where a channel is normalised inside it; else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class Patch:
     """What was read: zeros and `OUTSIDE` beyond the case."""
 
     image: Tensor  # (c, z, y, x) float32
-    label: Tensor  # (z, y, x) int16
+    label: Tensor  # (z, y, x) int16, `OUTSIDE` also where the case is masked out
     previous: Tensor | None = None  # (z, y, x) int16, classes of the cascade's previous stage
 
 
@@ -139,7 +142,7 @@ def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previou
         inner = Box(start=(0, 0, 0), stop=(0, 0, 0))
     into = tuple(slice(i - a, i - a + n) for i, a, n in zip(inner.start, start, inner.shape, strict=True))
     pixels = torch.as_tensor(np.ascontiguousarray(case.image(inner.slices), dtype=np.float32))
-    classes = torch.as_tensor(np.ascontiguousarray(case.label(inner.slices), dtype=np.int16))
+    classes = torch.as_tensor(_classes(case, inner.slices))
     image = _padded(pixels, into, shape, 0.0)
     label = _padded(classes, into, shape, OUTSIDE)
     if previous is None:
@@ -158,7 +161,7 @@ class CaseInMemory:
         self.annotated = case.annotated
         everything = (slice(None),) * 3
         self._image = np.ascontiguousarray(case.image(everything), dtype=np.float32)
-        self._label = np.ascontiguousarray(case.label(everything), dtype=np.int16)
+        self._label = _classes(case, everything)
 
     def image(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[np.float32]:
         """Channels `(c, z, y, x)` inside the box."""
@@ -167,6 +170,9 @@ class CaseInMemory:
     def label(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[Any]:
         """Classes `(z, y, x)` inside the box."""
         return self._label if slices is None else self._label[slices]
+
+    def mask(self, slices: tuple[slice, slice, slice] | None = None) -> None:
+        """Already in the label."""
 
 
 def bytes_in_memory(case: PatchSource, channels: int) -> int:
@@ -178,6 +184,14 @@ def bytes_in_memory(case: PatchSource, channels: int) -> int:
 def _dealt(cases: int, seed: int, round_number: int) -> list[int]:
     order: list[int] = torch.randperm(cases, generator=generator_for(seed, 1, round_number)).tolist()
     return order
+
+
+def _classes(case: PatchSource, slices: tuple[slice, slice, slice]) -> NDArray[np.int16]:
+    classes = np.array(case.label(slices), dtype=np.int16, order="C")
+    mask = case.mask(slices)
+    if mask is not None:
+        classes[~mask & (classes == 0)] = OUTSIDE
+    return classes
 
 
 def _place(case: PatchSource, *, patch: Shape, foreground: bool, generator: torch.Generator) -> Shape:

@@ -90,14 +90,14 @@ def overlays(cases: Sequence[Overlay], labels: Labels, *, dpi: int = 130) -> byt
     return _png(figure)
 
 
-def progress(history: Sequence[Mapping[str, Any]], *, title: str = "", dpi: int = 120) -> bytes:
-    """The curves of a training: loss, validation Dice, learning rate, seconds per epoch and how much of them was waiting for data.
+def progress(history: Sequence[Mapping[str, Any]], *, title: str = "", dpi: int = 110) -> bytes:
+    """The curves of a training: loss, validation Dice, learning rate, seconds per step and how much of them was waiting for data.
 
     Parameters
     ----------
-    history : one row per epoch; what is drawn is listed in `CURVES`, and what is missing or `None` is left out
+    history : one row per epoch; the columns that are drawn are those of `CURVES`, and a panel without any is left out
     title : above the curves
-    dpi : pixels per inch; the picture is 10 x 6.4 inches
+    dpi : pixels per inch; a panel is 5 x 3.2 inches
 
     Returns
     -------
@@ -105,31 +105,20 @@ def progress(history: Sequence[Mapping[str, Any]], *, title: str = "", dpi: int 
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 6.4), dpi=dpi, facecolor="white", layout="constrained")
+    rows = [_with_waiting(row) for row in history]
+    panels = {name: curves for name, curves in CURVES.items() if any(_points(rows, curve[0]) for curve in curves)} or dict(CURVES)
+    across = 2 if len(panels) == 4 else len(panels)
+    down = -(-len(panels) // across)
+    width, height, above = 5.0 * across, 3.2 * down, 0.4 if title else 0.0  # inches
+    figure = Figure(figsize=(width, height + above), dpi=dpi, facecolor="white")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color="#212529")
-    for axes, (heading, curves) in zip(figure.subplots(2, 2).flat, CURVES.items(), strict=True):
-        drawn = [_draw_curve(axes, history, *curve) for curve in curves]
-        axes.set_title(heading, loc="left", fontsize=11, color="#212529")
-        axes.grid(True, color="#e9ecef", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors="#495057", labelsize=9, length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch", fontsize=9, color="#495057")
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color("#ced4da")
-        if any(drawn):
-            axes.legend(frameon=False, fontsize=9, labelcolor="#495057")
-        else:
-            axes.text(0.5, 0.5, "no figures yet", transform=axes.transAxes, ha="center", va="center", color="#adb5bd")
-        if heading == "validation Dice":
-            _mark_best(axes, history)
-        if heading == "seconds per epoch":
-            axes.set_ylim(bottom=0)
+        figure.text(0.15 / width, 1 - 0.26 / (height + above), title, fontsize=13, fontweight="bold", color="#212529", va="center")
+    for number, (heading, curves) in enumerate(panels.items()):
+        left, low = 5.0 * (number % across) + 0.62, 3.2 * (down - 1 - number // across) + 0.5
+        axes = figure.add_axes((left / width, low / (height + above), 4.2 / width, 2.3 / (height + above)))
+        _draw_curves(axes, heading, rows, curves)
     return _png(figure)
 
 
@@ -138,7 +127,7 @@ CURVES: dict[str, tuple[tuple[str, str, str, bool], ...]] = {
     "loss": (("loss", "training", "#1c7ed6", True), ("validation_loss", "validation", "#f76707", True)),
     "validation Dice": (("validation_dice", "mean over the labels", "#2f9e44", False),),
     "learning rate": (("learning_rate", "learning rate", "#7048e8", False),),
-    "seconds per epoch": (("seconds", "in all", "#495057", False), ("waiting_seconds", "waiting for data", "#e03131", False)),
+    "seconds per step": (("seconds_per_step", "in all", "#495057", False), ("waiting", "waiting for data", "#e03131", False)),
 }
 
 # plane -> (axis across the slice, marks at left, right, bottom, top); left is the patient's right, as radiologists look at it
@@ -358,17 +347,50 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 22 else name[:21] + "\u2026"
 
 
+def _with_waiting(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the history with the seconds of each step in which the network waited for data."""
+    seconds, share = row.get("seconds_per_step"), row.get("data_wait")
+    return {**row, "waiting": None if seconds is None or share is None else seconds * share}
+
+
+def _draw_curves(axes: Any, heading: str, rows: Sequence[Mapping[str, Any]], curves: Sequence[tuple[str, str, str, bool]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [_draw_curve(axes, rows, *curve) for curve in curves]
+    axes.set_title(heading, loc="left", fontsize=11, color="#212529")
+    axes.grid(True, color="#e9ecef", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors="#495057", labelsize=9, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.set_xlabel("epoch", fontsize=9, color="#495057")
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("#ced4da")
+    if not any(drawn):
+        axes.text(0.5, 0.5, "no figures yet", transform=axes.transAxes, ha="center", va="center", color="#adb5bd")
+    elif len(curves) > 1 and drawn[1]:
+        axes.legend(frameon=False, fontsize=9, labelcolor="#495057", loc="upper right")
+    if heading == "validation Dice":
+        _mark_best(axes, rows)
+    if heading == "seconds per step":
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    if heading == "learning rate":
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        axes.set_ylim(bottom=0)
+
+
 def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], column: str, name: str, colour: str, smoothed: bool) -> bool:
     points = _points(history, column)
     if not points:
         return False
     epochs, values = map(np.array, zip(*points, strict=True))
+    dots = "o" if len(values) < 25 and not smoothed else None
     if smoothed and len(values) >= 10:
         axes.plot(epochs, values, color=colour, linewidth=1, alpha=0.3)
-        smooth = ndimage.gaussian_filter1d(values, max(1.0, len(values) / 50), mode="nearest")
-        axes.plot(epochs, smooth, color=colour, linewidth=2, label=name)
-    else:
-        axes.plot(epochs, values, color=colour, linewidth=2, label=name, marker="o" if len(values) == 1 else None)
+        values = ndimage.gaussian_filter1d(values, max(1.0, len(values) / 50), mode="nearest")
+    axes.plot(epochs, values, color=colour, linewidth=2, label=name, marker=dots or ("o" if len(values) == 1 else None), markersize=4)
+    if name.startswith("waiting"):
+        axes.fill_between(epochs, values, color=colour, alpha=0.15, linewidth=0)
     return True
 
 

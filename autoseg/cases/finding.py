@@ -15,7 +15,7 @@ from autoseg import files, images, presets
 from autoseg.cases.lists import channels_of_first, is_list, read_list
 from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.recipes import Pattern, Recipe, fill, glob_of, read_recipe
-from autoseg.cases.scheme import scheme_of_masks, scheme_of_values
+from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
 from autoseg.cases.values import Case, Channel, Dataset
 from autoseg.errors import AutosegError, InputError, LabelError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
 from autoseg.labels import Labels
@@ -146,7 +146,7 @@ def _try(recipe: Recipe, root: Path, paths: Sequence[str]) -> _Match | None:
             return None
     names = recipe.names
     ending = str(declared.get(names.file_ending, "")) if names and names.file_ending else ""
-    offered = [path for path in paths if path.endswith(ending)] if ending else paths
+    offered = [path for path in paths if path.casefold().endswith(ending.casefold())] or paths
     if names and names.table and isinstance(declared.get(names.table), Mapping):
         cases = _from_table(declared[names.table], root, file=root / names.file)
     else:
@@ -266,6 +266,7 @@ def _dataset(root: Path, match: _Match, map_labels: Mapping[int, int]) -> Datase
             unlabelled.append(name)
         else:
             problems.append(problem)
+    notes += _other_number(match, len(cases) + len(problems))
     if unlabelled:
         notes.append(f"{len(unlabelled)} cases have no label and are left aside ({_some(unlabelled)})")
     if match.unused and len(match.unused) < 10_000:
@@ -275,6 +276,7 @@ def _dataset(root: Path, match: _Match, map_labels: Mapping[int, int]) -> Datase
         notes.append(f"{len(partly)} cases lack the files of some labels, which are taken as not annotated there ({_some(partly)})")
     channels, channel_notes = _channels(match, cases)
     labels, label_notes = _labels(root, match, cases, map_labels)
+    check_annotated(cases, labels, file=Path(f"{recipe.name}.toml"))
     return Dataset(
         name=root.name,
         root=root,
@@ -435,6 +437,14 @@ def _listed_but_absent(root: Path, match: _Match) -> list[AutosegError]:
                 )
             )
     return problems
+
+
+def _other_number(match: _Match, found: int) -> list[str]:
+    """A remark where dataset.json counts other cases than there are; the Decathlon and nnU-Net call it numTraining."""
+    said = match.declared.get("numTraining")
+    if not isinstance(said, int) or said == found:
+        return []
+    return [f"dataset.json says that there are {said} training cases, and {found} were found"]
 
 
 def _grouped(dataset: Dataset, group_regex: str) -> Dataset:

@@ -23,7 +23,7 @@ from typing import Any
 
 from autoseg import files, images
 from autoseg.cases.names import channel_names, channels_from, labels_from
-from autoseg.cases.scheme import scheme_of_masks, scheme_of_values
+from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
 from autoseg.cases.values import Case, Channel, Dataset
 from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout, UnreadableFile
 from autoseg.labels import Labels
@@ -95,6 +95,8 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
     faulty = {problem.case for problem in problems}
     whole = tuple(sorted((case for case in cases if case.name not in faulty), key=lambda case: case.name))
     labels, label_notes = _labels(declared, whole, map_labels or {}, labelled=labelled, file=path)
+    if labelled:
+        check_annotated(whole, labels, file=path)
     return Dataset(
         name=path.stem,
         root=path.parent,

@@ -73,7 +73,7 @@ def channel_names(value: Any, *, file: Path) -> tuple[str, ...]:
         try:
             numbered = sorted((int(key), str(name)) for key, name in value.items())
         except ValueError:
-            numbered = sorted((int(number), str(name)) for name, number in value.items() if str(number).lstrip("-").isdigit())
+            numbered = sorted((number, str(name)) for name, item in value.items() if (number := _integer(item)) is not None)
         if [number for number, _ in numbered] == list(range(len(value))):
             return tuple(name for _, name in numbered)
     if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
@@ -111,6 +111,7 @@ def labels_from(
     ------
     LabelError : not a declaration of labels, or one that cannot work
     """
+    _check_kinds(regions, order, ignore, file=file)
     single, grouped = _split_declaration(declared, file=file)
     ignore = next((single.pop(name) for name in list(single) if name.casefold() == "ignore"), ignore)
     notes: list[str] = []
@@ -142,6 +143,17 @@ def labels_from_values(values: Iterable[int], *, aliases: Mapping[int, int] | No
     return make_labels(named, aliases=dict(aliases or {}))
 
 
+def _check_kinds(regions: Any, order: Any, ignore: Any, *, file: Path) -> None:
+    """Refuse a declaration of the wrong JSON kind."""
+    for key, value, sound, expected in (
+        ("regions", regions, isinstance(regions, Mapping), "a table of name and list of values"),
+        ("regions_class_order", order, isinstance(order, list) and all(type(v) is int for v in order), "a list of label values"),
+        ("ignore", ignore, type(ignore) is int, "one integer"),
+    ):
+        if value is not None and not sound:
+            raise LabelError(f"'{key}' is not declared as expected", file=file, found=repr(value), expected=expected, fix="correct it")
+
+
 def _split_declaration(declared: Any, *, file: Path) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """(name to value, name to member values of the regions)."""
     single: dict[str, int] = {}
@@ -162,10 +174,10 @@ def _split_declaration(declared: Any, *, file: Path) -> tuple[dict[str, int], di
             if len(members) == 1:
                 single[str(key)] = members[0]
             grouped[str(key)] = members
-        elif str(value).lstrip("-").isdigit():
-            single[str(key)] = int(value)
-        elif str(key).lstrip("-").isdigit():
-            single[str(value)] = int(key)
+        elif (number := _integer(value)) is not None:
+            single[str(key)] = number
+        elif (number := _integer(key)) is not None:
+            single[str(value)] = number
         else:
             raise LabelError(
                 f"the label '{key}' has no value",
@@ -240,6 +252,10 @@ def _as_values(values: Any, *, file: Path) -> tuple[int, ...]:
             expected="for example [1, 2]",
             fix="write the values of its labels",
         ) from None
+
+
+def _integer(value: Any) -> int | None:
+    return int(value) if re.fullmatch(r"-?[0-9]{1,9}", str(value)) else None
 
 
 def _is_background(name: str, value: int) -> bool:

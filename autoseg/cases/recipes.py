@@ -38,6 +38,7 @@ MODALITIES = (  # the closed list; it chooses the normalisation
 )
 UNLABELLED = ("error", "note")  # what an image without a label means: a fault, or the part of the set that was published without
 
+_TABLES = ("detect", "names", "case", "labels")  # the others with keys of their own are lists of tables
 _KEYS: dict[str, tuple[str, ...]] = {
     "": ("title", "source", "about", "explicit", "detect", "names", "case", "channels", "labels", "regions", "ignore", "annotated"),
     "detect": ("json", "keys", "any_of"),
@@ -194,11 +195,11 @@ def parse_recipe(table: Mapping[str, Any], *, name: str, file: Path | None = Non
         label=_patterns(case.get("label", []), file=file),
         unlabelled=_one_of(case.get("unlabelled", "error"), UNLABELLED, key="case.unlabelled", file=file),
         channels=channels,
-        labels={str(key): int(value) for key, value in table.get("labels", {}).items()},
+        labels={str(key): _whole(value, key=f"labels.{key}", file=file) for key, value in table.get("labels", {}).items()},
         regions=tuple(
             RecipeRegion(name=str(r["name"]), members=tuple(map(str, r["of"])), writes=str(r["writes"])) for r in table.get("regions", [])
         ),
-        ignore=table.get("ignore"),
+        ignore=None if table.get("ignore") is None else _whole(table["ignore"], key="ignore", file=file),
         annotated=tuple((make_pattern(entry["case"], file=file), tuple(map(str, entry["labels"]))) for entry in table.get("annotated", [])),
     )
     _check_parts(recipe, file=file)
@@ -290,11 +291,22 @@ def _glob_regex(glob: str) -> str:
 
 def _refuse_unknown_keys(table: Mapping[str, Any], *, file: Path | None) -> None:
     presets.refuse_unknown(list(table), _KEYS[""], file=file)
+    if not isinstance(table.get("labels", {}), Mapping):
+        raise SettingsError("'labels' is not a table", file=file, found=repr(table["labels"]), expected="[labels]", fix="write [labels]")
     for name, known in _KEYS.items():
-        entries = table.get(name, []) if name else []
-        for entry in [entries] if isinstance(entries, Mapping) else entries:
-            if not isinstance(entry, Mapping):
-                raise SettingsError(f"'{name}' is not a table", file=file, found=repr(entry), expected=f"[{name}] with {', '.join(known)}")
+        if not name or name not in table:
+            continue
+        entries = [table[name]] if name in _TABLES else table[name]
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            heading = f"[{name}]" if name in _TABLES else f"[[{name}]]"
+            raise SettingsError(
+                f"'{name}' is not a table",
+                file=file,
+                found=repr(table[name]),
+                expected=f"{heading} with {', '.join(known)}",
+                fix=f"write {heading}",
+            )
+        for entry in entries:
             presets.refuse_unknown([f"{name}.{key}" for key in entry], [f"{name}.{key}" for key in known], file=file)
     for name, needed in (("channels", ("name",)), ("regions", ("name", "of", "writes")), ("annotated", ("case", "labels"))):
         for entry in table.get(name, []):
@@ -344,7 +356,17 @@ def _names(table: Mapping[str, Any] | None, *, file: Path | None) -> Names | Non
     return Names(**{**table, "channels": _texts(table.get("channels", []))})
 
 
+def _whole(value: Any, *, key: str, file: Path | None) -> int:
+    if type(value) is not int:
+        raise SettingsError(f"'{key}' is not an integer", file=file, found=repr(value), expected="a label value", fix="write the value")
+    return value
+
+
 def _patterns(value: Any, *, file: Path | None) -> tuple[Pattern, ...]:
+    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        raise SettingsError(
+            "a pattern is not a text", file=file, found=repr(value), expected='"images/{case}{ext}", or a list of such', fix="quote it"
+        )
     return tuple(make_pattern(text, file=file) for text in _texts(value))
 
 

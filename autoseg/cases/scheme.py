@@ -14,9 +14,11 @@ from autoseg.cases.names import labels_from_values
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, LabelError
 from autoseg.labels import Labels, left_right_pairs, make_labels
+from autoseg.presets import refuse_unknown
 
 _MOST_VALUES = 1000  # more different values than any atlas has structures: the file is an image
 _GREY_STEP = 16  # values of a mask painted in grey levels lie at least so far apart
+_WORTH_WORKERS = 4_000_000  # bytes of label files; fewer are read before a worker has started
 _LISTED = 8
 
 
@@ -58,7 +60,9 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
     paths = [case.label for case in cases if isinstance(case.label, Path)]
     found: list[frozenset[int]] = []
     first_error: AutosegError | None = None
-    for outcome in workers.run_cases(_values_of, paths, names=[str(path) for path in paths], stage="reading label values"):
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    count = 0 if size < _WORTH_WORKERS else None
+    for outcome in workers.run_cases(_values_of, paths, names=[str(path) for path in paths], stage="reading label values", workers=count):
         if outcome.value is not None:
             found.append(outcome.value)
         elif outcome.failure is not None and first_error is None:
@@ -94,6 +98,17 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
             + ", ".join(f"{alias} for {value} ({counts[alias]} of {len(found)} cases)" for alias, value in strays.items())
         )
     return labels, tuple(notes)
+
+
+def check_annotated(cases: Sequence[Case], labels: Labels, *, file: Path) -> None:
+    """Refuse names of annotated labels that are not declared.
+
+    Raises
+    ------
+    SettingsError : with the nearest declared name
+    """
+    named = {name for case in cases for name in case.annotated or ()}
+    refuse_unknown(sorted(named), labels.names, what="label among those annotated,", file=file)
 
 
 def _values_of(path: Path) -> frozenset[int]:

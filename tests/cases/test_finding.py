@@ -1,0 +1,185 @@
+"""What `find` does with declarations of every kind, good and bad."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoseg.cases import Dataset, find
+from autoseg.errors import AutosegError, LabelError, MissingPath, SettingsError, UnknownLayout, UnreadableFile
+
+Touch = Callable[..., Path]
+CASES = ("imagesTr/p1_t0_0000.nii.gz", "imagesTr/p1_t1_0000.nii.gz", "imagesTr/p2_t0_0000.nii.gz",
+         "labelsTr/p1_t0.nii.gz", "labelsTr/p1_t1.nii.gz", "labelsTr/p2_t0.nii.gz")  # fmt: skip
+
+
+def declare(root: Path, **keys: Any) -> Path:
+    value = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "kidney_left": 1, "kidney_right": 2},
+        "file_ending": ".nii.gz",
+        **keys,
+    }
+    (root / "dataset.json").write_text(json.dumps({key: item for key, item in value.items() if item is not None}))
+    return root
+
+
+def test_a_data_set_survives_its_json_and_files_stay_where_they_are(touch: Touch) -> None:
+    root = declare(touch(*CASES))
+    before = sorted(path.stat().st_mtime_ns for path in root.rglob("*"))
+    dataset = find(root)
+    assert Dataset.from_json(json.loads(json.dumps(dataset.to_json()))) == dataset
+    assert all(path.is_absolute() for case in dataset.cases for path in case.images)
+    assert sorted(path.stat().st_mtime_ns for path in root.rglob("*")) == before
+    assert dataset.labels.pairs == (("kidney_left", "kidney_right"),), "left/right pairs are known from the names"
+    assert find(root / "dataset.json") == dataset, "the file stands for its folder"
+
+
+def test_groups_by_regular_expression(touch: Touch) -> None:
+    root = declare(touch(*CASES))
+    assert [case.group for case in find(root, group_regex=r"^(p\d+)_").cases] == ["p1", "p1", "p2"]
+    assert [case.group for case in find(root, group_regex=r"^p\d+").cases] == ["p1", "p1", "p2"]
+    partly = find(root, group_regex="p1")
+    assert [case.group for case in partly.cases] == ["p1", "p1", None] and "p2_t0" in partly.notes[-1]
+    for regex in ("(", "zzz"):
+        with pytest.raises(SettingsError, match="--group-regex"):
+            find(root, group_regex=regex)
+
+
+def test_a_mapped_value_leaves_the_declaration(touch: Touch) -> None:
+    labels = find(declare(touch(*CASES)), map_labels={2: 1, 7: 0}).labels
+    assert labels.names == ("background", "kidney_left")
+    assert labels.encode(np.array([0, 1, 2, 7], dtype=np.uint8)).tolist() == [0, 1, 1, 0]
+    with pytest.raises(LabelError):
+        find(declare(touch(*CASES)), map_labels={2: 5})
+
+
+def test_regions_beside_the_labels_are_trained_where_they_can_be_undone(touch: Touch) -> None:
+    nested = {"labels": {"background": 0, "oedema": 1, "core": 2}, "regions": {"all": [1, 2], "core": [2]}}
+    assert [(r.name, r.writes) for r in find(declare(touch(*CASES), **nested)).labels.regions] == [("all", 1), ("core", 2)]
+    alike = {"labels": {"background": 0, "a": 1, "b": 2}, "regions": {"all": [1, 2]}}
+    dataset = find(declare(touch(*CASES), **alike))
+    assert not dataset.labels.regions and any("left aside" in note and "--map-labels 2=1" in note for note in dataset.notes)
+    assert [r.members for r in find(declare(touch(*CASES), **alike), map_labels={2: 1}).labels.regions] == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["CT", "ct", "Portal venous CT"])
+def test_modalities_are_taken_from_names_and_told(touch: Touch, name: str) -> None:
+    dataset = find(declare(touch(*CASES), channel_names={"0": name}))
+    assert dataset.channels[0].modality == "CT" and any(f"{name} is CT" in note for note in dataset.notes)
+
+
+def test_numbers_that_do_not_agree_are_told(touch: Touch) -> None:
+    assert any("5 training cases, and 3 were found" in note for note in find(declare(touch(*CASES), numTraining=5)).notes)
+    assert not any("training cases" in note for note in find(declare(touch(*CASES), numTraining=3)).notes)
+
+
+@pytest.mark.parametrize(("keys", "kind", "message"), [
+    ({"labels": {"background": 0}}, LabelError, "no foreground"),
+    ({"labels": {"a": 1, "b": 1}}, LabelError, "share a value"),
+    ({"labels": {"background": 0, "a": "one"}}, LabelError, "'a' has no value"),
+    ({"labels": {"background": 0, "a": ["x"]}}, LabelError, "not a list of label values"),
+    ({"labels": []}, LabelError, "not declared as expected"),
+    ({"labels": {"background": 0, "r": [1, 2]}, "regions_class_order": [1, 2]}, LabelError, "painting order"),
+    ({"channel_names": {"0": "T1", "2": "T2"}}, SettingsError, "channels are not declared"),
+    ({"channel_names": "T1"}, SettingsError, "channels are not declared"),
+])  # fmt: skip
+def test_a_bad_declaration_is_refused_with_its_file(touch: Touch, keys: dict[str, Any], kind: type[AutosegError], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        find(declare(touch(*CASES), **keys))
+    assert "dataset.json" in str(caught.value)
+
+
+def test_json_that_is_none_is_named_with_its_line(touch: Touch) -> None:
+    root = touch(*CASES)
+    (root / "dataset.json").write_text('{"labels": {\n "a": 1,}}')
+    with pytest.raises(UnreadableFile, match=r"dataset\.json"):
+        find(root)
+
+
+def test_a_path_that_does_not_exist_gets_the_nearest(touch: Touch) -> None:
+    root = touch(*CASES, root="hippocampus")
+    with pytest.raises(MissingPath, match="did you mean hippocampus"):
+        find(root.parent / "hipocampus")
+    with pytest.raises(UnknownLayout):
+        find(touch(root="empty") if (root.parent / "empty").mkdir() else root.parent / "empty")
+    with pytest.raises(UnknownLayout, match="neither a folder nor a list"):
+        find(touch("scan.nii.gz", root="other") / "scan.nii.gz")
+
+
+def test_links_are_followed_and_a_dangling_one_is_a_missing_file(touch: Touch, tmp_path: Path) -> None:
+    store = touch("a.nii.gz", root="store")
+    root = declare(touch("labelsTr/x.nii.gz", "labelsTr/y.nii.gz", "imagesTr/z.txt"))
+    (root / "imagesTr" / "x_0000.nii.gz").symlink_to(store / "a.nii.gz")
+    (root / "imagesTr" / "y_0000.nii.gz").symlink_to(store / "gone.nii.gz")
+    (root / "loop").symlink_to(root)
+    dataset = find(root)
+    assert [case.name for case in dataset.cases] == ["x"]
+    assert [(problem.case, type(problem)) for problem in dataset.problems] == [("y", MissingPath)]
+
+
+def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for name, values in {"a": [0, 127, 255], "b": [0, 127, 255], "c": [0, 130, 233, 255, 127]}.items():
+        volume(tmp_path / "images" / f"{name}.nii.gz")
+        volume(tmp_path / "labels" / f"{name}.nii.gz", values)
+    dataset = find(tmp_path)
+    assert dataset.labels.values == (0, 127, 255) and dict(dataset.labels.aliases) == {130: 127, 233: 255}
+    assert any("130 for 127 (1 of 3 cases)" in note for note in dataset.notes)
+
+
+def test_a_rare_label_is_no_stray(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for name, values in {"a": [0, 1, 2], "b": [0, 1, 2], "c": [0, 1, 2, 3]}.items():
+        volume(tmp_path / "images" / f"{name}.nii.gz")
+        volume(tmp_path / "labels" / f"{name}.nii.gz", values)
+    labels = find(tmp_path).labels
+    assert labels.values == (0, 1, 2, 3) and not labels.aliases
+
+
+def test_labels_that_are_images_are_told(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for name in "ab":
+        volume(tmp_path / "images" / f"{name}.nii.gz")
+        volume(tmp_path / "labels" / f"{name}.nii.gz")
+    with pytest.raises(LabelError, match="no labelled voxel"):
+        find(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.text(max_size=4) | st.sampled_from(["0", "1", "background", "CT"]),
+    lambda children: (
+        st.lists(children, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "background", "a", "ignore"]), children, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+KEYS = [
+    "channel_names",
+    "modality",
+    "labels",
+    "regions",
+    "regions_class_order",
+    "ignore",
+    "file_ending",
+    "training",
+    "dataset",
+    "numTraining",
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys=st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=2))
+def test_whatever_dataset_json_says_the_answer_is_a_data_set_or_a_named_error(touch: Touch, keys: dict[str, Any]) -> None:
+    root = touch("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    sound = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}}
+    (root / "dataset.json").write_text(json.dumps({**sound, **keys}))
+    try:
+        assert isinstance(find(root), Dataset)
+    except AutosegError as error:
+        assert str(error)

@@ -1,0 +1,138 @@
+"""Lists of cases as CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoseg.cases import Case, find
+from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnreadableFile
+
+Touch = Callable[..., Path]
+FILES = ("a_t1.nii.gz", "a_ct.nii.gz", "a_seg.nii.gz", "sub dir/b_t1.nii.gz", "sub dir/b_ct.nii.gz", "sub dir/b_seg.nii.gz")
+DECLARED = {"channel_names": {"0": "T1", "1": "CT"}, "labels": {"background": 0, "lesion": 4}}
+
+
+@pytest.fixture
+def root(touch: Touch) -> Path:
+    folder = touch(*FILES)
+    (folder / "dataset.json").write_text(json.dumps(DECLARED))
+    return folder
+
+
+def expected(root: Path) -> tuple[Case, ...]:
+    return (
+        Case(name="a", images=(root / "a_t1.nii.gz", root / "a_ct.nii.gz"), label=root / "a_seg.nii.gz", group="p1"),
+        Case(
+            name="b", images=(root / "sub dir/b_t1.nii.gz", root / "sub dir/b_ct.nii.gz"), label=root / "sub dir/b_seg.nii.gz", group="p2"
+        ),
+    )
+
+
+A, B = ("a_t1.nii.gz", "a_ct.nii.gz", "a_seg.nii.gz"), ("sub dir/b_t1.nii.gz", "sub dir/b_ct.nii.gz", "sub dir/b_seg.nii.gz")
+COMMAS = f"case,T1,CT,label,group\nb,{','.join(B)},p2\na,{','.join(A)},p1\n"
+SEMICOLONS = f"\ufeffcase;T1;CT;label;group\r\na;{';'.join(A)};p1\r\n\r\nb;{';'.join(B)};p2"
+TABS = "case\tT1\tCT\tlabel\tgroup\na\t" + "\t".join(A) + '\tp1\nb\t"' + '"\t"'.join(B) + '"\tp2\n'
+ONE_COLUMN = f"Case,Label,Channels,Group\na,{A[2]},{A[0]};{A[1]},p1\nb,{B[2]},{B[0]} ; {B[1]},p2\n"
+
+
+@pytest.mark.parametrize("text", [COMMAS, SEMICOLONS, TABS, ONE_COLUMN])
+def test_csv_in_its_usual_dialects(root: Path, text: str) -> None:
+    (root / "cases.csv").write_text(text, encoding="utf-8")
+    dataset = find(root / "cases.csv")
+    assert dataset.cases == expected(root)
+    assert [(c.name, c.modality) for c in dataset.channels] == [("T1", "MR"), ("CT", "CT")]
+    assert dataset.labels.values == (0, 4) and (dataset.name, dataset.recipe) == ("cases", "list")
+
+
+@pytest.mark.parametrize("channels", [
+    lambda files: files,
+    lambda files: dict(zip(("T1", "CT"), files, strict=True)),
+    lambda files: ";".join(files),
+])  # fmt: skip
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_json_in_its_usual_forms(root: Path, channels: Callable[[list[str]], Any], wrapped: bool) -> None:
+    rows = [
+        {"case": "a", "channels": channels(list(FILES[:2])), "label": FILES[2], "group": "p1"},
+        {"case": "b", "channels": channels(list(FILES[3:5])), "label": FILES[5], "group": "p2"},
+    ]
+    (root / "dataset.json").unlink()
+    stated = {"channels": [{"name": "T1", "modality": "MR"}, {"name": "CT", "modality": "other"}], "labels": {"background": 0, "lesion": 4}}
+    (root / "list.json").write_text(json.dumps({**stated, "cases": rows} if wrapped else rows))
+    if wrapped:
+        dataset = find(root / "list.json")
+        assert dataset.cases == expected(root)
+        assert dataset.channels[1].modality == "other", "a modality that is stated is taken"
+    else:
+        with pytest.raises(AutosegError):  # nobody declared the labels, and the files are empty
+            find(root / "list.json")
+
+
+def test_labels_nobody_declared_are_found_by_reading(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    volume(tmp_path / "x.nii.gz", np.arange(9), dtype=np.float32)
+    volume(tmp_path / "y.nii.gz", [0, 2, 2])
+    (tmp_path / "cases.csv").write_text("case,channels,label\none,x.nii.gz,y.nii.gz\n")
+    dataset = find(tmp_path / "cases.csv")
+    assert dataset.labels.values == (0, 2) and [c.name for c in dataset.channels] == ["image"]
+
+
+def test_declarations_are_found_where_the_files_lie(root: Path, tmp_path: Path) -> None:
+    text = f"case,T1,CT,label\na,{root}/a_t1.nii.gz,{root}/a_ct.nii.gz,{root}/a_seg.nii.gz\n"
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "kept.csv").write_text(text)
+    dataset = find(tmp_path / "lists" / "kept.csv")
+    assert dataset.labels.names == ("background", "lesion") and any("dataset.json" in note for note in dataset.notes)
+
+
+def test_cases_that_are_not_whole_do_not_hide_the_others(root: Path) -> None:
+    rows = ["case,T1,CT,label", "a,a_t1.nii.gz,a_ct.nii.gz,a_seg.nii.gz", "b,a_t1.nii.gz,,a_seg.nii.gz", "c,a_t1.nii.gz,a_ct.nii.gz,",
+            "d,a_t1.nii.gz,a_tc.nii.gz,a_seg.nii.gz"]  # fmt: skip
+    (root / "cases.csv").write_text("\n".join(rows))
+    dataset = find(root / "cases.csv")
+    assert [case.name for case in dataset.cases] == ["a"]
+    assert [(p.case, type(p)) for p in dataset.problems] == [("b", MissingChannel), ("c", MissingLabel), ("d", MissingPath)]
+    assert "a_ct.nii.gz" in str(dataset.problems[2]), "the nearest names are in the message"
+
+
+def test_labels_annotated_in_some_cases_only(root: Path) -> None:
+    (root / "cases.csv").write_text(
+        "case,T1,CT,label,annotated\na,a_t1.nii.gz,a_ct.nii.gz,a_seg.nii.gz,lesion;rim\nb,a_t1.nii.gz,a_ct.nii.gz,a_seg.nii.gz,\n"
+    )
+    (root / "dataset.json").write_text(json.dumps({**DECLARED, "labels": {"background": 0, "lesion": 4, "rim": 5}}))
+    assert [case.annotated for case in find(root / "cases.csv").cases] == [("lesion", "rim"), None]
+    (root / "dataset.json").write_text(json.dumps(DECLARED))
+    with pytest.raises(SettingsError, match="'rim'"):
+        find(root / "cases.csv")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "holds no case"),
+    ("case,label,group\na,x,y\n", "no column with images"),
+    ("case,T1,CT\na,x,y\n", "no column with labels"),
+    ("case,T1,CT,label\na,x,y,z\na,x,y,z\n", "listed twice"),
+    ("case,channels,label\na,x,y,z,w\n", "more fields than the head"),
+])  # fmt: skip
+def test_a_list_that_cannot_be_understood_is_refused(root: Path, text: str, message: str) -> None:
+    (root / "cases.csv").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        find(root / "cases.csv")
+
+
+@pytest.mark.parametrize("value", [{"cases": [1, 2]}, [1], {"cases": []}, [{"case": "a"}], [{"case": "a", "channels": 3, "label": None}]])
+def test_json_that_is_no_list_is_refused_by_name(root: Path, value: Any) -> None:
+    (root / "cases.json").write_text(json.dumps(value))
+    try:
+        assert find(root / "cases.json").problems
+    except AutosegError as error:
+        assert "cases.json" in str(error)
+
+
+def test_a_list_in_another_encoding_is_refused(root: Path) -> None:
+    (root / "cases.csv").write_bytes("case,T1,label\nä,x,y".encode("latin-1"))
+    with pytest.raises(UnreadableFile, match="UTF-8"):
+        find(root / "cases.csv")

@@ -1,13 +1,14 @@
 """batchgenerators as the backend of the intensity transforms: `--set augmentation.backend=batchgenerators`.
 
 Spatial transforms and mirroring stay with `augmentation`, which knows about labels, left and right. batchgenerators works on
-the CPU and draws from numpy's global generator, which is seeded for the call and put back afterwards.
+the CPU and draws from the global generators of Python and numpy, which are seeded for the call and put back afterwards.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,9 +80,11 @@ def _transforms(s: AugmentationSettings) -> list:  # type: ignore[type-arg]
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    before = np.random.get_state()  # noqa: NPY002 - the only generator that batchgenerators knows
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the only generators that batchgenerators knows
+    random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     try:
         yield
     finally:
-        np.random.set_state(before)  # noqa: NPY002
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002

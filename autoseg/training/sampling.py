@@ -74,7 +74,7 @@ def generator_for(seed: int, *stream: int) -> torch.Generator:
     >>> int(torch.randint(100, (), generator=generator_for(1, 2))) == int(torch.randint(100, (), generator=generator_for(1, 2)))
     True
     """
-    words = np.random.SeedSequence([seed & 0xFFFFFFFF, *stream]).generate_state(2, np.uint32)
+    words = np.random.SeedSequence(seed & 0xFFFFFFFF, spawn_key=stream).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
@@ -141,13 +141,13 @@ def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previou
     if min(inner.shape) <= 0:
         inner = Box(start=(0, 0, 0), stop=(0, 0, 0))
     into = tuple(slice(i - a, i - a + n) for i, a, n in zip(inner.start, start, inner.shape, strict=True))
-    pixels = torch.as_tensor(np.ascontiguousarray(case.image(inner.slices), dtype=np.float32))
-    classes = torch.as_tensor(_classes(case, inner.slices))
+    pixels = torch.from_numpy(np.array(case.image(inner.slices), dtype=np.float32, order="C"))  # a copy: the case stays as it is
+    classes = torch.from_numpy(_classes(case, inner.slices))
     image = _padded(pixels, into, shape, 0.0)
     label = _padded(classes, into, shape, OUTSIDE)
     if previous is None:
         return Patch(image=image, label=label)
-    earlier = torch.as_tensor(np.ascontiguousarray(previous[inner.slices], dtype=np.int16))
+    earlier = torch.from_numpy(np.array(previous[inner.slices], dtype=np.int16, order="C"))
     return Patch(image=image, label=label, previous=_padded(earlier, into, shape, 0))
 
 
@@ -200,7 +200,7 @@ def _place(case: PatchSource, *, patch: Shape, foreground: bool, generator: torc
     classes = [key for key in keys if key > 0]
     if foreground and classes:
         key = classes[_integer(len(classes), generator)]
-    elif not foreground and -1 in keys:  # sparse annotation: every patch is centred where something was annotated
+    elif -1 in keys:  # sparse annotation: every patch is centred where something was annotated
         key = -1
     else:
         return tuple(low + _integer(high - low + 1, generator) for low, high in bounds)  # type: ignore[return-value]

@@ -1,0 +1,247 @@
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg import machine
+from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFailed
+from autoseg.networks import checkpoint
+from autoseg.training import loop
+from autoseg.workspace import Run
+from tests.training.made import make_case, make_plan
+
+SETTINGS = {"steps_per_epoch": 4, "checkpoint_seconds": 0.0, "optimizer.learning_rate": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cases():
+    return [make_case(f"case{i}", (9, 13 + i, 11), seed=i) for i in range(6)]
+
+
+def make_task(cases, root, **changes):
+    plan, configuration = make_plan(patch=(8, 12, 8))
+    options = {"epochs": 3, "settings": SETTINGS, "deterministic": True, "seed": 5} | changes
+    return loop.TrainingTask(
+        plan=plan, configuration=configuration, fold=0, train_cases=cases[:4], validation_cases=cases[4:], run=Run(root=root), **options
+    )
+
+
+def patch_dice(network, some):
+    """A cheap stand-in for full-image Dice: the whole case through the network."""
+    scores = []
+    with torch.inference_mode():
+        for case in some:
+            shape = [n // 2 * 2 for n in case.shape]
+            box = tuple(slice(0, n) for n in shape)
+            found = network(torch.from_numpy(case.pixels[(slice(None), *box)])[None]).argmax(1)[0].numpy()
+            truth = case.classes[box]
+            scores += [2 * np.sum((found == c) & (truth == c)) / max(1, np.sum(found == c) + np.sum(truth == c)) for c in (1, 2)]
+    return float(np.mean(scores))
+
+
+def train(task, **options):
+    return loop.train(task, **({"validate": patch_dice} | options))
+
+
+def weights_of(run):
+    return checkpoint.load_model(run)[0]
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_learns_two_boxes_in_noise(cases, tmp_path):
+    rows = []
+    network = train(make_task(cases, tmp_path, epochs=25), report=rows.append)
+    assert not network.training and patch_dice(network, cases[4:]) > 0.7
+    losses = [row["loss"] for row in rows]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+
+
+def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_path):
+    drawn = []
+    task = make_task(cases, tmp_path)
+    network = train(task, draw=lambda history: drawn.append(len(history)))
+    weights, description = checkpoint.load_model(task.run)
+    assert equal(weights, dict(network.state_dict()))
+    assert description["configuration"] == "3d_fullres" and description["fold"] == 0 and description["epochs"] == 3
+    assert description["plan"] == json.loads(json.dumps(task.plan.to_json())) and description["finished"]
+    rows = [json.loads(line) for line in task.run.history_jsonl.read_text().splitlines()]
+    table = list(csv.DictReader(task.run.history_csv.read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == [1, 2, 3] == [int(row["epoch"]) for row in table]
+    for row in rows:
+        assert row["loss"] > -2 and row["seconds_per_step"] > 0 and 0 <= row["data_wait"] <= 1 and row["memory"] > 1e6
+    assert rows[-1]["time_left"] == 0 and drawn[:3] == [1, 2, 3] and rows[0]["validation_dice"] is not None
+    assert "epoch 1, loss" in loop.line(rows[0]) and "left" in loop.line(rows[0])
+
+
+def test_a_finished_run_is_not_trained_again(cases, tmp_path):
+    task = make_task(cases, tmp_path)
+    first = train(task)
+    before = task.run.weights.stat().st_mtime_ns
+    rows = []
+    again = train(task, report=rows.append)
+    assert rows == [] and equal(dict(first.state_dict()), dict(again.state_dict())) and task.run.weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, name):
+    undisturbed = train(make_task(cases, tmp_path / "a"))
+    task = make_task(cases, tmp_path / "b", settings=SETTINGS | {"checkpoint_seconds": 1e9})
+    calls = []
+
+    def interrupt(network, some):
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(0.2)
+        return 0.0
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=name) as caught:
+        train(task, validate=interrupt)
+    assert caught.value.exit_code == 130 and (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    said = []
+    resumed = train(task, say=said.append)
+    assert "going on after step 4" in said[0]
+    assert equal(dict(undisturbed.state_dict()), dict(resumed.state_dict()))
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the loop may catch it and tidy up."""
+
+
+@pytest.mark.parametrize("moment", [1, 3, 6, 7, 11])
+def test_killed_at_any_step_the_same_call_ends_bit_for_bit_equal(cases, tmp_path, moment, monkeypatch):
+    undisturbed = train(make_task(cases, tmp_path / "a"))
+    task = make_task(cases, tmp_path / "b")
+    from autoseg.training.learner import Learner
+
+    whole, count = Learner.step, []
+
+    def step(self, batch, *, learning_rate):
+        count.append(1)
+        if len(count) == moment:
+            raise Killed
+        return whole(self, batch, learning_rate=learning_rate)
+
+    monkeypatch.setattr(Learner, "step", step)
+    with pytest.raises(Killed):
+        train(task)
+    monkeypatch.setattr(Learner, "step", whole)
+    assert equal(dict(undisturbed.state_dict()), dict(train(task).state_dict()))
+    assert [json.loads(line)["epoch"] for line in task.run.history_jsonl.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(cases, tmp_path):
+    first, again, other = (train(make_task(cases, tmp_path / str(i), seed=seed)) for i, seed in enumerate((1, 1, 2)))
+    assert equal(dict(first.state_dict()), dict(again.state_dict())) and not equal(dict(first.state_dict()), dict(other.state_dict()))
+
+
+def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validation(cases, tmp_path):
+    rates = []
+    from autoseg.training.learner import Learner
+
+    whole = Learner.step
+
+    def step(self, batch, *, learning_rate):
+        rates.append(learning_rate)
+        return whole(self, batch, learning_rate=learning_rate)
+
+    task = make_task(cases, tmp_path, epochs=None, time_budget=4.0, deterministic=False)
+    begin = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "step", step)
+        train(task, validate=lambda network, some: time.sleep(0.05) or 0.5)
+    taken = time.monotonic() - begin
+    # 1 s, and eight mirror images of what took 0.05 s, are kept back
+    assert 1.5 < taken < 3.9
+    top = rates.index(max(rates))
+    assert top < len(rates) / 3 and rates[-1] < 0.1 * max(rates) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_steps_with_non_finite_numbers_are_left_out_and_explained(cases, tmp_path):
+    cases[1].pixels[0, 3, 4, 5] = np.nan
+    said = []
+    task = make_task(cases, tmp_path, settings=SETTINGS | {"skip_limit": 100})
+    network = train(task, say=said.append)
+    assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
+    assert said and all("left out" in text and "case1" in text and "not all finite" in text for text in said)
+
+
+def test_a_run_whose_numbers_stay_non_finite_gives_up_with_the_cause(cases, tmp_path):
+    for case in cases:
+        case.pixels[:] = np.inf
+    with pytest.raises(TrainingFailed, match="3 steps in a row"):
+        train(make_task(cases, tmp_path, settings=SETTINGS | {"skip_limit": 3}))
+
+
+def test_a_state_of_another_network_or_seed_is_refused(cases, tmp_path):
+    train(make_task(cases, tmp_path))
+    with pytest.raises(PlanMismatch, match="another seed"):
+        train(make_task(cases, tmp_path, seed=6))
+    task = make_task(cases, tmp_path)
+    with pytest.raises(PlanMismatch, match="another network"):
+        train(replace(task, configuration=replace(task.configuration, features_per_stage=(8, 24))))
+
+
+def test_unknown_settings_and_impossible_wishes_are_refused_at_the_door(cases, tmp_path):
+    with pytest.raises(SettingsError, match="learning_rate"):
+        train(make_task(cases, tmp_path, settings={"optimizer.learning_rat": 1}))
+    with pytest.raises(SettingsError, match="time budget"):
+        train(make_task(cases, tmp_path, epochs=None, time_budget=3.0))
+
+
+def test_training_works_outside_the_main_thread(cases, tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(make_task(cases, tmp_path, epochs=1))))
+    thread.start()
+    thread.join(timeout=60)
+    assert len(results) == 1
+
+
+def test_averaged_weights_are_the_running_mean_of_those_trained(cases, tmp_path):
+    from autoseg.training.batches import Batches
+    from autoseg.training.learner import Learner
+
+    task = make_task(cases, tmp_path)
+    settings = loop.check_settings(task.plan, {"ema": 0.9, "precision": "float32"})
+    common = {"plan": task.plan, "configuration": task.configuration, "settings": settings, "device": torch.device("cpu"), "seed": 1}
+    learner, batches = Learner(**common), Batches(task.train_cases, memory=1e9, **common)
+    mean = {name: value.clone() for name, value in learner.network.named_parameters()}
+    for step in range(12):
+        assert learner.step(batches.batch(step), learning_rate=0.01).taken
+        decay = min(0.9, (2 + step) / (11 + step))
+        mean = {name: decay * mean[name] + (1 - decay) * value.detach() for name, value in learner.network.named_parameters()}
+    for name, value in learner.averaged.named_parameters():
+        assert torch.allclose(value, mean[name], atol=1e-5), name
+
+
+def test_the_network_sees_bfloat16_where_the_processor_computes_in_it():
+    from autoseg.training.learner import choose_precision
+
+    expected = torch.bfloat16 if machine.has_bf16("cpu") else torch.float32
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("float32", torch.device("cpu")) == torch.float32
+
+
+def test_the_validation_subset_is_fixed_and_spread_over_the_names(cases):
+    chosen = loop.validation_subset([make_case(f"c{i:02d}", (4, 4, 4)) for i in reversed(range(40))], 5)
+    assert [case.name for case in chosen] == ["c00", "c10", "c20", "c29", "c39"]
+    assert len(loop.validation_subset(cases, 100)) == 6

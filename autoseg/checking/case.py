@@ -20,7 +20,9 @@ from autoseg.images import Image
 from autoseg.labels import Labels
 
 _THUMBNAIL = 12  # blocks along each axis of a volume; a planar image gets the square of it in plane, roughly
+_SLAB = 16  # slices
 _LISTED = 10
+_MANY = 25  # undeclared values; more are no slip of a pen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ def examine(task: Task) -> Facts:
     if label is not None:
         facts |= _label_facts(label, task.labels)
         _note_label(case, label, task.labels, parts[0] if parts else None, faults)
+        _note_same(case, parts, label, faults)
     return Facts(name=case.name, group=case.group, faults=tuple(faults), **facts)
 
 
@@ -173,7 +176,7 @@ def _image_facts(case: Case, parts: Sequence[Image], faults: list[Fault]) -> dic
             low, high = _finite_range(channel)
             minima.append(low)
             maxima.append(high)
-            constant.append(low == high)
+            constant.append(low == high and not np.isnan(low))
     if all(constant):
         summary = "the image holds one single value"
         faults.append(
@@ -243,7 +246,7 @@ def _finite_range(channel: NDArray[Any]) -> tuple[float, float]:
     if np.isfinite(low) and np.isfinite(high):
         return low, high
     finite = channel[np.isfinite(channel)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
 
 
 def thumbnail(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -254,16 +257,23 @@ def thumbnail(array: NDArray[Any]) -> NDArray[np.float32]:
     at most 12 blocks along each axis of a volume, 40 along those of a planar image
     """
     blocks = _THUMBNAIL if array.shape[0] > 1 else round(_THUMBNAIL**1.5)
-    small = np.asarray(array)
-    for axis in range(3):
-        n = small.shape[axis]
-        edges = np.linspace(0, n, min(n, blocks) + 1).astype(np.intp)
-        widths = np.diff(edges).reshape([-1 if a == axis else 1 for a in range(3)])
-        small = np.add.reduceat(small, edges[:-1], axis=axis, dtype=np.float32) / widths
-    small = np.nan_to_num(small.astype(np.float32), nan=0, posinf=0, neginf=0)
+    along_z, along_y, along_x = (_block_weights(n, min(n, blocks)) for n in array.shape)
+    small = np.zeros((len(along_z), len(along_y), len(along_x)), dtype=np.float32)
+    for start in range(0, array.shape[0], _SLAB):  # a slab at a time: the whole volume as float32 would be too large
+        slab = np.asarray(array[start : start + _SLAB], dtype=np.float32)
+        small += np.einsum("zs,syx->zyx", along_z[:, start : start + _SLAB], along_y @ slab @ along_x.T)
+    small = np.nan_to_num(small, nan=0, posinf=0, neginf=0)
     small = small - small.mean()
     length = float(np.linalg.norm(small))
     return small / length if length > 0 else small
+
+
+def _block_weights(n: int, blocks: int) -> NDArray[np.float32]:
+    """(blocks, n): the mean over each of some equal blocks; a voxel that two blocks share counts in part for each."""
+    edges = np.linspace(0, n, blocks + 1)
+    voxel = np.arange(n)
+    overlap = np.minimum(edges[1:, None], voxel + 1) - np.maximum(edges[:-1, None], voxel)
+    return (overlap.clip(0) * blocks / n).astype(np.float32)
 
 
 def _label_facts(label: Image, labels: Labels) -> dict[str, Any]:
@@ -287,6 +297,9 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
         options = " ".join(f"--map-labels {value}={labels.values[0]}" for value, _ in strange[:3])
+        remedy = f"declare them; or map them onto declared ones, for example {options}; or --exclude {case.name}"
+        if len(strange) > _MANY:
+            remedy = f"so many values look like an image: check that this file is the label, or --exclude {case.name}"
         faults.append(
             Fault(
                 case=case.name,
@@ -296,7 +309,7 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
                 summary="label values that were not declared",
                 found=listed + (f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""),
                 expected=", ".join(f"{item.value} {item.name}" for item in labels.labels[:_LISTED]),
-                remedy=f"declare them; or map them onto declared ones, for example {options}; or --exclude {case.name}",
+                remedy=remedy,
             )
         )
     if not strange and not any(value in known and value != labels.values[0] and value != labels.ignore for value in values):
@@ -311,9 +324,42 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
                 remedy="it counts as a case without any of the structures; leave it out if it was never annotated",
             )
         )
+    if not strange and labels.values[0] not in values and labels.ignore not in values:
+        faults.append(
+            Fault(
+                case=case.name,
+                file=file,
+                severity="warning",
+                code="no-background",
+                summary="the label has no background",
+                found="every voxel belongs to a structure",
+                remedy="check that the background was not lost; Dice on such a case says little",
+            )
+        )
     if image is not None and image.stored and label.stored and image.stored.orientation != label.stored.orientation:
         note = "image and label store their axes in different orders or directions; both are turned to one orientation"
         faults.append(_note(case, Path(file) if file else case.images[0], "orientation", note))
+
+
+def _note_same(case: Case, parts: Sequence[Image], label: Image, faults: list[Fault]) -> None:
+    """An image that holds the label, or a label that holds the image: a copy under the wrong name."""
+    for part, path in zip(parts, case.images, strict=False):
+        for channel in part.array:
+            if channel.shape == label.shape and channel.any() and np.array_equal(channel, label.array[0]):
+                summary = "image and label hold the same values"
+                other = str(case.label) if isinstance(case.label, Path) else None
+                faults.append(
+                    Fault(
+                        case=case.name,
+                        file=str(path),
+                        severity="error",
+                        code="same-file",
+                        summary=summary,
+                        found=f"also in {other}" if other else None,
+                        expected="an image, and what is segmented in it",
+                        remedy=f"one of them was copied under the wrong name; restore it, or --exclude {case.name}",
+                    )
+                )
 
 
 def _names_of(labels: Labels) -> dict[int, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoseg.cases import Channel, Dataset
 from autoseg.checking.case import Facts
 from autoseg.checking.faults import Fault, Severity
 
 _NEAR_DUPLICATE = 0.9995  # correlation of two thumbnails
+_FLIPS = ((3,), (2,), (1,), (2, 3), (1, 3), (1, 2), (1, 2, 3))  # axes of a stack (n, z, y, x)
 _SPACING_FACTOR = 3.0  # from the median along an axis; nnU-Net, too, calls a factor of 3 anisotropic
 _CT_AIR = -500.0  # HU; only CT goes so far below zero
 _PAIR_OFFSET = 0.25  # off-axis distance of a left/right pair, as a part of the distance between its halves
@@ -123,16 +125,30 @@ def _near_duplicates(facts: Sequence[Facts]) -> list[Fault]:
         if fact.thumbnail is not None:
             by_shape.setdefault(fact.thumbnail.shape, []).append(fact)
     faults = []
-    for alike in by_shape.values():
-        stacked = np.stack([fact.thumbnail.ravel() for fact in alike if fact.thumbnail is not None])
-        for start in range(0, len(alike), 512):  # (512, n) at a time
-            close = stacked[start : start + 512] @ stacked.T
-            for row, column in np.argwhere(close > _NEAR_DUPLICATE).tolist():
-                first, second = alike[start + row], alike[column]
-                if start + row < column and first.image_hash != second.image_hash:
-                    found = f"{first.name} and {second.name}, correlation {close[row, column]:.5f}"
-                    faults.append(_leak("near-duplicate", "two images are almost the same", [first, second], found))
+    for shape, alike in by_shape.items():
+        stacked = np.stack([fact.thumbnail for fact in alike if fact.thumbnail is not None])
+        flips = [()] + [axes for axes in _FLIPS if all(shape[axis - 1] > 1 for axis in axes)]
+        for first, second, correlation, axes in _close_pairs(stacked, flips):
+            if alike[first].image_hash != alike[second].image_hash:
+                turned = f", mirrored along {' and '.join('zyx'[axis - 1] for axis in axes)}" if axes else ""
+                found = f"{alike[first].name} and {alike[second].name}{turned}, correlation {correlation:.5f}"
+                faults.append(_leak("near-duplicate", "two images are almost the same", [alike[first], alike[second]], found))
     return faults
+
+
+def _close_pairs(stacked: NDArray[np.float32], flips: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int, float, tuple[int, ...]]]:
+    """Pairs (first < second) of thumbnails `(n, z, y, x)` that are alike, the second perhaps mirrored along some axes; each pair once."""
+    flat = stacked.reshape(len(stacked), -1)
+    seen: set[tuple[int, int]] = set()
+    for axes in flips:
+        mirrored = np.flip(stacked, axes).reshape(len(stacked), -1) if axes else flat
+        for start in range(0, len(flat), 512):  # (512, n) at a time
+            close = flat[start : start + 512] @ mirrored.T
+            for row, second in np.argwhere(close > _NEAR_DUPLICATE).tolist():
+                first = start + row
+                if first < second and (first, second) not in seen:
+                    seen.add((first, second))
+                    yield first, second, float(close[row, second]), axes
 
 
 def _leak(code: str, summary: str, same: Sequence[Facts], found: str) -> Fault:

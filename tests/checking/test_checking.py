@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from autoseg import checking
 from autoseg.cases import find
 from autoseg.checking import Fault
+from autoseg.checking.case import thumbnail
 from autoseg.errors import FaultyCases, GridMismatch, UnreadableFile
 from autoseg.geometry import affine_from_spacing
 
@@ -156,6 +157,46 @@ def test_near_duplicates_are_found_and_different_images_are_not(
     write("c", image=smooth(2))
     (fault,) = telling(checking.check(find(declare()), workers=0))
     assert (fault.severity, fault.code, fault.case) == ("warning", "near-duplicate", "b")
+
+
+def test_a_mirrored_copy_is_a_near_duplicate(write: Write, declare: Declare, smooth: Callable[[int], NDArray[Any]]) -> None:
+    write("a")
+    write("b", image=smooth(1))
+    write("c", image=np.ascontiguousarray(smooth(1)[:, ::-1]))
+    (fault,) = telling(checking.check(find(declare()), workers=0))
+    assert (fault.code, fault.case) == ("near-duplicate", "c") and "mirrored along y" in (fault.found or "")
+
+
+def test_a_label_in_place_of_the_image_is_an_error(write: Write, declare: Declare) -> None:
+    label = np.zeros((12, 14, 16), dtype=np.uint8)
+    label[3:6, 3:6, 3:6] = 1
+    write("a")
+    write("b", image=label, label=label)
+    assert codes(declare()) == [("b", "error", "same-file")]
+
+
+def test_a_label_without_background_is_told(write: Write, declare: Declare) -> None:
+    write("a")
+    write("b", label=np.ones((12, 14, 16), dtype=np.uint8))
+    assert codes(declare()) == [("b", "warning", "no-background")]
+
+
+def test_an_image_in_place_of_the_label_is_not_offered_to_be_mapped(write: Write, declare: Declare) -> None:
+    write("a")
+    write("b", label=np.arange(12 * 14 * 16, dtype=np.int16).reshape(12, 14, 16))
+    (fault,) = [fault for fault in checking.check(find(declare()), workers=0) if fault.severity == "error"]
+    assert fault.code == "labels" and "look like an image" in (fault.remedy or "")
+
+
+@pytest.mark.parametrize("shape", [(24, 36, 12), (1, 80, 41), (5, 7, 30)])
+def test_thumbnails_are_block_means_and_mirror_with_the_image(shape: tuple[int, int, int]) -> None:
+    array = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+    small = thumbnail(array)
+    np.testing.assert_allclose(small.mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(thumbnail(array[:, ::-1]), small[:, ::-1], atol=1e-6)
+    if shape == (24, 36, 12):  # blocks of whole voxels: the slow, obvious way
+        means = array.reshape(12, 2, 12, 3, 12, 1).mean(axis=(1, 3, 5))
+        np.testing.assert_allclose(small, (means - means.mean()) / np.linalg.norm(means - means.mean()), atol=1e-6)
 
 
 def test_the_same_label_under_different_images_is_told(write: Write, declare: Declare) -> None:

@@ -130,7 +130,7 @@ def predict_slabs(
     step : distance between patches as a share of the patch, at most 1
     flips : test-time mirroring; the mean of the logits of all passes is taken. By default none
     device : where patches are predicted and sums are held
-    batch : patches (and mirror images of them) per call of the network; by default as many as make a good size for the device
+    batch : patches per call of the network; by default as many as make a good size for the device
     progress : called with patches done and to do
 
     Yields
@@ -142,53 +142,55 @@ def predict_slabs(
     shape: Shape = tuple(volume.shape[1:])  # type: ignore[assignment]
     padded, before = _pad(volume, patch)
     starts = [tile_starts(n, tile, step) for n, tile in zip(padded.shape[1:], patch, strict=True)]
-    positions = list(itertools.product(*starts))  # the first axis changes last
+    positions = list(itertools.product(*starts))  # slice by slice along the first axis
     weights = gaussian_weights(patch).to(device)
     flips = flips or Flips()
     at_once = batch or max(1, VOXELS_AT_ONCE.get(torch.device(device).type, 2**20) // weights.numel())
     rows, columns = (slice(first, first + n) for first, n in zip(before[1:], shape[1:], strict=True))
 
-    held = _Slab(first=0, sums=weights.new_zeros((heads, 0, *padded.shape[2:])), total=weights.new_zeros((0, *padded.shape[2:])))
-    for done in range(0, len(positions), at_once):
-        group = positions[done : done + at_once]
-        finished, held = held.advance(group[0][0], group[-1][0] + patch[0])
-        if finished is not None:
-            yield from _cut(finished, before[0], shape[0], rows, columns)
+    groups = [positions[start : start + at_once] for start in range(0, len(positions), at_once)]
+    depth = max(group[-1][0] + patch[0] - group[0][0] for group in groups)
+    held = _Slab(heads, depth, padded.shape[2:], device)
+    done = 0
+    for group in groups:
+        yield from _cut(held.before(group[0][0]), before[0], shape[0], rows, columns)
+        held.move_to(group[0][0])
         held.add(_predict_group(network, padded, group, patch, flips, device), weights, group)
+        done += len(group)
         if progress is not None:
-            progress(done + len(group), len(positions))
-    finished, _ = held.advance(padded.shape[1], padded.shape[1])
-    if finished is not None:
-        yield from _cut(finished, before[0], shape[0], rows, columns)
+            progress(done, len(positions))
+    yield from _cut(held.before(padded.shape[1]), before[0], shape[0], rows, columns)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Slab:
-    """Weighted sums of logits and sums of weights over some slices of the padded volume."""
+    """Weighted sums of logits and sums of weights over some slices of the padded volume, from slice `first` on."""
 
-    first: int  # index of the first slice
-    sums: Tensor  # (heads, slices, y, x)
-    total: Tensor  # (slices, y, x)
+    def __init__(self, heads: int, depth: int, plane: Sequence[int], device: str | torch.device) -> None:
+        self.first = 0
+        self._sums = torch.zeros((heads, depth, *plane), dtype=torch.float32, device=device)
+        self._total = torch.zeros((depth, *plane), dtype=torch.float32, device=device)
 
-    def advance(self, start: int, stop: int) -> tuple[_Slab | None, _Slab]:
-        """The slices before `start`, which are finished, and a slab from `start` to at least `stop`, continued with zeros."""
+    def before(self, start: int) -> tuple[int, Tensor, Tensor]:
+        """The slices held that lie before `start`: the index of the first, sums `(heads, slices, y, x)`, weights `(slices, y, x)`."""
+        return self.first, self._sums[:, : start - self.first], self._total[: start - self.first]
+
+    def move_to(self, start: int) -> None:
+        """Forget the slices before `start`, go on with zeros behind the others."""
         past = start - self.first
-        missing = max(0, stop - self.first - self.total.shape[0])
-        if past == 0 and missing == 0:
-            return None, self
-        finished = _Slab(first=self.first, sums=self.sums[:, :past], total=self.total[:past]) if past else None
-        heads, _, *plane = self.sums.shape
-        sums = torch.cat((self.sums[:, past:], self.sums.new_zeros((heads, missing, *plane))), dim=1)
-        total = torch.cat((self.total[past:], self.total.new_zeros((missing, *plane))))
-        return finished, _Slab(first=start, sums=sums, total=total)
+        if past > 0:
+            for part in (self._total, *self._sums):  # head by head, so that little is held twice
+                kept = part[past:].clone()
+                part[: len(kept)] = kept
+                part[len(kept) :] = 0
+            self.first = start
 
     def add(self, logits: Tensor, weights: Tensor, group: Sequence[tuple[int, ...]]) -> None:
         """Add the weighted logits `(n, heads, *patch)` of the patches that begin at the n positions of `group`."""
         for patch_logits, (z, y, x) in zip(logits, group, strict=True):
             depth, height, width = weights.shape
             where = (slice(z - self.first, z - self.first + depth), slice(y, y + height), slice(x, x + width))
-            self.sums[(slice(None), *where)].addcmul_(patch_logits, weights)
-            self.total[where].add_(weights)
+            self._sums[(slice(None), *where)].addcmul_(patch_logits, weights)
+            self._total[where].add_(weights)
 
 
 def _predict_group(
@@ -219,13 +221,13 @@ def _swapped(x: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     return x[:, order] if pairs else x
 
 
-def _cut(finished: _Slab, before: int, slices: int, rows: slice, columns: slice) -> Iterator[tuple[int, Tensor]]:
-    """The part of a finished slab that belongs to the volume itself, as means; nothing where all of it is padding."""
-    first = max(finished.first, before)
-    stop = min(finished.first + finished.total.shape[0], before + slices)
-    if first < stop:
-        where = slice(first - finished.first, stop - finished.first)
-        yield first - before, finished.sums[:, where, rows, columns] / finished.total[where, rows, columns]
+def _cut(finished: tuple[int, Tensor, Tensor], before: int, slices: int, rows: slice, columns: slice) -> Iterator[tuple[int, Tensor]]:
+    """The part of finished slices that belongs to the volume itself, as means; nothing where all of it is padding."""
+    first, sums, total = finished
+    begin, end = max(first, before), min(first + len(total), before + slices)
+    if begin < end:
+        where = slice(begin - first, end - first)
+        yield begin - before, sums[:, where, rows, columns] / total[where, rows, columns]
 
 
 def _pad(volume: Tensor, patch: Shape) -> tuple[Tensor, Shape]:

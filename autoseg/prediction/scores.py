@@ -62,7 +62,7 @@ def classes_of(logits: NDArray[np.float32] | Tensor, labels: Labels) -> NDArray[
     scores = torch.as_tensor(logits)
     if labels.regions:
         return labels.paint((scores > 0).numpy())
-    return scores.argmax(0).numpy().astype(_class_type(labels))
+    return _winners(scores).numpy()
 
 
 def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
@@ -108,18 +108,12 @@ def _places(n: int, m: int, *, nearest: bool) -> _Places:
 def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tuple[int, _Plane]]:
     for start, slab in slabs:
         heads, _, height, width = slab.shape
-        winners = slab.argmax(0) if not labels.regions else None
-        active = None if winners is not None else slab > 0
+        decided = (slab > 0 if labels.regions else _winners(slab)[None]).cpu()
         for index in range(slab.shape[1]):
             scores = slab[:, index].reshape(heads, height * width).t().contiguous().cpu()
-            if winners is not None:
-                classes = winners[index].cpu()
-                decided = classes[None]
-            else:
-                assert active is not None, "regions are decided one by one"
-                decided = active[:, index].cpu()
-                classes = torch.from_numpy(labels.paint(decided.numpy()).astype(np.int64))
-            yield start + index, _Plane(scores=scores, classes=classes, decided=decided)
+            plane = decided[:, index]
+            classes = torch.from_numpy(labels.paint(plane.numpy())) if labels.regions else plane[0]
+            yield start + index, _Plane(scores=scores, classes=classes, decided=plane)
 
 
 def _layers(places: _Places) -> Iterator[tuple[int, int, list[int]]]:
@@ -138,6 +132,8 @@ def _fill_layer(
     """The target slices `where`, all of them between the source slices `below` and `above`."""
     slices, rows, columns = axes
     result[where] = below.classes[rows.lower[:, None], columns.lower].numpy()
+    if not any(places.share.any() for places in axes):
+        return  # nothing lies between voxels
     cells = _mixed_cells(below, above)
     at = cells[rows.lower[:, None], columns.lower].nonzero()  # (pixels, 2)
     if len(at) == 0:
@@ -147,7 +143,8 @@ def _fill_layer(
     upper = lower if above is below else _interpolated(above, rows, columns, i, j)
     for index in where:
         scores = torch.lerp(lower, upper, float(slices.share[index])) if above is not below else lower
-        result[index, i.numpy(), j.numpy()] = classes_of(scores.t(), labels)
+        found = labels.paint((scores.t() > 0).numpy()) if labels.regions else scores.argmax(1).numpy()
+        result[index, i.numpy(), j.numpy()] = found
 
 
 def _mixed_cells(below: _Plane, above: _Plane) -> Tensor:
@@ -155,14 +152,18 @@ def _mixed_cells(below: _Plane, above: _Plane) -> Tensor:
     mixed = torch.zeros_like(below.classes, dtype=torch.bool)
     for plane in (below,) if above is below else (below, above):
         decided = plane.decided
-        along_x = (decided[:, :, 1:] != decided[:, :, :-1]).any(0)
-        along_y = (decided[:, 1:] != decided[:, :-1]).any(0)
+        along_x = _any(decided[:, :, 1:] != decided[:, :, :-1])
+        along_y = _any(decided[:, 1:] != decided[:, :-1])
         mixed[:, :-1] |= along_x
         mixed[:-1, :-1] |= along_x[1:]
         mixed[:-1] |= along_y
     if above is not below:
-        mixed |= (below.decided != above.decided).any(0)  # the edges of both faces agree, so one upright edge speaks for four
+        mixed |= _any(below.decided != above.decided)  # the edges of both faces agree, so one upright edge speaks for four
     return mixed
+
+
+def _any(differences: Tensor) -> Tensor:
+    return differences[0] if len(differences) == 1 else differences.any(0)
 
 
 def _interpolated(plane: _Plane, rows: _Places, columns: _Places, i: Tensor, j: Tensor) -> Tensor:
@@ -170,10 +171,18 @@ def _interpolated(plane: _Plane, rows: _Places, columns: _Places, i: Tensor, j: 
     width = plane.classes.shape[1]
     top, bottom = rows.lower[i] * width, rows.upper[i] * width
     left, right = columns.lower[j], columns.upper[j]
-    across, down = columns.share[j, None], rows.share[i, None]
-    upper_edge = torch.lerp(plane.scores[top + left], plane.scores[top + right], across)
-    lower_edge = torch.lerp(plane.scores[bottom + left], plane.scores[bottom + right], across)
-    return torch.lerp(upper_edge, lower_edge, down)
+    across, down = columns.share[j], rows.share[i]
+    corners = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=1)
+    weights = torch.stack(((1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across), dim=1)
+    return torch.nn.functional.embedding_bag(corners, plane.scores, mode="sum", per_sample_weights=weights)  # a sum of weighted rows
+
+
+def _winners(scores: Tensor) -> Tensor:
+    """Index of the largest of `(k, ...)`, the first where several are: `argmax(0)`, which torch does 5 to 30 times slower."""
+    heads = len(scores)
+    kind = torch.uint8 if heads <= 256 else torch.int16
+    fall = torch.arange(heads - 1, -1, -1, dtype=kind, device=scores.device).view(-1, *[1] * (scores.dim() - 1))
+    return (heads - 1) - ((scores == scores.amax(0)).to(kind) * fall).amax(0)
 
 
 def _class_type(labels: Labels) -> type[np.integer[Any]]:

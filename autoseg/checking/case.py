@@ -21,6 +21,7 @@ from autoseg.labels import Labels
 
 _THUMBNAIL = 12  # blocks along each axis of a volume; a planar image gets the square of it in plane, roughly
 _SLAB = 16  # slices
+_LARGEST = np.float32(1e20)  # intensities beyond are cut for the thumbnail, so that its sums stay finite
 _LISTED = 10
 _MANY = 25  # undeclared values; more are no slip of a pen
 
@@ -261,10 +262,10 @@ def thumbnail(array: NDArray[Any]) -> NDArray[np.float32]:
     small = np.zeros((len(along_z), len(along_y), len(along_x)), dtype=np.float32)
     for start in range(0, array.shape[0], _SLAB):  # a slab at a time: the whole volume as float32 would be too large
         slab = np.asarray(array[start : start + _SLAB], dtype=np.float32)
+        slab = np.nan_to_num(slab.clip(-_LARGEST, _LARGEST), copy=False)
         small += np.einsum("zs,syx->zyx", along_z[:, start : start + _SLAB], along_y @ slab @ along_x.T)
-    small = np.nan_to_num(small, nan=0, posinf=0, neginf=0)
     small = small - small.mean()
-    length = float(np.linalg.norm(small))
+    length = float(np.linalg.norm(small.astype(np.float64)))
     return small / length if length > 0 else small
 
 

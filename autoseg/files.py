@@ -133,7 +133,10 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, as hexadecimal digits."""
+    """SHA-256 of the file's bytes, as hexadecimal digits; of a folder, such as a DICOM series, of its files' names and hashes."""
+    if Path(path).is_dir():
+        listing = [f"{item.name} {hash_file(item)}" for item in sorted(Path(path).iterdir())]
+        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

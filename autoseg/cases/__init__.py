@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from autoseg.cases.finding import find
 from autoseg.cases.inputs import find_inputs
-from autoseg.cases.loading import load_classes, load_image
+from autoseg.cases.loading import load_classes, load_image, load_label
 from autoseg.cases.names import modality_of
 from autoseg.cases.recipes import MODALITIES
 from autoseg.cases.values import Case, Channel, Dataset
@@ -22,5 +22,6 @@ __all__ = [
     "find_inputs",
     "load_classes",
     "load_image",
+    "load_label",
     "modality_of",
 ]

@@ -50,7 +50,7 @@ def find(
     LabelError : a declaration of labels that cannot work
     UnreadableFile : dataset.json is not JSON, or a label file that had to be asked for its values cannot be read
     """
-    path = Path(path).absolute()
+    path = Path(os.path.abspath(path))  # without .. and with links as they are
     if not path.exists():
         raise _no_such_path(path)
     if path.is_file() and path.name == "dataset.json" and not is_list(path):
@@ -97,7 +97,9 @@ class _Match:
     def unused(self) -> tuple[str, ...]:
         """Image files that are in no case; those of a test part, imagesTs, are not meant to be."""
         kept = {path for case in self.cases.values() for path in (*case.images.values(), case.label, *case.masks.values())}
-        return tuple(path for path in self.paths if path not in kept and "Ts/" not in path and images.suffix_of(path))
+        return tuple(
+            path for path in self.paths if not {path, path.rpartition("/")[0]} & kept and "Ts/" not in path and images.suffix_of(path)
+        )
 
     @cached_property
     def whole(self) -> int:

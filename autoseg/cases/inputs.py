@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,10 +40,10 @@ def find_inputs(paths: Sequence[Path], *, channels: int) -> tuple[Case, ...]:
     SettingsError : two inputs of the same name
     """
     if len(paths) == 1 and Path(paths[0]).suffix.casefold() in (".csv", ".tsv", ".json") and is_list(Path(paths[0])):
-        return read_list(Path(paths[0]).absolute(), labelled=False).cases
+        return read_list(Path(os.path.abspath(paths[0])), labelled=False).cases
     found: list[Path] = []
     for path in map(Path, paths):
-        found += _files_at(path.absolute())
+        found += _files_at(Path(os.path.abspath(path)))
     explicit = all(Path(path).is_file() for path in paths)
     cases = _by_channel(found, channels, explicit=explicit)
     names = [case.name for case in cases]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import images
+from autoseg.cases.stacks import is_stack, read_stack
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, MissingLabel
 from autoseg.images import Image
@@ -47,19 +48,34 @@ def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> ND
         if case.label is None:
             raise MissingLabel("the case has no label", file=case.images[0], fix=f"leave the case out with --exclude {case.name}")
         if isinstance(case.label, Path):
-            return labels.encode(images.read_label(case.label, like=like).array[0])
-        return _from_masks(case.label, labels, like)
+            return labels.encode(load_label(case, case.label, like=like).array[0])
+        return _from_masks(case, case.label, labels, like)
     except AutosegError as error:
         error.case = error.case or case.name
         raise
 
 
-def _from_masks(masks: tuple[tuple[str, Path], ...], labels: Labels, like: Image | None) -> NDArray[np.integer[Any]]:
+def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
+    """One label file of a case with its values, canonical `(1, z, y, x)`; also a folder with one picture per slice.
+
+    Raises
+    ------
+    as `images.read_label` and `stacks.read_stack`
+    """
+    if not is_stack(path):
+        return images.read_label(path, like=like)
+    label = read_stack(path, series=case.images[0])
+    if like is not None:
+        images.require_same_grid(like, label)
+    return label
+
+
+def _from_masks(case: Case, masks: tuple[tuple[str, Path], ...], labels: Labels, like: Image | None) -> NDArray[np.integer[Any]]:
     paths = dict(masks)
     classes: NDArray[np.integer[Any]] | None = None
     for index, name in enumerate(labels.names):
         if name in paths:
-            mask = images.read_label(paths[name], like=like).array[0] != 0
+            mask = load_label(case, paths[name], like=like).array[0] != 0
             if classes is None:
                 classes = np.zeros(mask.shape, dtype=np.uint8 if len(labels.labels) < 256 else np.int16)
             classes[mask] = index

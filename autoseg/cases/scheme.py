@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg import images, workers
+from autoseg import workers
+from autoseg.cases.loading import load_label
 from autoseg.cases.names import labels_from_values
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, LabelError
@@ -58,11 +59,14 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
     UnreadableFile, GeometryError, ... : not one label file can be read
     """
     paths = [case.label for case in cases if isinstance(case.label, Path)]
+    labelled = [case for case in cases if isinstance(case.label, Path)]
     found: list[frozenset[int]] = []
     first_error: AutosegError | None = None
     size = sum(path.stat().st_size for path in paths if path.is_file())
     count = 0 if size < _WORTH_WORKERS else None
-    for outcome in workers.run_cases(_values_of, paths, names=[str(path) for path in paths], stage="reading label values", workers=count):
+    for outcome in workers.run_cases(
+        _values_of, labelled, names=[str(path) for path in paths], stage="reading label values", workers=count
+    ):
         if outcome.value is not None:
             found.append(outcome.value)
         elif outcome.failure is not None and first_error is None:
@@ -111,8 +115,9 @@ def check_annotated(cases: Sequence[Case], labels: Labels, *, file: Path) -> Non
     refuse_unknown(sorted(named), labels.names, what="label among those annotated,", file=file)
 
 
-def _values_of(path: Path) -> frozenset[int]:
-    array = images.read_label(path).array
+def _values_of(case: Case) -> frozenset[int]:
+    assert isinstance(case.label, Path)
+    array = load_label(case, case.label).array
     if array.dtype == np.uint8:  # counting is several times faster than sorting
         return frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist())
     return frozenset(np.unique(array).tolist())

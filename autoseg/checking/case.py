@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import images
-from autoseg.cases import Case
+from autoseg.cases import Case, load_label
 from autoseg.checking.faults import Fault, fault_of
 from autoseg.errors import AutosegError, GridMismatch, MissingChannel
 from autoseg.geometry import Orientation, Shape, Spacing
@@ -146,7 +146,7 @@ def _read_label(case: Case, labels: Labels, image: Image | None, faults: list[Fa
 def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Fault]) -> Image | None:
     """A label file. One that is off the image's grid is a fault, and its values are examined all the same."""
     try:
-        label = images.read_label(path)
+        label = load_label(case, path)
     except AutosegError as error:
         faults.append(fault_of(error, case=case.name))
         return None
@@ -157,7 +157,7 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
         images.require_same_grid(image, label)
     except GridMismatch as error:
         try:
-            return images.read_label(path, like=image)  # axes near 45 degrees can turn either way: ask with the image at hand
+            return load_label(case, path, like=image)  # axes near 45 degrees can turn either way: ask with the image at hand
         except AutosegError:
             faults.append(fault_of(error, case=case.name))
     return label

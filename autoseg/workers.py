@@ -35,7 +35,7 @@ from autoseg.errors import AutosegError, WorkerDied
 T = TypeVar("T")
 R = TypeVar("R")
 
-WORKER_BYTES = 200_000_000  # an interpreter with numpy, scipy and a reader of images, before any case
+WORKER_BYTES = 120_000_000  # an interpreter with numpy, scipy and a reader of images, before any case
 MEMORY_SHARE = 0.85  # of the free memory that workers may plan with; the rest is for the parent and the page cache
 
 log = logging.getLogger(__name__)

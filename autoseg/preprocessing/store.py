@@ -283,8 +283,14 @@ def _unharmed(place: Path, record: Mapping[str, Any]) -> bool:
     return all((place / name).is_file() and files.hash_file(place / name) == r["sha256"] for name, r in record["files"].items())
 
 
+_SMALL_FILES = 500_000  # bytes, compressed
+_SMALL_CASE = 80e6  # bytes of memory, two slabs of the resampling among them
+
+
 def _peak_bytes(case: Case, recipe: _Recipe) -> float:
     """Memory that making this case will need, about; nothing where a header cannot be read: the worker will say why."""
+    if sum(path.stat().st_size for path in case.images if path.is_file()) < _SMALL_FILES:
+        return _SMALL_CASE  # not worth opening hundreds of files for
     try:
         header = images.read_header(case.images[0])
     except InputError:
@@ -296,9 +302,9 @@ def _peak_bytes(case: Case, recipe: _Recipe) -> float:
     made = native * float(np.prod([spacing[axis] / target[axis] for axis in kept]))
     channels = len(recipe.plan.channels)
     reading = 2 * channels * header.dtype.itemsize * native
-    resampling = (channels * header.dtype.itemsize + 13) * native + (4 * channels + 4) * made
-    storing = (6 * channels + 12) * made
-    return max(reading, resampling, storing) + 100e6
+    resampling = (channels * header.dtype.itemsize + 9) * native + (4 * channels + 2) * made
+    storing = (6 * channels + 4) * made
+    return max(reading, resampling, storing) + _SMALL_CASE
 
 
 # --- files -------------------------------------------------------------------------------------------------------------------
@@ -417,7 +423,7 @@ def _damaged(path: Path, found: str) -> UnreadableFile:
 
 def _write_record(place: Path, record: Mapping[str, Any]) -> None:
     """Write the record, then give all files one time: the seal that `_sealed` looks for."""
-    (place / RECORD).write_text(files.readable_json(record) + "\n")
+    (place / RECORD).write_text(json.dumps(record, allow_nan=False) + "\n")
     now = time.time_ns()
     for name in (*record["files"], RECORD):
         os.utime(place / name, ns=(now, now))

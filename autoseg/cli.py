@@ -58,6 +58,14 @@ GroupRegex = Annotated[
     str | None, typer.Option("--group-regex", metavar="RE", help="Pattern whose first group, in a case's name, is the patient or site.")
 ]
 Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="CASE", help="Leave a case out; may be given again.")]
+FixGeometry = Annotated[
+    str | None,
+    typer.Option(
+        "--fix-geometry",
+        metavar="copy-image|resample-label",
+        help="What to do with labels that are not on the grid of their image.",
+    ),
+]
 MapLabels = Annotated[
     list[str] | None, typer.Option("--map-labels", metavar="FROM=TO", help="A value in the files, and the label value it stands for.")
 ]
@@ -72,6 +80,7 @@ def check(
     group_regex: GroupRegex = None,
     exclude: Exclude = None,
     map_labels: MapLabels = None,
+    fix_geometry: FixGeometry = None,
     workers: Workers = "auto",
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -87,6 +96,7 @@ def check(
             group_regex=group_regex,
             exclude=exclude or (),
             map_labels=_map(map_labels or ()),
+            fix_geometry=fix_geometry,
             workers=_workers(workers),
             listener=terminal,
         )
@@ -118,6 +128,7 @@ def plan(
     group_regex: GroupRegex = None,
     exclude: Exclude = None,
     map_labels: MapLabels = None,
+    fix_geometry: FixGeometry = None,
     device: Device = "auto",
     seed: Seed = 0,
     workers: Workers = "auto",
@@ -142,6 +153,7 @@ def plan(
             group_regex=group_regex,
             exclude=exclude or (),
             map_labels=_map(map_labels or ()),
+            fix_geometry=fix_geometry,
             splits=splits,
             seed=seed,
             workers=_workers(workers),

@@ -16,7 +16,7 @@ from autoseg.cases.lists import channels_of_first, is_list, read_list
 from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.recipes import Pattern, Recipe, fill, glob_of, read_recipe
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
-from autoseg.cases.values import Case, Channel, Dataset
+from autoseg.cases.values import GRID_FIXES, Case, Channel, Dataset
 from autoseg.errors import AutosegError, InputError, LabelError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
 from autoseg.labels import Labels
 
@@ -29,6 +29,7 @@ def find(
     recipe: str | Path | None = None,
     group_regex: str | None = None,
     map_labels: Mapping[int, int] | None = None,
+    fix_geometry: str | None = None,
 ) -> Dataset:
     """The cases of a folder in a known layout, or of a CSV or JSON list.
 
@@ -41,6 +42,8 @@ def find(
     recipe : name or TOML file; by default the one that makes the most cases whole
     group_regex : searched in each case's name; what its groups (or else the whole) match is the case's group
     map_labels : value in the files to the label value it stands for
+    fix_geometry : for labels that are not on the grid of their image: "copy-image", the voxels line up and the label's header is wrong;
+        "resample-label", the header is right and the label is taken over by position, nearest voxel
 
     Raises
     ------
@@ -59,6 +62,9 @@ def find(
         dataset = read_list(path, map_labels=map_labels)
     else:
         dataset = _find_in_folder(path, recipe, map_labels or {})
+    if fix_geometry is not None:
+        presets.refuse_unknown([fix_geometry], GRID_FIXES, what="fix of the geometry")
+        dataset = replace(dataset, cases=tuple(replace(case, grid_fix=fix_geometry) for case in dataset.cases))
     return dataset if group_regex is None else _grouped(dataset, group_regex)
 
 

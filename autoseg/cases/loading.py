@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from autoseg import images
 from autoseg.cases.stacks import is_stack, read_stack
 from autoseg.cases.values import Case
-from autoseg.errors import AutosegError, MissingLabel
+from autoseg.errors import AutosegError, GridMismatch, MissingLabel
+from autoseg.geometry import reorient, undo_reorient
 from autoseg.images import Image
 from autoseg.labels import Labels
 
@@ -58,16 +60,60 @@ def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> ND
 def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
     """One label file of a case with its values, canonical `(1, z, y, x)`; also a folder with one picture per slice.
 
+    Parameters
+    ----------
+    case : its `grid_fix` says what becomes of a label that is off the grid of `like`
+    path : of the label file
+    like : the case's image
+
     Raises
     ------
     as `images.read_label` and `stacks.read_stack`
     """
-    if not is_stack(path):
+    if is_stack(path):
+        label = read_stack(path, series=case.images[0])
+        if like is not None:
+            images.require_same_grid(like, label)
+        return label
+    try:
         return images.read_label(path, like=like)
-    label = read_stack(path, series=case.images[0])
-    if like is not None:
-        images.require_same_grid(like, label)
-    return label
+    except GridMismatch:
+        if like is None or case.grid_fix is None:
+            raise
+        label = images.read_label(path)
+        fixed = _copied_onto(label, like) if case.grid_fix == "copy-image" else _resampled_onto(label, like)
+        if fixed is None:
+            raise
+        return fixed
+
+
+def _copied_onto(label: Image, like: Image) -> Image | None:
+    """The label's voxels as stored, in the place of the image's voxels as stored; `None` where the shapes differ."""
+    assert label.stored is not None
+    stored = undo_reorient(label.array, label.stored.orientation)
+    turned = reorient(stored, like.stored.orientation) if like.stored is not None else stored
+    if turned.shape[1:] != like.shape:
+        return None
+    return replace(
+        label, array=np.ascontiguousarray(turned), affine=like.affine, notes=(*label.notes, "took over the geometry of its image")
+    )
+
+
+def _resampled_onto(label: Image, like: Image) -> Image | None:
+    """The label's nearest voxel at every voxel of the image, 0 beyond its edge; `None` where none of its labelled voxels is inside."""
+    from scipy import ndimage
+
+    step = np.linalg.solve(label.affine, like.affine)  # index in the image -> index in the label
+    array = ndimage.affine_transform(
+        label.array[0], step[:3, :3], offset=step[:3, 3], output_shape=like.shape, order=0, mode="constant", cval=0
+    )
+    before, after = (
+        np.count_nonzero(part) * abs(np.linalg.det(affine)) for part, affine in ((label.array, label.affine), (array, like.affine))
+    )
+    if before and not after:
+        return None
+    share = f", and {after / before:.0%} of its labelled volume lies there" if before else ""
+    return replace(label, array=array[None], affine=like.affine, notes=(*label.notes, f"was resampled onto the grid of its image{share}"))
 
 
 def _from_masks(case: Case, masks: tuple[tuple[str, Path], ...], labels: Labels, like: Image | None) -> NDArray[np.integer[Any]]:

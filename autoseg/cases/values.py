@@ -11,6 +11,8 @@ from autoseg import presets
 from autoseg.errors import AutosegError, SettingsError
 from autoseg.labels import Labels
 
+GRID_FIXES = ("copy-image", "resample-label")  # what to do with a label that is not on its image's grid
+
 
 @dataclass(frozen=True, kw_only=True)
 class Channel:
@@ -29,6 +31,7 @@ class Case:
     label: Path | tuple[tuple[str, Path], ...] | None = None  # a label map, or (label name, mask file) pairs, or none
     group: str | None = None  # patient or site: never split over folds
     annotated: tuple[str, ...] | None = None  # names of the labels annotated in this case; None: all of them
+    grid_fix: str | None = None  # one of GRID_FIXES, where the user chose it; None: a label off the image's grid is an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,7 @@ class Dataset:
                     "label": _label_to_json(case.label, self.root),
                     "group": case.group,
                     "annotated": None if case.annotated is None else list(case.annotated),
+                    **({"grid_fix": case.grid_fix} if case.grid_fix else {}),
                 }
                 for case in self.cases
             ],
@@ -111,6 +115,7 @@ class Dataset:
                     label=_label_from_json(case["label"], root),
                     group=case["group"],
                     annotated=None if case["annotated"] is None else tuple(case["annotated"]),
+                    grid_fix=case.get("grid_fix"),
                 )
                 for case in value["cases"]
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,25 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
         return label
     try:
         images.require_same_grid(image, label)
-    except GridMismatch as error:
+    except GridMismatch:
         try:
-            return load_label(case, path, like=image)  # axes near 45 degrees can turn either way: ask with the image at hand
-        except AutosegError:
-            faults.append(fault_of(error, case=case.name))
+            fixed = load_label(case, path, like=image)  # axes near 45 degrees can turn either way, or the user chose a fix
+        except GridMismatch as error:
+            faults.append(replace(fault_of(error, case=case.name), remedy=_grid_remedy(case, label, image)))
+            return label
+        faults += [replace(_note(case, path, "grid", note), severity="warning") for note in fixed.notes if note not in label.notes]
+        return fixed
     return label
+
+
+def _grid_remedy(case: Case, label: Image, image: Image) -> str:
+    """What can be done about a label that is off its image's grid."""
+    choices = []
+    if label.stored and image.stored and label.stored.shape == image.stored.shape:
+        choices.append("--fix-geometry copy-image, if the voxels line up and the header of the label is wrong")
+    choices.append("--fix-geometry resample-label, if the headers are right and the label was drawn on another grid")
+    choices.append(f"--exclude {case.name}, if it is the label of another scan")
+    return "look at the two in a viewer, then give\n" + "\n".join(choices)
 
 
 def _image_facts(case: Case, parts: Sequence[Image], faults: list[Fault]) -> dict[str, Any]:

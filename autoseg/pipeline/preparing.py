@@ -51,6 +51,7 @@ def check(
     group_regex: str | None = None,
     exclude: Sequence[str] = (),
     map_labels: Mapping[int, int] | None = None,
+    fix_geometry: str | None = None,
     workers: int | None = None,
     listener: Listener | None = None,
 ) -> Checked:
@@ -63,13 +64,15 @@ def check(
     group_regex : pattern whose first group, in a case's name, is the patient or site
     exclude : names of cases to leave out
     map_labels : value in the files to the label value it stands for
+    fix_geometry : "copy-image" or "resample-label", for labels that are not on the grid of their image
 
     Raises
     ------
     InputError : the folder as a whole cannot be understood; single cases never raise
     """
     listener = listener or Logged()
-    found = cases.find(Path(dataset), recipe=recipe, group_regex=group_regex, map_labels=map_labels).without(exclude)
+    found = cases.find(Path(dataset), recipe=recipe, group_regex=group_regex, map_labels=map_labels, fix_geometry=fix_geometry)
+    found = found.without(exclude)
     listener.say(_describe(found))
     faults = checking.check(found, workers=workers, progress=counter(listener, "check"))
     return Checked(dataset=found, faults=tuple(faults))
@@ -88,6 +91,7 @@ def plan(
     group_regex: str | None = None,
     exclude: Sequence[str] = (),
     map_labels: Mapping[int, int] | None = None,
+    fix_geometry: str | None = None,
     splits: Path | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -124,7 +128,14 @@ def plan(
         name = facts.name
     elif dataset is not None:
         checked = check(
-            dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, map_labels=map_labels, workers=workers, listener=listener
+            dataset,
+            recipe=recipe,
+            group_regex=group_regex,
+            exclude=exclude,
+            map_labels=map_labels,
+            fix_geometry=fix_geometry,
+            workers=workers,
+            listener=listener,
         )
         faulty = checking.faulty(checked.faults)
         for fault in checked.faults:

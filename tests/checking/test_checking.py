@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoseg import checking
-from autoseg.cases import find
+from autoseg import checking, images
+from autoseg.cases import find, load_classes, load_image
 from autoseg.checking import Fault
 from autoseg.checking.case import thumbnail
-from autoseg.errors import FaultyCases, GridMismatch, UnreadableFile
+from autoseg.errors import FaultyCases, GridMismatch, SettingsError, UnreadableFile
 from autoseg.geometry import affine_from_spacing
 
 Write = Callable[..., None]
@@ -26,7 +27,7 @@ BROKEN = [
     ("01-image-without-label", "hippocampus_118", "error", "missing-label", ["hippocampus_118"]),
     ("02-label-of-another-scan", "hippocampus_019", "error", "grid", ["imagesTr/hippocampus_019_0000", "labelsTr/hippocampus_019", "512"]),
     ("03-truncated-image", "hippocampus_025", "error", "unreadable", ["hippocampus_025_0000.nii.gz", "ends early"]),
-    ("04-label-origin-shifted", "hippocampus_035", "error", "grid", ["13.89 mm", "copy the geometry", "resample"]),
+    ("04-label-origin-shifted", "hippocampus_035", "error", "grid", ["13.89 mm", "--fix-geometry copy-image", "resample-label"]),
     ("05-label-axes-swapped", "hippocampus_039", "error", "grid", ["shape", "(34, 53, 34)", "(34, 34, 53)"]),
     ("06-nan-and-inf-voxels", "hippocampus_044", "error", "non-finite", ["40 NaN", "3 +Inf", "2 -Inf"]),
     ("07-label-value-not-declared", "hippocampus_049", "error", "labels", ["labelsTr/hippocampus_049", "7 (12 voxels)", "--map-labels"]),
@@ -123,6 +124,47 @@ def test_geometry_within_a_thousandth_of_a_voxel_is_taken_from_the_image(write: 
     write("a", label_affine=near)
     write("b", label_affine=far)
     assert codes(declare()) == [("b", "error", "grid")]
+
+
+def test_a_label_off_the_grid_is_mended_as_the_user_chooses(write: Write, declare: Declare) -> None:
+    shifted = affine_from_spacing((3, 1, 2))
+    shifted[0, 3] = 4  # two voxels along x
+    write("a")
+    write("b", label_affine=shifted)
+    root = declare()
+    assert codes(root) == [("b", "error", "grid")]
+    for fix, moved in (("copy-image", 0), ("resample-label", 2)):
+        dataset = find(root, fix_geometry=fix)
+        assert codes(root, fix_geometry=fix) == [("b", "warning", "grid")]
+        case = dataset.cases[1]
+        written = images.read(root / "labelsTr" / "b.nii.gz").array[0]
+        expected = np.roll(written, moved, axis=2)
+        expected[:, :, :moved] = 0
+        np.testing.assert_array_equal(load_classes(case, dataset.labels, like=load_image(case, channels=1)), expected)
+        assert find(root).cases[1] != case == type(dataset).from_json(dataset.to_json()).cases[1]
+    with pytest.raises(SettingsError, match="did you mean 'copy-image'"):
+        find(root, fix_geometry="copy")
+
+
+def test_copying_the_geometry_follows_the_voxels_as_they_are_stored(write: Write, declare: Declare) -> None:
+    """The image is stored from left to right, the label from right to left, and its header lies."""
+    write("a")
+    root = declare()
+    image = images.read(root / "imagesTr" / "a_0000.nii.gz")
+    label = nibabel.load(root / "labelsTr" / "a.nii.gz")
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ label.affine
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj), mirrored), root / "labelsTr" / "a.nii.gz")
+    dataset = find(root, fix_geometry="copy-image")
+    classes = load_classes(dataset.cases[0], dataset.labels, like=image)
+    np.testing.assert_array_equal(classes, np.asarray(label.dataobj).T, "voxel by voxel as the files hold them")
+
+
+def test_a_label_of_another_place_cannot_be_mended(write: Write, declare: Declare) -> None:
+    far = affine_from_spacing((3, 1, 2))
+    far[2, 3] = 500
+    write("a")
+    write("b", label_affine=far)
+    assert codes(declare(), fix_geometry="resample-label") == [("b", "error", "grid")]
 
 
 def test_undeclared_values_come_with_counts_and_can_be_mapped(write: Write, declare: Declare) -> None:
@@ -276,8 +318,6 @@ def test_labels_that_occur_in_no_case_are_told(write: Write, declare: Declare) -
 
 
 def test_one_file_per_label_is_checked_as_one_label(tmp_path: Path, smooth: Callable[[int], NDArray[Any]]) -> None:
-    from autoseg import images
-
     affine = affine_from_spacing((3, 1, 2))
     for number, name in enumerate(["s0001", "s0002"]):
         masks = np.zeros((2, 12, 14, 16), dtype=np.uint8)

@@ -259,7 +259,7 @@ def _annotated(case: Case) -> list[str] | None:
 
 def _key(case: Case, recipe: _Recipe, hashes: Sequence[str]) -> str:
     roles = [name for name, _ in case.label] if isinstance(case.label, tuple) else ["label"] if case.label else []
-    facts = {"recipe": recipe.facts, "annotated": _annotated(case), "roles": roles, "files": list(hashes)}
+    facts = {"recipe": recipe.facts, "annotated": _annotated(case), "roles": roles, "files": list(hashes), "grid_fix": case.grid_fix}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,11 +20,20 @@ _CT_AIR = -500.0  # HU; only CT goes so far below zero
 _PAIR_OFFSET = 0.25  # off-axis distance of a left/right pair, as a part of the distance between its halves
 _PAIR_VOLUMES = 0.6  # smaller half to larger half
 _LISTED = 6
-_SESSION = re.compile(
+_SESSION = re.compile(  # what stands behind a patient's name to tell his scans apart
+    r"(?P<patient>.+?)(?:[_\-. ]|(?<=\d)(?=[A-Za-z]))"
     r"(?:t|tp|ses|session|visit|v|frame|scan|time|timepoint|day|week|month|year|acq|run|rep|series|study|fu|bl|baseline|followup|pre|post|"
-    r"left|right|l|r|lt|rt|a|b|c|d|ed|es|od|os)\d*",
+    r"left|right|l|r|lt|rt|a|b|c|d|ed|es|od|os)[_\-. ]?\d*",
     re.IGNORECASE,
 )
+_NUMBERED = re.compile(r"(?P<patient>.*\d.*)[_\-. ]\d+")
+_EXPRESSIONS = (
+    r"^(sub-[A-Za-z0-9]+)",
+    r"^(.*?\d+)",
+    r"^(.*)_[^_]+$",
+    r"^(.*)-[^-]+$",
+    r"^([^_]+)",
+)  # offered for --group-regex if they fit
 
 
 def compare(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
@@ -45,21 +54,18 @@ def compare(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
 def patient_of(name: str) -> str | None:
     """The part of a case's name that seems to be a patient, where the rest seems to be one of several scans; else `None`.
 
-    >>> patient_of("p08_t1"), patient_of("sub-rat3_sample-data9"), patient_of("hippocampus_007"), patient_of("patient012_2")
-    ('p08', 'sub-rat3', None, 'patient012')
+    >>> [patient_of(name) for name in ("p08_t1", "sub-rat3_sample-data9", "hippocampus_007", "patient012_2", "sc_9709Ses2")]
+    ['p08', 'sub-rat3', None, 'patient012', 'sc_9709']
     """
     bids = re.match(r"(sub-[A-Za-z0-9]+)_", name)
     if bids:
         return bids[1]
-    words = re.split(r"[_\-. ]", name)
-    kept = len(words)
-    while kept > 1 and _SESSION.fullmatch(words[kept - 1]):
-        kept -= 1
-    if kept == len(words) and kept > 1 and words[-1].isdigit() and any(c.isdigit() for word in words[:-1] for c in word):
-        kept -= 1
-    length = len("_".join(words[:kept]))
-    prefix = name[:length]
-    return prefix if kept < len(words) and any(c.isdigit() for c in prefix) else None
+    prefix = name
+    while found := _SESSION.fullmatch(prefix):
+        prefix = found["patient"]
+    if prefix == name and (numbered := _NUMBERED.fullmatch(name)):
+        prefix = numbered["patient"]
+    return prefix if prefix != name and any(c.isdigit() for c in prefix) else None
 
 
 def _labels_in_no_case(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
@@ -174,20 +180,34 @@ def _repeated_patients(dataset: Dataset) -> list[Fault]:
         if case.group is None and patient is not None:
             by_patient.setdefault(patient, []).append(case.name)
     repeated = {patient: names for patient, names in by_patient.items() if len(names) > 1}
-    if not repeated or len(by_patient) < max(2, len(dataset.cases) / 20):
+    patients = {patient_of(case.name) or case.name for case in dataset.cases}
+    if not repeated or len(patients) < max(2, len(dataset.cases) / 20):  # one prefix for all is the name of the data set
         return []
     examples = "; ".join(f"{', '.join(names[:3])}" for names in list(repeated.values())[:3])
-    expression = r"^(sub-[^_]+)" if all(patient.startswith("sub-") for patient in repeated) else "^(...)"
+    names = [case.name for case in dataset.cases if case.group is None]
+    fitting = next((text for text in _EXPRESSIONS if _groups_as(text, names)), None)
     return [
         _fault(
             "warning",
             "repeated-patient",
-            f"names suggest that {len(repeated)} patients come more than once",
+            f"names suggest that {len(repeated)} {'patients come' if len(repeated) > 1 else 'patient comes'} more than once",
             found=examples,
             expected="all scans of a patient in one group, so that folds do not share patients",
-            remedy=f"--group-regex '{expression}' with an expression that matches the patient, or a column 'group' in a case list",
+            remedy=f"--group-regex '{fitting}'"
+            if fitting
+            else "--group-regex with an expression whose first group is the patient, or a column 'group' in a case list",
         )
     ]
+
+
+def _groups_as(expression: str, names: Sequence[str]) -> bool:
+    """Whether a regular expression groups the cases as their names suggest."""
+    groups: dict[str, set[str]] = {}
+    for name in names:
+        found = re.search(expression, name)
+        groups.setdefault(found[1] if found else name, set()).add(patient_of(name) or name)
+    patients = {patient_of(name) or name for name in names}
+    return len(groups) == len(patients) and all(len(members) == 1 for members in groups.values())
 
 
 def _spacing_outliers(facts: Sequence[Facts]) -> list[Fault]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from autoseg.training.loss import make_loss
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import OptimizerSettings, TrainingSettings
 
+PROBE_STEPS = 10  # forward and backward passes that decide whether compiling pays
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,7 +51,7 @@ class Learner:
         self._optimizer = make_optimizer(self.network, settings.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss)
-        self._forward = self.network
+        self._forward: Callable[[Tensor], Any] = self.network
         self.steps = 0  # taken
 
     def step(self, batch: Batch, *, learning_rate: float) -> Step:
@@ -73,6 +75,26 @@ class Learner:
             self._average()
         self._scaler.update()
         return Step(loss=value, gradient_norm=norm, taken=taken)
+
+    def compile(self, batch: Batch, *, wanted: str, say: Callable[[str], None]) -> None:
+        """Let the network be compiled: "on" always, "auto" where ten steps show that it works and pays, "off" never.
+
+        The probe computes gradients and throws them away: the weights stay as they are.
+        """
+        if wanted == "off" or (wanted == "auto" and self.device.type != "cuda"):
+            return
+        compiled = torch.compile(self.network)
+        try:
+            plain_seconds = self._timed(self.network, batch) if wanted == "auto" else math.inf
+            seconds = self._timed(compiled, batch)
+        except Exception as error:  # noqa: BLE001 - compilers fail in many ways, and none of them is fatal here
+            say(f"not compiled: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+            return
+        finally:
+            self._optimizer.zero_grad(set_to_none=True)
+        if seconds < 0.97 * plain_seconds:
+            self._forward = compiled
+            say(f"compiled: {seconds:.3g} s per step" + (f" instead of {plain_seconds:.3g} s" if math.isfinite(plain_seconds) else ""))
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -104,6 +126,25 @@ class Learner:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:  # in the weights' own memory format, as before
                     values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self._scaler.load_state_dict(state["scaler"])
+
+    def _timed(self, forward: Callable[[Tensor], Any], batch: Batch, *, steps: int = PROBE_STEPS) -> float:
+        """Seconds per forward and backward pass, the first two left out: they compile."""
+        self.network.train()
+        begin = 0.0
+        for step in range(steps + 2):
+            if step == 2:
+                self._finish()
+                begin = time.perf_counter()
+            with self.autocast():
+                outputs = forward(batch.image)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            self._loss(outputs, batch.target, batch.annotated).backward()
+        self._finish()
+        return (time.perf_counter() - begin) / steps
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -174,6 +174,8 @@ def _run(
     subset = validation_subset(task.validation_cases, settings.validation_cases)
     budget = _budget(task, settings, progress)
     saved = clock.now()
+    if settings.compile != "off" and not task.deterministic:
+        learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say)
     while (share := budget.progress(step=progress.step, elapsed=clock.now())) < 1:
         if interruption.name:
             _stop(task, learner, progress, clock, interruption)

@@ -233,6 +233,36 @@ def test_averaged_weights_are_the_running_mean_of_those_trained(cases, tmp_path)
         assert torch.allclose(value, mean[name], atol=1e-5), name
 
 
+def test_a_compiler_that_fails_is_named_in_one_line_and_training_goes_on(cases, tmp_path, monkeypatch):
+    def broken(network):
+        def forward(x):
+            raise RuntimeError("no C++ compiler found\nand a long story")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", broken)
+    said = []
+    train(make_task(cases, tmp_path / "a", deterministic=False, settings=SETTINGS | {"compile": "on"}), say=said.append)
+    assert said == ["not compiled: RuntimeError: no C++ compiler found"]
+
+
+def test_what_the_compiler_made_is_used_where_it_is_asked_for_and_changes_no_weight_before_the_first_step(cases, tmp_path, monkeypatch):
+    calls = []
+
+    def compiler(network):
+        def forward(x):
+            calls.append(1)
+            return network(x)
+
+        return forward
+
+    plain = train(make_task(cases, tmp_path / "a", deterministic=False))
+    monkeypatch.setattr(torch, "compile", compiler)
+    compiled = train(make_task(cases, tmp_path / "b", deterministic=False, settings=SETTINGS | {"compile": "on"}))
+    assert len(calls) == 12 + 12  # the probe, then three epochs of four steps
+    assert equal(dict(plain.state_dict()), dict(compiled.state_dict()))
+
+
 def test_the_network_sees_bfloat16_where_the_processor_computes_in_it():
     from autoseg.training.learner import choose_precision
 

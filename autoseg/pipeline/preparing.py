@@ -230,9 +230,7 @@ def _describe(dataset: Dataset) -> str:
 
 def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: int) -> list[dict[str, list[str]]]:
     if splits is not None:
-        own: list[dict[str, list[str]]] = files.read_json(splits)
-        folds.check_folds(own, [case.name for case in dataset.cases])
-        return own
+        return folds.own_folds(files.read_json(splits), dataset.cases)
     return folds.make_folds(dataset.cases, presence=_presence(facts), seed=seed)
 
 

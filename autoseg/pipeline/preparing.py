@@ -231,11 +231,7 @@ def _describe(dataset: Dataset) -> str:
 def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: int) -> list[dict[str, list[str]]]:
     if splits is not None:
         return folds.own_folds(files.read_json(splits), dataset.cases)
-    return folds.make_folds(dataset.cases, presence=_presence(facts), seed=seed)
-
-
-def _presence(facts: Fingerprint) -> Mapping[str, frozenset[str]] | None:
-    return None
+    return folds.make_folds(dataset.cases, presence=facts.presence, seed=seed)
 
 
 def _refuse_to_orphan(workspace: Workspace, result: Plan, overwrite: bool) -> None:

@@ -34,6 +34,7 @@ LARGEST_SPACING = 1e5  # mm; beyond it, or below its inverse, a number is a dama
 LARGEST_PLACE = 1e7  # mm from the scanner's centre
 
 
+@np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
 def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[Affine, tuple[str, ...]]:
     """The affine of a stored array, made fit to work with: orthogonal axes, positive finite spacings.
 

@@ -134,6 +134,7 @@ def _body(path: Path, fields: Mapping[str, str], *, offset: int, size: int) -> N
     return bodies.raw(source, offset=-1 if header_size < 0 else start + header_size, size=size)
 
 
+@np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
 def _affine(fields: Mapping[str, str], axes: int, path: Path) -> tuple[Affine, bool]:
     """Stored index (z, y, x, 1) -> RAS+, and whether the file says anything of it."""
     keys = [next((key for key in group if key in fields), None) for group in (_SPACING, _DIRECTIONS, _PLACE)]

@@ -217,6 +217,7 @@ def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
     return int(said), ()
 
 
+@np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
 def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, ...]]:
     """Stored index (z, y, x, 1) -> world: the sform, else the qform, else the spacing alone; made usable."""
     notes: tuple[str, ...] = ()

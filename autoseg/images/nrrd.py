@@ -161,6 +161,7 @@ def _axes(fields: Mapping[str, str], sizes: Sequence[int], path: Path) -> tuple[
     return spatial, other
 
 
+@np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
 def _affine(fields: Mapping[str, str], spatial: Sequence[int], path: Path) -> tuple[Affine, bool, tuple[str, ...]]:
     """Stored index (z, y, x, 1) -> RAS+, whether the file says anything of it, and notes."""
     count = len(spatial)

@@ -34,3 +34,15 @@ def test_single_slices_along_any_axis_are_turned_too() -> None:
         for axes in itertools.permutations(range(3)):
             view = array.transpose(0, *(1 + axis for axis in axes))
             assert np.array_equal(contiguous(view), np.ascontiguousarray(view))
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+def test_a_sparse_label_map_is_turned_without_a_changed_voxel(axes) -> None:
+    rng = np.random.default_rng(0)
+    for corners in ([], [(0, 0, 0)], [(66, 129, 39)], [(5, 20, 30), (30, 60, 31)]):
+        stored = np.zeros((1, 67, 130, 40), np.uint8)
+        for corner in corners:
+            stored[(0, *corner)] = rng.integers(1, 256)
+        for flips in itertools.product((1, -1), repeat=3):
+            view = stored.transpose(0, *(1 + axis for axis in axes))[:, :: flips[0], :: flips[1], :: flips[2]]
+            assert np.array_equal(contiguous(view), view)

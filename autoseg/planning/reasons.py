@@ -37,6 +37,7 @@ class Facts:
     median_shape: tuple[float, float, float]  # at that spacing, plan axes
     normalization: tuple[str, ...]
     configurations: tuple[Configuration, ...]
+    mirror_axes: tuple[int, ...]
     swap_axis: int | None
 
     @property
@@ -182,10 +183,16 @@ def _stages(facts: Facts) -> str:
 
 def _mirroring(facts: Facts) -> str:
     pairs = facts.fingerprint.labels.pairs
+    axes = [name for axis, name in enumerate(facts.names) if axis in facts.mirror_axes]
+    brief = ""
+    if len(axes) < 2:
+        brief = (
+            f"Images are mirrored along {' and '.join(axes) or 'no axis'} only: a brief training has no time for the other orientations. "
+        )
     if facts.swap_axis is None:
-        return ""
+        return brief.rstrip()
     named = ", ".join(f"{left} / {right}" for left, right in pairs[:3]) + (f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")
-    return f"Mirroring left-right swaps the labels {named}: a mirrored left one is a right one."
+    return f"{brief}Mirroring left-right swaps the labels {named}: a mirrored left one is a right one."
 
 
 def _resolution(c: Configuration, facts: Facts) -> str:

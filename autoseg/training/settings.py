@@ -92,6 +92,7 @@ class AugmentationSettings:
     gamma_inverted: float
     gamma: float
     gamma_range: tuple[float, float]
+    mirror_axes: str  # read by the planner, which decides about the axes; the plan holds the result
     mirror: float  # probability per allowed axis
 
 

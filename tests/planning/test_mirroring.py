@@ -1,21 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 
-from autoseg.cases import Channel
-from autoseg.fingerprint import Fingerprint
 from autoseg.labels import make_labels
 from autoseg.planning.plan import mirroring
 
 
 def fingerprint(pairs=()):
-    return Fingerprint(
-        name="made",
-        channels=(Channel(name="image", modality="MR"),),
-        labels=make_labels({"background": 0, "left": 1, "right": 2}, pairs=pairs),
-        cases=(),
-        intensities=(),
-        relative_size_after_crop=1.0,
-        label_voxels={},
-    )
+    """All of a fingerprint that matters here."""
+    return SimpleNamespace(labels=make_labels({"background": 0, "left": 1, "right": 2}, pairs=pairs))
 
 
 PAIRED = fingerprint(pairs=(("left", "right"),))

@@ -64,19 +64,29 @@ def examine(task: Task) -> Facts:
     case = task.case
     faults: list[Fault] = []
     parts = _read_channels(case, task.channels, faults)
-    label = _read_label(case, task.labels, parts[0] if parts else None, faults)
+    image = parts[0].image if parts else None
+    label = _read_label(case, task.labels, image, faults)
     facts: dict[str, Any] = {}
     if parts:
         facts = _image_facts(case, parts, faults)
     if label is not None:
         facts |= _label_facts(label, task.labels)
-        _note_label(case, label, task.labels, parts[0] if parts else None, faults)
+        _note_label(case, label, task.labels, image, faults)
         _note_same(case, parts, label, faults)
     return Facts(name=case.name, group=case.group, faults=tuple(faults), **facts)
 
 
-def _read_channels(case: Case, channels: int, faults: list[Fault]) -> list[Image]:
-    """The files of the channels, as far as they can be read; one image per file."""
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One file of the image: a channel, or all of them."""
+
+    number: int
+    path: Path
+    image: Image
+
+
+def _read_channels(case: Case, channels: int, faults: list[Fault]) -> list[_Part]:
+    """The files of the channels, as far as they can be read and lie on one grid."""
     if len(case.images) not in (1, channels):
         error = MissingChannel(
             "the number of files is not the number of channels",
@@ -88,18 +98,35 @@ def _read_channels(case: Case, channels: int, faults: list[Fault]) -> list[Image
         faults.append(fault_of(error, case=case.name))
         return []
     wanted = channels if len(case.images) == 1 else 1
-    parts: list[Image] = []
+    parts: list[_Part] = []
     for number, path in enumerate(case.images):
         try:
-            part = images.read_channels([path], channels=wanted)
+            image = images.read_channels([path], channels=wanted)
             if parts:
-                images.require_same_grid(parts[0], part, kinds=("channel 0", f"channel {number}"))
+                image = _turned_alike(parts[0], image, path, number)
         except AutosegError as error:
             faults.append(fault_of(error, case=case.name))
             continue
-        parts.append(part)
-        faults += [_note(case, path, "mended", note) for note in part.notes]
+        parts.append(_Part(number=number, path=path, image=image))
+        faults += [_note(case, path, "mended", note) for note in image.notes]
     return parts
+
+
+def _turned_alike(first: _Part, image: Image, path: Path, number: int) -> Image:
+    """A further channel on the grid of the first. Axes near 45 degrees can turn either way: then the two are read together.
+
+    Raises
+    ------
+    GridMismatch : another grid
+    """
+    try:
+        images.require_same_grid(first.image, image, kinds=(f"channel {first.number}", f"channel {number}"))
+    except GridMismatch:
+        if sorted(first.image.shape) != sorted(image.shape):
+            raise
+        together = images.read_channels([first.path, path], channels=2)
+        return replace(together, array=together.array[1:])
+    return image
 
 
 def _read_label(case: Case, labels: Labels, image: Image | None, faults: list[Fault]) -> Image | None:
@@ -176,49 +203,23 @@ def _grid_remedy(case: Case, label: Image, image: Image) -> str:
     return "look at the two in a viewer, then give\n" + "\n".join(choices)
 
 
-def _image_facts(case: Case, parts: Sequence[Image], faults: list[Fault]) -> dict[str, Any]:
-    first = parts[0]
+def _image_facts(case: Case, parts: Sequence[_Part], faults: list[Fault]) -> dict[str, Any]:
+    first = parts[0].image
     digest = hashlib.blake2b(digest_size=16)
     minima: list[float] = []
     maxima: list[float] = []
     constant = []
-    for part, path in zip(parts, case.images, strict=False):
-        digest.update(repr((part.array.dtype.str, part.array.shape)).encode())
-        digest.update(np.ascontiguousarray(part.array).data)
-        _note_non_finite(case, part, path, faults)
-        for channel in part.array:
+    for part in parts:
+        array = part.image.array
+        digest.update(repr((part.number, array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+        _note_non_finite(case, array, part.path, faults)
+        for channel in array:
             low, high = _finite_range(channel)
             minima.append(low)
             maxima.append(high)
             constant.append(low == high and not np.isnan(low))
-    if all(constant):
-        summary = "the image holds one single value"
-        faults.append(
-            Fault(
-                case=case.name,
-                file=str(case.images[0]),
-                severity="error",
-                code="constant",
-                summary=summary,
-                found=f"{minima[0]:g} everywhere",
-                expected="an image",
-                remedy=f"leave the case out: --exclude {case.name}",
-            )
-        )
-    elif any(constant):
-        number = constant.index(True)
-        file = case.images[number] if len(case.images) > 1 else case.images[0]
-        faults.append(
-            Fault(
-                case=case.name,
-                file=str(file),
-                severity="warning",
-                code="constant",
-                summary=f"channel {number} holds one single value",
-                found=f"{minima[number]:g} everywhere",
-                remedy="it tells the network nothing about this case",
-            )
-        )
+    _note_constant(case, parts, minima, constant, faults)
     middle = first.affine @ np.array([*((n - 1) / 2 for n in first.shape), 1.0])
     return {
         "shape": first.shape,
@@ -233,13 +234,35 @@ def _image_facts(case: Case, parts: Sequence[Image], faults: list[Fault]) -> dic
     }
 
 
-def _note_non_finite(case: Case, part: Image, path: Path, faults: list[Fault]) -> None:
-    if part.array.dtype.kind != "f" or np.isfinite(part.array).all():
+def _note_constant(case: Case, parts: Sequence[_Part], minima: Sequence[float], constant: Sequence[bool], faults: list[Fault]) -> None:
+    """An image without content is an error, one empty channel among others a warning."""
+    if not any(constant):
+        return
+    place = constant.index(True)  # among the channels that could be read
+    part = parts[place] if len(parts) > 1 else parts[0]
+    number = part.number if len(case.images) > 1 else place
+    whole = all(constant)
+    faults.append(
+        Fault(
+            case=case.name,
+            file=str(part.path),
+            severity="error" if whole else "warning",
+            code="constant",
+            summary="the image holds one single value" if whole else f"channel {number} holds one single value",
+            found=f"{minima[place]:g} everywhere",
+            expected="an image",
+            remedy=f"leave the case out: --exclude {case.name}" if whole else "it tells the network nothing about this case",
+        )
+    )
+
+
+def _note_non_finite(case: Case, array: NDArray[Any], path: Path, faults: list[Fault]) -> None:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     counts = {
-        "NaN": int(np.count_nonzero(np.isnan(part.array))),
-        "+Inf": int(np.count_nonzero(np.isposinf(part.array))),
-        "-Inf": int(np.count_nonzero(np.isneginf(part.array))),
+        "NaN": int(np.count_nonzero(np.isnan(array))),
+        "+Inf": int(np.count_nonzero(np.isposinf(array))),
+        "-Inf": int(np.count_nonzero(np.isneginf(array))),
     }
     faults.append(
         Fault(
@@ -248,7 +271,7 @@ def _note_non_finite(case: Case, part: Image, path: Path, faults: list[Fault]) -
             severity="error",
             code="non-finite",
             summary="the image holds values that are no numbers",
-            found=", ".join(f"{count} {name}" for name, count in counts.items() if count) + f" of {part.array.size} voxels",
+            found=", ".join(f"{count} {name}" for name, count in counts.items() if count) + f" of {array.size} voxels",
             expected="finite numbers",
             remedy=f"replace them, by 0 where they mean background; or leave the case out with --exclude {case.name}",
         )
@@ -355,17 +378,17 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
         faults.append(_note(case, Path(file) if file else case.images[0], "orientation", note))
 
 
-def _note_same(case: Case, parts: Sequence[Image], label: Image, faults: list[Fault]) -> None:
+def _note_same(case: Case, parts: Sequence[_Part], label: Image, faults: list[Fault]) -> None:
     """An image that holds the label, or a label that holds the image: a copy under the wrong name."""
-    for part, path in zip(parts, case.images, strict=False):
-        for channel in part.array:
+    for part in parts:
+        for channel in part.image.array:
             if channel.shape == label.shape and channel.any() and np.array_equal(channel, label.array[0]):
                 summary = "image and label hold the same values"
                 other = str(case.label) if isinstance(case.label, Path) else None
                 faults.append(
                     Fault(
                         case=case.name,
-                        file=str(path),
+                        file=str(part.path),
                         severity="error",
                         code="same-file",
                         summary=summary,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,31 @@ def test_an_image_without_content_is_an_error(write: Write, declare: Declare) ->
     write("a")
     write("b", image=np.full((12, 14, 16), 7, dtype=np.int16))
     assert codes(declare()) == [("b", "error", "constant")]
+
+
+def test_channels_in_files_of_their_own_are_told_apart(tmp_path: Path, smooth: Callable[[int], NDArray[Any]]) -> None:
+    affine = affine_from_spacing((3, 1, 2))
+    moved = affine_from_spacing((3, 1, 2.5))
+    spoilt = smooth(8)
+    spoilt[0, 0, 0] = np.inf
+    label = np.zeros((1, 12, 14, 16), dtype=np.uint8)
+    for number, case in enumerate(("broken", "empty", "moved", "spoilt")):
+        label[0, 2 + number : 5 + number, 3:6, 3:6] = 1
+        images.write_image(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", smooth(number)[None], affine=affine)
+        second = {"empty": np.zeros_like(spoilt), "spoilt": spoilt, "broken": spoilt}.get(case, smooth(9))
+        images.write_image(tmp_path / "imagesTr" / f"{case}_0001.nii.gz", second[None], affine=moved if case == "moved" else affine)
+        images.write_image(tmp_path / "labelsTr" / f"{case}.nii.gz", label, affine=affine)
+    (tmp_path / "imagesTr" / "broken_0000.nii.gz").write_bytes(b"")
+    value = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(value))
+    found = {(f.case, f.severity, f.code, Path(f.file or "").name) for f in telling(checking.check(find(tmp_path), workers=0))}
+    assert found == {
+        ("broken", "error", "unreadable", "broken_0000.nii.gz"),
+        ("broken", "error", "non-finite", "broken_0001.nii.gz"),
+        ("empty", "warning", "constant", "empty_0001.nii.gz"),
+        ("moved", "error", "grid", "moved_0001.nii.gz"),
+        ("spoilt", "error", "non-finite", "spoilt_0001.nii.gz"),
+    }
 
 
 def test_geometry_within_a_thousandth_of_a_voxel_is_taken_from_the_image(write: Write, declare: Declare) -> None:

@@ -111,6 +111,9 @@ def forward_flops(configuration: Configuration, *, channels: int, heads: int) ->
     return each * configuration.batch_size
 
 
+WORKSPACE = 0.5  # copies of the largest feature map that a convolution makes for itself; benchmarks/planning_memory.py
+
+
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     """What training a configuration takes."""
@@ -121,10 +124,10 @@ class Footprint:
 
 
 def modelled_footprint(configuration: Configuration, channels: int, heads: int, *, value_bytes: int = 2) -> Footprint:
-    """The footprint by arithmetic alone: a little above that of the traced network.
+    """The footprint by arithmetic alone, within a few percent of that of the traced network.
 
-    Weights, gradients and the optimizer's two moments take four bytes each. Of every convolution its input is kept for the
-    backward pass, and so is what the norm and the activation need; a decoder step keeps the joined tensor besides.
+    Of every convolution its output is kept for the backward pass (the norm needs it), and so is the activation's; a decoder step
+    keeps the tensor that joins it with the skip. The loss is computed in float32. The peak comes as the loss is differentiated.
 
     Parameters
     ----------
@@ -132,14 +135,17 @@ def modelled_footprint(configuration: Configuration, channels: int, heads: int, 
     value_bytes : of one feature-map value: 2 in bfloat16 and float16, 4 in float32
     """
     count = parameters(configuration, channels=channels, heads=heads)
+    cast = value_bytes if value_bytes < 4 else 0  # what exists twice, in float32 and in the lower precision
+    weights = count * (20 + cast)  # weights, gradients, two moments, averaged weights
     voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
-    kept = channels * voxels[0]
-    for layer in convolutions(configuration, channels=channels, heads=heads):
-        if layer.normed:
-            kept += 2 * layer.outputs * layer.voxels
-    for stage in range(configuration.stages - 1):
-        kept += (2 * configuration.features_per_stage[stage] + 3 * heads) * voxels[stage]
-    widest = max(2 * configuration.features_per_stage[0], heads * 4) * voxels[0]
-    values = (kept + 2 * widest) * configuration.batch_size
+    features = configuration.features_per_stage
+    kept = float(channels * voxels[0] * (4 + cast))
+    kept += value_bytes * sum(2 * c.outputs * c.voxels for c in convolutions(configuration, channels=channels, heads=heads) if c.normed)
+    kept += value_bytes * sum(2 * width * volume for width, volume in zip(features[:-1], voxels[:-1], strict=True))
+    scored = voxels[: max(configuration.stages - 2, 1)]  # the lowest output carries no weight in the loss
+    loss = sum(volume * (heads * (8 + cast) + 24) for volume in scored)
+    transient = voxels[0] * 4 * heads
+    largest = voxels[0] * value_bytes * max(heads, 2 * features[0])
+    each = kept + loss + transient + WORKSPACE * largest
     flops = forward_flops(configuration, channels=channels, heads=heads)
-    return Footprint(parameters=count, forward_flops=flops, training_bytes=16 * count + values * value_bytes)
+    return Footprint(parameters=count, forward_flops=flops, training_bytes=int(weights + each * configuration.batch_size))

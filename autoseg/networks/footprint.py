@@ -1,0 +1,170 @@
+"""What training a configuration takes: one step of the real network, traced on fake tensors, every live byte counted.
+
+No memory is allocated and nothing is computed: the tensors have shapes, types and lifetimes only. Counted are the weights, their
+gradients, the optimizer's moments, the averaged weights, what autograd keeps, and the transients of forward, loss and backward
+pass, in the precision that training uses. What a single operation allocates and frees inside itself cannot be seen;
+`planning.memory.WORKSPACE` stands for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map_only
+
+from autoseg.machine import Machine
+from autoseg.networks import Network, build
+from autoseg.planning.configuration import Configuration
+from autoseg.planning.memory import WORKSPACE, Footprint, forward_flops, parameters
+
+MOMENTS = 2  # tensors of the weights' size that the optimizer keeps: AdamW; SGD keeps one
+
+TraceLoss = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+
+def tracer(
+    machine: Machine, *, loss: TraceLoss | None = None, precision: torch.dtype | None = None
+) -> Callable[[Configuration, int, int], Footprint]:
+    """A function of (configuration, input channels, heads) that traces, and remembers, footprints on a machine.
+
+    Parameters
+    ----------
+    machine : its precision decides that of the trace
+    loss : of (outputs, classes `(n, z, y, x)`); by default the usual Dice and cross-entropy
+    precision : of the forward pass; None: bfloat16 or float16 where the machine trains in it, else float32
+    """
+    if precision is None:
+        precision = torch.bfloat16 if machine.bf16 else torch.float16 if machine.device.startswith("cuda") else torch.float32
+
+    @functools.cache
+    def footprint(configuration: Configuration, channels: int, heads: int) -> Footprint:
+        return Footprint(
+            parameters=parameters(configuration, channels=channels, heads=heads),
+            forward_flops=forward_flops(configuration, channels=channels, heads=heads),
+            training_bytes=traced_bytes(configuration, channels=channels, heads=heads, precision=precision, loss=loss),
+        )
+
+    return footprint
+
+
+def traced_bytes(configuration: Configuration, *, channels: int, heads: int, precision: torch.dtype, loss: TraceLoss | None = None) -> int:
+    """Peak bytes of one training step.
+
+    Parameters
+    ----------
+    precision : of the forward pass under autocast; float32: no autocast
+    loss : as for `tracer`
+    """
+    with torch.device("meta"):
+        network = build(configuration, channels=channels, heads=heads)
+    with FakeTensorMode():
+        _fake_weights(network)
+        count = sum(p.numel() for p in network.parameters())
+        with _LiveBytes() as live:
+            shape = configuration.patch_size
+            image = torch.empty((configuration.batch_size, channels, *shape))
+            target = torch.empty((configuration.batch_size, *shape), dtype=torch.int64)
+            for weight in network.parameters():
+                weight.grad = torch.empty_like(weight)  # those of the step before live until the backward pass
+            _step(network, image, target, precision, loss or _dice_and_entropy)
+    fixed = 4 * count * (1 + MOMENTS + 1)  # weights, moments, averaged weights
+    in_optimizer = fixed + 4 * count * 2  # gradients, and one temporary of the optimizer
+    return max(fixed + live.peak + int(WORKSPACE * live.largest), in_optimizer)
+
+
+def _step(network: nn.Module, image: Tensor, target: Tensor, precision: torch.dtype, loss: TraceLoss) -> None:
+    network.train()
+    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        outputs = network(image)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    value = loss(outputs, target)
+    for weight in network.parameters():
+        weight.grad = None
+    del outputs, image, target
+    value.backward()
+
+
+def _dice_and_entropy(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+    """The tensors that `training.loss` makes; a test holds their bytes to it."""
+    total = outputs[0].new_zeros((), dtype=torch.float32)
+    for output in outputs[:-1] or outputs:
+        logits = output.float()
+        classes = target[:, : logits.shape[2], : logits.shape[3], : logits.shape[4]]
+        scores = functional.log_softmax(logits, dim=1)
+        of_target = scores.gather(1, classes[:, None])[:, 0]
+        predicted = scores.exp().flatten(2).sum(dim=2)
+        hits = of_target.exp()
+        overlap = hits.new_zeros(predicted.shape).scatter_add(1, classes.flatten(1), hits.flatten(1))
+        total = total - of_target.mean() - (overlap / predicted).mean()
+    return total
+
+
+def _fake_weights(network: Network) -> None:
+    channels_last = network.memory_format
+    for module in network.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            fake = torch.empty(weight.shape, dtype=weight.dtype)
+            if weight.dim() > 1:
+                fake = fake.to(memory_format=channels_last)
+            module.register_parameter(name, nn.Parameter(fake))
+
+
+_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+
+_IN_PLACE = {  # where autograd sums gradients, and differentiates gather: it works in place, but not on fake tensors
+    torch.ops.aten.add.Tensor: torch.ops.aten.add_.Tensor,
+    torch.ops.aten.scatter_add.default: torch.ops.aten.scatter_add_.default,
+}
+
+
+def _channels_last(result: Tensor) -> Tensor:
+    if result.dim() < 4:
+        return result
+    return torch.empty_like(result, memory_format=torch.channels_last if result.dim() == 4 else torch.channels_last_3d)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, by watching what every operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self.largest = 0  # of the convolutions' results
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch._C._current_graph_task_id() >= 0 and func in _IN_PLACE and args[0].dim() > 3:
+            func = _IN_PLACE[func]
+        result = func(*args, **(kwargs or {}))
+        if func in _CONVOLUTIONS:  # fake convolutions forget that real ones keep channels last
+            result = tree_map_only(Tensor, _channels_last, result)
+        for leaf in tree_iter(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
+                if func in _CONVOLUTIONS:
+                    self.largest = max(self.largest, leaf.untyped_storage().nbytes())
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from autoseg import __version__, files, workers
+from autoseg import __version__, files, presets, workers
 from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFailed
 from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Configuration, Plan
@@ -37,6 +37,7 @@ from autoseg.workspace import Run
 
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 REPORT_SECONDS = 2.0  # between two reports within an epoch
+PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
 
 Validate = Callable[[nn.Module, Sequence[Any]], float]
@@ -130,7 +131,7 @@ def train(
 
 
 def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
-    """The settings of a plan with some of them changed.
+    """The settings of a plan with some of them changed. What a plan of an earlier version lacks is taken from the default planner.
 
     Parameters
     ----------
@@ -140,7 +141,14 @@ def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
     ------
     SettingsError : unknown name, with the nearest known one; a value of the wrong kind
     """
-    return read_settings(plan.settings or {}, changes)
+    return read_settings(_completed(plan.settings or {}, presets.planner().values["training"]), changes)
+
+
+def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with the missing keys of `base`, table by table."""
+    whole = {**base, **values}
+    tables = (name for name, value in base.items() if isinstance(value, Mapping) and isinstance(whole[name], Mapping))
+    return whole | {name: _completed(whole[name], base[name]) for name in tables}
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -174,6 +182,8 @@ def _run(
     subset = validation_subset(task.validation_cases, settings.validation_cases)
     budget = _budget(task, settings, progress)
     saved = clock.now()
+    if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
+        _probe(learner, batches.batch(0), settings, say)
     if settings.compile != "off" and not task.deterministic:
         learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say)
     while (share := budget.progress(step=progress.step, elapsed=clock.now())) < 1:
@@ -292,6 +302,25 @@ def _measured(
     voxels = sum(math.prod(case.shape) for case in subset)
     progress.reserve = 1.0 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
     return files.finite_or_none(score)
+
+
+def _probe(learner: Learner, batch: Batch, settings: TrainingSettings, say: Callable[[str], None]) -> None:
+    """Before the first epoch: can the network learn one batch by heart?
+
+    Raises
+    ------
+    TrainingFailed : its loss does not fall
+    """
+    before, after = learner.probe(batch, steps=settings.probe_steps, learning_rate=settings.optimizer.learning_rate)
+    told = f"loss {before:.3f} before, {after:.3f} after {settings.probe_steps} steps on the same patches ({', '.join(batch.cases)})"
+    if not after < before:  # also where one of them is not a number
+        raise TrainingFailed(
+            "the network cannot learn even one batch by heart",
+            found=told,
+            expected="a falling loss",
+            fix="look at the named cases (autoseg check), or lower the learning rate: --set optimizer.learning_rate=... (a tenth)",
+        )
+    say(f"probe: {told}")
 
 
 def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettings, say: Callable[[str], None]) -> None:

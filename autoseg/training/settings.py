@@ -122,6 +122,7 @@ class TrainingSettings:
     validation_share: float  # largest share of the time spent on that
     checkpoint_seconds: float  # between two saved states
     memory_share: float  # largest share of free memory for keeping cases in RAM
+    probe_steps: int  # on one batch before the first epoch, to see that the network learns at all; 0: none
     skip_limit: int  # non-finite steps in a row before the run gives up
     optimizer: OptimizerSettings
     schedule: ScheduleSettings

@@ -17,7 +17,7 @@ from autoseg.training import loop
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
-SETTINGS = {"steps_per_epoch": 4, "checkpoint_seconds": 0.0, "optimizer.learning_rate": 0.01}
+SETTINGS = {"steps_per_epoch": 4, "checkpoint_seconds": 0.0, "optimizer.learning_rate": 0.01, "probe_steps": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +192,20 @@ def test_a_run_whose_numbers_stay_non_finite_gives_up_with_the_cause(cases, tmp_
         train(make_task(cases, tmp_path, settings=SETTINGS | {"skip_limit": 3}))
 
 
+def test_the_probe_before_the_first_epoch_changes_nothing_about_the_run(cases, tmp_path):
+    plain = train(make_task(cases, tmp_path / "a"))
+    said = []
+    probed = train(make_task(cases, tmp_path / "b", settings=SETTINGS | {"probe_steps": 5}), say=said.append)
+    assert equal(dict(plain.state_dict()), dict(probed.state_dict()))
+    assert len(said) == 1 and said[0].startswith("probe: loss ")
+
+
+def test_a_network_that_cannot_learn_one_batch_is_named_before_hours_are_spent(cases, tmp_path):
+    stuck = SETTINGS | {"probe_steps": 3, "optimizer.learning_rate": 0.0}
+    with pytest.raises(TrainingFailed, match="by heart"):
+        train(make_task(cases, tmp_path, settings=stuck))
+
+
 def test_a_state_of_another_network_or_seed_is_refused(cases, tmp_path):
     train(make_task(cases, tmp_path))
     with pytest.raises(PlanMismatch, match="another seed"):
@@ -206,6 +220,14 @@ def test_unknown_settings_and_impossible_wishes_are_refused_at_the_door(cases, t
         train(make_task(cases, tmp_path, settings={"optimizer.learning_rat": 1}))
     with pytest.raises(SettingsError, match="time budget"):
         train(make_task(cases, tmp_path, epochs=None, time_budget=3.0))
+
+
+def test_a_plan_of_an_earlier_version_gets_the_settings_it_lacks_from_the_default_planner():
+    plan, _ = make_plan(planner="nnunet")
+    older = {name: value for name, value in plan.settings.items() if name != "probe_steps"}
+    older["optimizer"] = {name: value for name, value in older["optimizer"].items() if name != "beta2"}
+    assert loop.check_settings(replace(plan, settings=older), {}) == loop.check_settings(plan, {})
+    assert loop.check_settings(replace(plan, settings=older), {}).optimizer.name == "sgd"
 
 
 def test_training_works_outside_the_main_thread(cases, tmp_path):

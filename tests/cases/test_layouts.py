@@ -274,17 +274,12 @@ def test_totalsegmentator_has_one_file_per_label(touch: Touch) -> None:
     assert Dataset.from_json(dataset.to_json()) == dataset
 
 
-def test_isles_2022(touch: Touch) -> None:
+@pytest.mark.parametrize("above", ["", "ISLES-2022/"])
+def test_isles_2022(touch: Touch, above: str) -> None:
     stem = "sub-strokecase0001_ses-0001"
-    folder = "sub-strokecase0001/ses-0001"
-    dataset = find(
-        touch(
-            f"{folder}/dwi/{stem}_dwi.nii.gz",
-            f"{folder}/dwi/{stem}_adc.nii.gz",
-            f"{folder}/anat/{stem}_FLAIR.nii.gz",
-            f"derivatives/{folder}/{stem}_msk.nii.gz",
-        )
-    )
+    folder = f"{above}sub-strokecase0001/ses-0001"
+    names = [f"{folder}/dwi/{stem}_dwi.nii.gz", f"{folder}/dwi/{stem}_adc.nii.gz", f"{folder}/anat/{stem}_FLAIR.nii.gz"]
+    dataset = find(touch(*names, f"{above}derivatives/sub-strokecase0001/ses-0001/{stem}_msk.nii.gz"))
     assert dataset.recipe == "isles"
     assert [path.name for path in dataset.cases[0].images] == [f"{stem}_dwi.nii.gz", f"{stem}_adc.nii.gz"]
     assert any("FLAIR" in note for note in dataset.notes), "what is not used is told"

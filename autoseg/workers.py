@@ -455,6 +455,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")  # if one must go, a worker before the parent
+    _die_with_parent()
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     _answer(answers, pickle.dumps("ready"))
     while True:
@@ -486,8 +487,15 @@ def _packed(outcome: Outcome[Any], name: str, stage: str) -> bytes:
         return pickle.dumps(Outcome(name=name, value=None, failure=failure, seconds=outcome.seconds), protocol=5)
 
 
+def _die_with_parent() -> None:
+    """Have the kernel (Linux) kill us the moment the parent's thread that feeds us is gone."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+
+
 def _leave_with_parent(parent: int) -> None:
-    """End when the parent is gone: a worker that outlives a killed command would write beside the next one."""
+    """End when the parent is gone, on any system: a worker that outlives a killed command would write beside the next one."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import pickle
@@ -17,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg import files, images
+from autoseg import files, fingerprint, images
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
-from autoseg.errors import FaultyCases, GridMismatch, MissingPath, UnreadableFile, WorkerDied
+from autoseg.errors import FaultyCases, GridMismatch, MissingPath, NotEnough, UnreadableFile, WorkerDied
 from autoseg.geometry import affine_from_spacing
 from autoseg.labels import make_labels
 from autoseg.planning.configuration import Plan
@@ -275,6 +276,26 @@ def test_a_plan_with_another_patch_makes_nothing_again(dataset: Dataset, make_pl
     assert made == []
 
 
+def test_slices_in_a_folder_are_watched_one_by_one(dataset: Dataset, tmp_path: Path) -> None:
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1.dcm").write_bytes(b"one")
+    (series / "2.dcm").write_bytes(b"two")
+    case = dataclasses.replace(dataset.cases[0], images=(series,))
+    before = store._sources(case)
+    assert [Path(source["file"]).name for source in before] == ["1.dcm", "2.dcm", "case_0_label.nii.gz"]
+    (series / "2.dcm").write_bytes(b"2")
+    assert store._sources(case) != before
+
+
+def test_another_way_to_mend_the_grid_makes_the_case_again(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str]) -> None:
+    prepare(dataset, make_plan(), tmp_path / "store")
+    made.clear()
+    mended = dataclasses.replace(dataset.cases[3], grid_fix="copy-image")
+    prepare(dataclasses.replace(dataset, cases=(*dataset.cases[:3], mended)), make_plan(), tmp_path / "store")
+    assert made == ["case_3"]
+
+
 # --- trouble -----------------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +354,43 @@ def test_a_worker_killed_in_the_middle_is_told_and_the_others_finish(
         prepare(dataset, plan, tmp_path / "store", workers=2)
     assert raised.value.case == "case_1" and raised.value.exit_code == 3
     assert store.stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
+
+
+def test_a_disk_too_small_is_told_before_work_begins(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(NotEnough, match="cannot hold") as raised:
+        prepare(dataset, make_plan(), tmp_path / "store")
+    assert "GB free" in str(raised.value) and made == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name == "label.b2nd":
+            write(path, content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(NotEnough, match="disk is full"):
+        prepare(dataset.only(["case_0"]), make_plan(), tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_the_disk_a_plan_will_need_is_known_from_the_fingerprint(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
+    plan = make_plan(axis_order=(1, 2, 0), spacing=(1.2, 1.0, 2.0))
+    facts = fingerprint.extract(dataset, workers=0)
+    voxels = 0
+    for case in dataset.cases:
+        prepared = prepare_case(load_image(case, channels=1), None, plan=plan, configuration=plan.configuration("3d_fullres"))
+        voxels += prepared.image.size
+    expected = store.disk_bytes(facts, plan, plan.configuration("3d_fullres"))
+    assert expected / voxels == pytest.approx(1.3, rel=0.1)
 
 
 SCRIPT = """

@@ -139,7 +139,7 @@ def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: t
             file=file,
             details=rows,
             expected="equal shapes (z, y, x)",
-            fix=f"take the {kinds[1]} that belongs to this {kinds[0]}, or resample it onto the grid of the {kinds[0]}; "
+            fix=f"take the {kinds[1]} that belongs to this {kinds[0]}\nor resample it: {_resampling(kinds)}\n"
             "or leave the case out with --exclude",
         )
     if not (_placed(first) and _placed(second)):
@@ -152,14 +152,26 @@ def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: t
             details=rows,
             found=f"up to {distance:.4g} mm ({voxels:.4g} voxels) between the two positions of a voxel",
             expected=f"at most {TOLERANCE:g} voxel anywhere in the volume",
-            fix=f"if the voxels do line up: copy the geometry of the {kinds[0]} into the header of the {kinds[1]}\n"
-            f"if they do not: resample the {kinds[1]} onto the grid of the {kinds[0]}; or leave the case out with --exclude",
+            fix=f"where the voxels do line up: {_copying(kinds)}\nwhere they do not: {_resampling(kinds)}\n"
+            "or leave the case out with --exclude",
         )
 
 
-def as_numbers(values: Iterable[float]) -> str:
-    """Short numbers for a message: `(1, 0.78, 0.78)`."""
-    return _numbers(values)
+def canonical_affine(affine: Affine, shape: Shape, orientation: Orientation) -> Affine:
+    """The affine of the array once it is turned by `orientation`, without negative zeros."""
+    return reoriented_affine(affine, shape, orientation) + 0.0
+
+
+def _copying(kinds: tuple[str, str]) -> str:
+    if kinds[1] == "label":
+        return "--fix-geometry copy-image takes the geometry of the image for the label"
+    return f"copy the geometry of {kinds[0]} into the header of {kinds[1]}"
+
+
+def _resampling(kinds: tuple[str, str]) -> str:
+    if kinds[1] == "label":
+        return "--fix-geometry resample-label takes the nearest voxel of the label"
+    return f"resample {kinds[1]} onto the grid of {kinds[0]}"
 
 
 def _with_planar_axis(affine: Affine, shape: Shape) -> tuple[Affine, tuple[str, ...]]:
@@ -209,8 +221,3 @@ def _numbers(values: Iterable[float]) -> str:
 
 def _rows(affine: Affine) -> str:
     return "\n".join(_numbers(row) for row in affine[:3])
-
-
-def canonical_affine(affine: Affine, shape: Shape, orientation: Orientation) -> Affine:
-    """The affine of the array once it is turned by `orientation`, without negative zeros."""
-    return reoriented_affine(affine, shape, orientation) + 0.0

@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 
 from autoseg import __version__
-from autoseg.errors import SettingsError
+from autoseg.errors import NotEnough, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, Spacing, permuted
 from autoseg.machine import Machine
@@ -31,7 +31,7 @@ from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.rules import Rules, read_rules
 from autoseg.planning.sizing import Sized, Wanted, size_by_cost, size_by_feature_maps
 from autoseg.planning.spacing import SpacingChoice, axis_order, choose_spacing, coarser_spacing, median_resampled_shape
-from autoseg.planning.timing import seconds_per_step
+from autoseg.planning.timing import seconds_per_step, steps_within
 from autoseg.presets import Preset
 
 FootprintOf = Callable[[Configuration, int, int], Footprint]  # configuration, input channels, heads
@@ -126,7 +126,8 @@ class _Task:
     rules: Rules
     machine: Machine
     time_budget: float | None  # seconds
-    footprint: FootprintOf
+    model: FootprintOf  # by arithmetic; used while searching
+    footprint: FootprintOf  # as good as can be had; used for what was found
     choice: SpacingChoice
     order: Axes
     spacing: Spacing  # of the full resolution, plan axes
@@ -145,12 +146,14 @@ class _Task:
         if time_budget is None and machine.cpu and rules.sizing == "machine":
             time_budget = rules.cpu_seconds
         value_bytes = 2 if machine.bf16 or machine.device.startswith("cuda") else 4
+        model = partial(modelled_footprint, value_bytes=value_bytes)
         return _Task(
             fingerprint=fingerprint,
             rules=rules,
             machine=machine,
             time_budget=time_budget,
-            footprint=footprint or partial(modelled_footprint, value_bytes=value_bytes),
+            model=model,
+            footprint=footprint or model,
             choice=choice,
             order=order,
             spacing=permuted(choice.spacing, order),
@@ -158,6 +161,11 @@ class _Task:
             normalization=normalization(fingerprint, rules),
             planar=median[0] == 1,
         )
+
+    @property
+    def step_limit(self) -> float | None:
+        """Seconds that one step may take; None without a time budget."""
+        return None if self.time_budget is None else self.time_budget / steps_within(self.time_budget, self.rules)
 
     def plan_2d(self) -> Sized:
         """Slices one by one, at the in-plane spacing of the full resolution."""
@@ -179,14 +187,17 @@ class _Task:
             spacing = coarser_spacing(spacing, step=rules.low_resolution_step)
             edges = np.asarray(self.spacing) / np.asarray(spacing) * np.asarray(self.median_shape)
             voxels = float(np.prod(edges))
-            low = self._sized("3d_lowres", spacing, tuple(float(round(edge)) for edge in edges), edges)  # type: ignore[arg-type]
+            rounded = tuple(float(round(edge)) for edge in edges)
+            low = self._sized("3d_lowres", spacing, rounded, edges, corrected=False)  # type: ignore[arg-type]
             patch = math.prod(low.configuration.patch_size)
-        return None if low is None or full_voxels / voxels < rules.low_resolution_reduction else low
+        if low is None or full_voxels / voxels < rules.low_resolution_reduction:
+            return None
+        return self._sized("3d_lowres", spacing, low.configuration.median_shape, edges, corrected=True)
 
     def plan_cascade(self, full: Sized) -> Sized:
         """The full resolution again, with the low-resolution segmentation as further channels."""
         cascade = replace(full.configuration, name="3d_cascade", previous_stage="3d_lowres")
-        if self.rules.sizing == "machine" and self._obstacle(cascade) is not None:
+        if self.rules.sizing == "machine" and self._obstacle(cascade, self._correction(cascade)) is not None:
             again = self._sized("3d_cascade", self.spacing, self.median_shape, self.median_shape)
             return replace(again, configuration=replace(again.configuration, batch_dice=True))
         return replace(full, configuration=cascade)
@@ -194,7 +205,14 @@ class _Task:
     def finished(self, sized: Sized) -> Configuration:
         """The configuration with what it will cost here, and the reasons for its size."""
         c = sized.configuration
-        cost = self._cost(c)
+        cost = self._cost(c, self.footprint)
+        if self.rules.sizing == "machine" and cost.training_bytes > self.machine.memory_bytes:
+            raise NotEnough(
+                f"even the smallest {c.name} network does not fit into the memory",
+                found=f"{self.machine.memory_bytes / 1e6:,.0f} MB on {self.machine.name}",
+                expected=f"{cost.training_bytes / 1e6:,.0f} MB for patch {c.patch_size}, batch {c.batch_size}",
+                fix="give it more memory (--memory), or another device (--device)",
+            )
         step = seconds_per_step(cost, self.machine, self.rules)
         predicted = Predicted(
             parameters=cost.parameters,
@@ -222,11 +240,14 @@ class _Task:
             swap_axis=swap,
         )
 
-    def _sized(self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float]) -> Sized:
+    def _sized(
+        self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float], *, corrected: bool = True
+    ) -> Sized:
         wanted = self._wanted(name, spacing, median_shape, counted)
         if self.rules.sizing == "feature-maps":
             return size_by_feature_maps(wanted, self.rules)
-        return size_by_cost(wanted, self.rules, self._obstacle)
+        exact = corrected and self.footprint is not self.model
+        return size_by_cost(wanted, self.rules, self._obstacle, self._correction if exact else None)
 
     def _wanted(self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float]) -> Wanted:
         labels = self.fingerprint.labels
@@ -244,22 +265,27 @@ class _Task:
         """What the reference planner would have taken at the same spacing; None for a planner that is the reference."""
         if self.rules.sizing == "feature-maps" or configuration.name == "3d_cascade":
             return None
-        wanted = self._wanted(configuration.name, configuration.spacing, configuration.median_shape, configuration.median_shape)
+        counted = configuration.median_shape if configuration.name == "3d_lowres" else self.median_shape
+        wanted = self._wanted(configuration.name, configuration.spacing, configuration.median_shape, counted)
         return size_by_feature_maps(wanted, self.rules).configuration
 
-    def _cost(self, configuration: Configuration) -> Footprint:
+    def _cost(self, configuration: Configuration, of: FootprintOf) -> Footprint:
         previous = len(self.fingerprint.labels.foreground) if configuration.previous_stage else 0
-        return self.footprint(configuration, len(self.fingerprint.channels) + previous, self.fingerprint.labels.heads)
+        return of(configuration, len(self.fingerprint.channels) + previous, self.fingerprint.labels.heads)
 
-    def _obstacle(self, configuration: Configuration) -> str | None:
+    def _correction(self, configuration: Configuration) -> float:
+        """Memory of the real network over that of the model."""
+        return self._cost(configuration, self.footprint).training_bytes / self._cost(configuration, self.model).training_bytes
+
+    def _obstacle(self, configuration: Configuration, correction: float) -> str | None:
         """What stands against training a configuration on the machine; None if nothing does."""
-        cost = self._cost(configuration)
-        allowed = self.rules.memory_share * self.machine.memory_bytes
-        if cost.training_bytes > allowed:
-            return f"{cost.training_bytes / 1e9:.1f} GB, and {allowed / 1e9:.1f} GB may be used"
-        step = seconds_per_step(cost, self.machine, self.rules)
-        if self.time_budget is not None and step is not None and step > self.time_budget / self.rules.steps:
-            return f"{step:.2g} s per step, and {self.time_budget / self.rules.steps:.2g} s are left for each"
+        cost = self._cost(configuration, self.model)
+        needed, allowed = correction * cost.training_bytes, self.rules.memory_share * self.machine.memory_bytes
+        if needed > allowed:
+            return f"{needed / 1e9:.2g} GB, and {allowed / 1e9:.2g} GB may be used"
+        step, limit = seconds_per_step(cost, self.machine, self.rules), self.step_limit
+        if limit is not None and step is not None and step > limit:
+            return f"{step:.2g} s per step, and {limit:.2g} s are left for each"
         return None
 
 

@@ -18,6 +18,7 @@ from autoseg.planning.memory import Footprint
 from autoseg.planning.rules import Rules
 from autoseg.planning.sizing import Sized
 from autoseg.planning.spacing import SpacingChoice
+from autoseg.planning.timing import steps_within
 
 AXES = ("z", "y", "x")
 SIDES = ("head-foot", "front-back", "left-right")
@@ -102,9 +103,10 @@ def _machine(facts: Facts) -> str:
     if machine.conv_flops is not None:
         text += f"; its convolutions run at {machine.conv_flops / 1e9:,.0f} GFLOP/s"
     if facts.time_budget is not None:
+        steps = steps_within(facts.time_budget, rules)
         text += (
-            f"; one fold may train for {_duration(facts.time_budget)}, so that {rules.steps} steps are seen if each takes at most "
-            f"{facts.time_budget / rules.steps:.2g} s"
+            f"; one fold may train for {_duration(facts.time_budget)}, in which it should see about {steps:.0f} steps: "
+            f"{facts.time_budget / steps:.2g} s for each"
         )
     return text + "."
 
@@ -291,7 +293,10 @@ def _cost(sized: Sized, facts: Facts, cost: Footprint, step: float | None) -> st
 def _given_up(c: Configuration, reference: Configuration | None) -> str:
     if reference is None or (reference.patch_size, reference.batch_size) == (c.patch_size, c.batch_size):
         return ""
-    return f"For comparison: nnU-Net plans {_brief(reference)} for an 8 GB card."
+    work = (math.prod(reference.patch_size) * reference.batch_size * reference.features_per_stage[0] ** 2) / (
+        math.prod(c.patch_size) * c.batch_size * c.features_per_stage[0] ** 2
+    )
+    return f"For comparison: nnU-Net plans {_brief(reference)} for an 8 GB card, about {work:.2g} times the work per step."
 
 
 def _cascade(c: Configuration, facts: Facts) -> str:

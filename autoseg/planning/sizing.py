@@ -24,6 +24,8 @@ from autoseg.planning.memory import feature_maps
 from autoseg.planning.rules import Rules
 from autoseg.planning.topology import Topology, features_per_stage, first_entries, plan_topology
 
+Obstacle = Callable[[Configuration, float], str | None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -77,32 +79,46 @@ def size_by_feature_maps(wanted: Wanted, rules: Rules) -> Sized:
     return Sized(configuration=replace(configuration, batch_size=batch), start_patch=start, batch_cap=cap, estimate=estimate)
 
 
-def size_by_cost(wanted: Wanted, rules: Rules, obstacle: Callable[[Configuration], str | None]) -> Sized:
+def size_by_cost(wanted: Wanted, rules: Rules, obstacle: Obstacle, correction: Callable[[Configuration], float] | None = None) -> Sized:
     """The highest rung of the ladder that nothing stands against.
 
     Parameters
     ----------
-    obstacle : what stands against a configuration on this machine, in words; None if nothing does
+    obstacle : of (configuration, correction of its modelled memory): what stands against training it on this machine, in words;
+        None if nothing does
+    correction : memory of the real network over that of the model, for a configuration; None: the model is taken as it is
 
     Returns
     -------
     the configuration; the lowest rung where even that one meets an obstacle (`limit` then says which).
     """
     rungs = ladder(wanted, rules)
-    low, high = 0, len(rungs)  # rung `low` is taken; rung `high` meets an obstacle
-    limit = obstacle(rungs[0])
-    if limit is None:
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = obstacle(rungs[middle])
-            low, high, limit = (middle, high, limit) if found is None else (low, middle, found)
+    factor = 1.0
+    low = _highest(rungs, obstacle, factor)
+    if correction is not None:
+        for _ in range(2):  # the model is off by about as much for neighbouring rungs
+            factor = correction(rungs[low])
+            low = _highest(rungs, obstacle, factor)
+        while low and obstacle(rungs[low], factor := correction(rungs[low])):
+            low -= 1
+    following = rungs[low + 1] if low + 1 < len(rungs) else None
+    alone = obstacle(rungs[low], factor)
     return Sized(
         configuration=rungs[low],
         start_patch=_start_patch(wanted, rules),
         batch_cap=_batch_cap(wanted, rungs[low].patch_size, rules),
-        limit=limit,
-        next_rung=rungs[low + 1] if low + 1 < len(rungs) else None,
+        limit=alone or (obstacle(following, factor) if following else None),
+        next_rung=None if alone else following,
     )
+
+
+def _highest(rungs: Sequence[Configuration], obstacle: Obstacle, factor: float) -> int:
+    """Index of the last rung that meets no obstacle; 0 where all do. Costs grow from rung to rung."""
+    low, high = 0, len(rungs)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if obstacle(rungs[middle], factor) is None else (low, middle)
+    return low
 
 
 def ladder(wanted: Wanted, rules: Rules) -> tuple[Configuration, ...]:

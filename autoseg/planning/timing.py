@@ -9,6 +9,15 @@ from autoseg.planning.rules import Rules
 TRAINING_PASSES = 3.0  # a backward pass computes twice what the forward pass does: gradients of inputs and of weights
 
 
+def steps_within(time_budget: float, rules: Rules) -> float:
+    """Optimisation steps that a training of `time_budget` seconds should see.
+
+    Of more time, one half (in the exponent) goes into more steps and one into a larger network: with a hundred times the time,
+    ten times the steps of a network that costs ten times as much.
+    """
+    return rules.steps * (time_budget / rules.cpu_seconds) ** 0.5
+
+
 def seconds_per_step(footprint: Footprint, machine: Machine, rules: Rules) -> float | None:
     """Seconds of one optimisation step; None for a device whose rate is not known."""
     rate = machine.conv_flops
@@ -17,9 +26,3 @@ def seconds_per_step(footprint: Footprint, machine: Machine, rules: Rules) -> fl
             return None
         rate = machine.cores * rules.cpu_flops_per_core
     return TRAINING_PASSES * footprint.forward_flops / (rate * rules.efficiency)
-
-
-def seconds_per_epoch(footprint: Footprint, machine: Machine, rules: Rules) -> float | None:
-    """Seconds of one epoch, `training.steps_per_epoch` steps; None for a device whose rate is not known."""
-    step = seconds_per_step(footprint, machine, rules)
-    return None if step is None else step * rules.steps_per_epoch

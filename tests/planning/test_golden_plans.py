@@ -138,10 +138,16 @@ def _fingerprint(golden: dict) -> Fingerprint:
         channels=tuple(channels),
         labels=scheme,
         cases=tuple(
-            CaseFacts(name=f"case {i}", spacing=tuple(map(float, spacing)), shape=tuple(shape), shape_after_crop=tuple(shape), files={})
+            CaseFacts(
+                name=f"case {i}",
+                spacing=tuple(map(float, spacing)),
+                shape=tuple(shape),
+                shape_after_crop=tuple(shape),
+                files={},
+                label_voxels={},
+            )
             for i, (spacing, shape) in enumerate(zip(facts["spacings"], facts["shapes_after_crop"], strict=True))
         ),
         intensities=tuple(ChannelIntensities(**intensities[str(i)]) for i in range(len(channels))),
         relative_size_after_crop=facts["median_relative_size_after_cropping"],
-        label_voxels={},
     )

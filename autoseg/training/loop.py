@@ -36,6 +36,7 @@ from autoseg.training.settings import TrainingSettings, read_settings
 from autoseg.workspace import Run
 
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
+DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
 REPORT_SECONDS = 2.0  # between two reports within an epoch
 PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
@@ -74,6 +75,7 @@ class Progress:
     skipped: int = 0  # steps in a row without finite numbers
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
+    drawn: float = 1.5  # s spent on the picture of the curves so far; the first time takes about so long
     epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -92,7 +94,7 @@ def train(
     ----------
     validate : mean full-image Dice of a network on some validation cases
     report : gets a row of figures at the end of every epoch and every few seconds
-    draw : gets the rows of all epochs when one is over
+    draw : gets the rows of all epochs so far: at the end, and before as often as a small share of the time allows
     say : gets sentences worth keeping
 
     Returns
@@ -210,13 +212,16 @@ def _run(
         if clock.now() - saved >= settings.checkpoint_seconds or len(progress.history) == 1:
             _save(task, learner, progress, clock)
             saved = clock.now()
-        _write_history(task.run, progress.history, draw)
+        _write_history(task.run, progress.history)
+        if progress.drawn <= DRAWING_SHARE * clock.now():
+            _draw(progress, clock, draw)
         watch = _EpochWatch(clock, batches)
     if progress.epoch_losses:
         progress.history.append(_row(task, progress, watch, budget, learner, 1.0))
     progress.finished = True
     _save(task, learner, progress, clock)
-    _write_history(task.run, progress.history, draw)
+    _write_history(task.run, progress.history)
+    _draw(progress, clock, draw)
 
 
 def validation_subset(cases: Sequence[Any], count: int) -> tuple[Any, ...]:
@@ -300,7 +305,7 @@ def _measured(
     progress.validated += seconds
     passes = task.final_passes or 2 ** sum(task.configuration.patch_size[axis] > 1 for axis in task.plan.mirror_axes)
     voxels = sum(math.prod(case.shape) for case in subset)
-    progress.reserve = 1.0 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
+    progress.reserve = 2.5 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
     return files.finite_or_none(score)
 
 
@@ -457,7 +462,13 @@ def memory_in_use(device: torch.device) -> int:
     return pages * 4096
 
 
-def _write_history(run: Run, history: list[dict[str, Any]], draw: Callable[[list[dict[str, Any]]], None]) -> None:
+def _draw(progress: Progress, clock: _Clock, draw: Callable[[list[dict[str, Any]]], None]) -> None:
+    begin = clock.now()
+    draw([dict(row) for row in progress.history])
+    progress.drawn += clock.now() - begin
+
+
+def _write_history(run: Run, history: list[dict[str, Any]]) -> None:
     rows = [{name: value for name, value in row.items() if name not in ("done", "total", "cause")} for row in history]
     if not rows:
         return
@@ -467,7 +478,6 @@ def _write_history(run: Run, history: list[dict[str, Any]], draw: Callable[[list
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(run.history_csv, table.getvalue())
-    draw(rows)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_p
     assert [row["epoch"] for row in rows] == [1, 2, 3] == [int(row["epoch"]) for row in table]
     for row in rows:
         assert row["loss"] > -2 and row["seconds_per_step"] > 0 and 0 <= row["data_wait"] <= 1 and row["memory"] > 1e6
-    assert rows[-1]["time_left"] == 0 and drawn[:3] == [1, 2, 3] and rows[0]["validation_dice"] is not None
+    assert rows[-1]["time_left"] == 0 and drawn == [3] and rows[0]["validation_dice"] is not None
     assert "epoch 1, loss" in loop.line(rows[0]) and "left" in loop.line(rows[0])
 
 
@@ -127,7 +127,7 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the loop may catch it and tidy up."""
 
 
-@pytest.mark.parametrize("moment", [1, 3, 6, 7, 11])
+@pytest.mark.parametrize("moment", [3, 10])
 def test_killed_at_any_step_the_same_call_ends_bit_for_bit_equal(cases, tmp_path, moment, monkeypatch):
     undisturbed = train(make_task(cases, tmp_path / "a"))
     task = make_task(cases, tmp_path / "b")
@@ -164,14 +164,14 @@ def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validat
         rates.append(learning_rate)
         return whole(self, batch, learning_rate=learning_rate)
 
-    task = make_task(cases, tmp_path, epochs=None, time_budget=4.0, deterministic=False)
+    task = make_task(cases, tmp_path, epochs=None, time_budget=5.5, deterministic=False)
     begin = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "step", step)
         train(task, validate=lambda network, some: time.sleep(0.05) or 0.5)
     taken = time.monotonic() - begin
-    # 1 s, and eight mirror images of what took 0.05 s, are kept back
-    assert 1.5 < taken < 3.9
+    # 2.5 s, and eight mirror images of what took 0.05 s, are kept back
+    assert 1.5 < taken < 5.3
     top = rates.index(max(rates))
     assert top < len(rates) / 3 and rates[-1] < 0.1 * max(rates) and rates[top:] == sorted(rates[top:], reverse=True)
 

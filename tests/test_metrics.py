@@ -111,7 +111,7 @@ def test_distances_are_those_of_every_pair_of_surface_elements(seed):
     np.testing.assert_allclose(measured.from_reference, slow_distances(true, predicted, SPACING))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), tolerance=st.sampled_from([0.0, 1.0, 2.5]))
 def test_scores_of_surfaces_follow_their_definitions(seed, tolerance):
     measured = surface_distances(blob(seed), blob(seed + 7), SPACING)
@@ -250,7 +250,7 @@ def slow_lesions(mask: np.ndarray) -> list[set[tuple[int, ...]]]:
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.1, 0.5]))
 def test_lesions_are_counted_as_their_sets_of_voxels_say(seed, share):
     prediction, reference = blob(seed), blob(seed + 3)

@@ -131,7 +131,7 @@ def test_many_labels_and_regions_can_be_drawn():
     classes = (np.arange(6 * 20 * 20).reshape(6, 20, 20) // 41 % 30).astype(np.uint8)
     regions = make_labels({"background": 0, "a": 1, "b": 2}, regions={"all": ((1, 2), 1), "b": ((2,), 2)}, ignore=7)
     case = Overlay(title="a", image=classes.astype(float), prediction=classes, reference=classes, spacing=SPACING)
-    assert pixels(overlays([case, case], many, dpi=40)).size
+    assert pixels(overlays([case], many, dpi=40)).size
     small = classes % 3
     reference = np.where(classes > 27, 3, small).astype(np.uint8)
     assert pixels(overlay(classes.astype(float), small, reference, regions, SPACING)).size

@@ -70,7 +70,7 @@ def blobs(seed: int, *, density: float = 0.12) -> np.ndarray:
     return classes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), target=st.sampled_from([None, "liver", "spleen"]), size=st.sampled_from([None, 6.0, 12.0, 13.0, 60.0]))
 def test_components_are_removed_as_flood_fill_says(seed, target, size):
     rule = Rule(target=target, keep_largest=True) if size is None else Rule(target=target, drop_below=size)
@@ -119,7 +119,7 @@ def test_nothing_to_remove_returns_the_array_itself():
     assert apply(classes, Rules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING) is classes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6), ignore=st.booleans(), first=st.booleans())
 def test_measured_dice_is_that_of_really_applying_each_candidate(seed, ignore, first):
     labels = make_labels({"background": 0, "liver": 1, "spleen": 2}, ignore=9 if ignore else None)

@@ -60,7 +60,7 @@ def choose_device(wanted: str = "auto") -> str:
         raise SettingsError("no device of that kind", found=wanted, expected="auto, cpu, cuda, cuda:N or mps", fix="--device auto")
     import torch
 
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards = _cards()
     apple = torch.backends.mps.is_available()
     if wanted == "auto":
         return "cuda:0" if cards else "mps" if apple else "cpu"
@@ -70,7 +70,8 @@ def choose_device(wanted: str = "auto") -> str:
     if wanted.startswith("cuda") and number < cards:
         return f"cuda:{number}"
     there = [f"cuda:{index}" for index in range(cards)] + ["mps"] * apple + ["cpu"]
-    raise SettingsError(f"there is no device '{wanted}' here", found=", ".join(there), expected=wanted, fix="--device auto")
+    fix = "--device auto; to plan for a card elsewhere, say how much memory it has, such as --memory 24G"
+    raise SettingsError(f"there is no device '{wanted}' here", found=", ".join(there), expected=wanted, fix=fix)
 
 
 def describe(device: str, *, memory: int | None = None, probe: bool = True) -> Machine:
@@ -90,6 +91,28 @@ def describe(device: str, *, memory: int | None = None, probe: bool = True) -> M
         bf16=has_bf16(device),
         conv_flops=rate,
     )
+
+
+def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
+    """The machine that a plan is made for: the device here, or a graphics card that is not here, known by its memory alone.
+
+    So a laptop or a login node can plan for a card: with an amount of memory and no card to be found, a card of that memory is
+    meant; the memory of the processor is meant where the device is "cpu".
+
+    Raises
+    ------
+    SettingsError : as `choose_device`; a card that is not here needs an amount of memory
+    """
+    if memory is not None and (wanted == "auto" or wanted.startswith("cuda")) and not _cards():
+        return Machine(
+            device="cuda",
+            name=f"a graphics card with {memory / 1e9:g} GB (there is none here)",
+            memory_bytes=memory,
+            cores=available_cores(),
+            bf16=True,
+            conv_flops=None,
+        )
+    return describe(choose_device(wanted), memory=memory)
 
 
 def parse_memory(text: str) -> int:
@@ -124,17 +147,18 @@ def has_bf16(device: str) -> bool:
 def conv_flops(device: str) -> float:
     """FLOP/s of a 3 x 3 x 3 convolution of 32 channels on 32 x 64 x 64 voxels, in the precision that training uses there.
 
-    On a processor the time of its cores is taken, not that of the clock on the wall: what else runs meanwhile must not make the
-    plan smaller. The rate is rounded to steps of 19 %, so that the same machine gives the same plan.
+    On a processor one core is measured, by its own time and not by the clock on the wall, and taken times the number of cores:
+    what else runs meanwhile must not make the plan smaller. The rate is rounded to steps of 19 %, so that the same machine gives
+    the same plan.
     """
     import time
 
     import torch
 
-    cores = torch.get_num_threads()
     kind = torch.bfloat16 if has_bf16(device) else torch.float16 if device.startswith("cuda") else torch.float32
     voxels = 32 * 64 * 64
-    layer = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False).to(device=device, dtype=kind, memory_format=torch.channels_last_3d)
+    layer = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False).to(device=device, dtype=kind)
+    layer = layer.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     image = torch.ones((1, 32, 32, 64, 64), device=device, dtype=kind).to(memory_format=torch.channels_last_3d)
     each = 2.0 * 32 * 32 * 27 * voxels
 
@@ -144,15 +168,26 @@ def conv_flops(device: str) -> float:
             for _ in range(times):
                 result = layer(image)
         if device == "cpu":
-            return (time.process_time() - busy) / cores
+            return (time.process_time() - busy) / available_cores()
         result.sum().item()  # waits for the device
         return time.perf_counter() - start
 
-    run(2)  # compiles kernels, wakes the clock
-    once = run(1)
-    times = max(2, min(200, int(PROBE_SECONDS / 3 / max(once, 1e-5))))
-    rate = each * times / min(run(times) for _ in range(3))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if device == "cpu" else threads)
+    try:
+        run(2)  # compiles kernels, wakes the clock
+        once = run(1)
+        times = max(2, min(200, int(PROBE_SECONDS / 3 / max(once, 1e-5))))
+        rate = each * times / min(run(times) for _ in range(3))
+    finally:
+        torch.set_num_threads(threads)
     return float(2 ** (round(4 * math.log2(rate)) / 4))
+
+
+def _cards() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _free(device: str) -> int:

@@ -12,6 +12,7 @@ from autoseg.cases import Dataset
 from autoseg.checking import Fault
 from autoseg.errors import SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
+from autoseg.networks import footprint
 from autoseg.pipeline.listener import Listener, Logged, counter
 from autoseg.planning.configuration import Plan
 from autoseg.planning.plan import make_plan
@@ -121,7 +122,7 @@ def plan(
     """
     listener = listener or Logged()
     preset = presets.planner(planner)
-    chosen = machine.choose_device(device)
+    offered = machine.to_plan_for(device, memory=memory)
     checked = None
     if from_fingerprint is not None:
         facts = Fingerprint.from_json(files.read_json(Path(from_fingerprint)))
@@ -149,8 +150,7 @@ def plan(
     workspace = Workspace(root=Path(output) if output is not None else Path(f"{name}-autoseg"))
     if checked is not None:
         facts = fingerprint.extract(checked.dataset, workers=workers, progress=counter(listener, "fingerprint"))
-    offered = machine.describe(chosen, memory=memory)
-    result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget)
+    result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=footprint.tracer(offered))
     _refuse_to_orphan(workspace, result, overwrite)
     if checked is not None:
         files.write_json(workspace.check, checked.to_json())

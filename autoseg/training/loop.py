@@ -38,6 +38,7 @@ from autoseg.workspace import Run
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
 REPORT_SECONDS = 2.0  # between two reports within an epoch
+RAMP_STEPS = 200  # over which the rate rises again when a finished run is made longer
 PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
 
@@ -73,6 +74,9 @@ class Progress:
     epoch: int = 0
     finished: bool = False
     skipped: int = 0  # steps in a row without finite numbers
+    asked_steps: int | None = None  # length of the run when it was finished
+    asked_seconds: float | None = None
+    extended_at: int | None = None  # step from which a finished run was made longer
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
     drawn: float = 1.5  # s spent on the picture of the curves so far; the first time takes about so long
@@ -113,6 +117,7 @@ def train(
         device = torch.device(task.device)
         learner = Learner(plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed)
         progress = _resume(task, learner, say)
+        _extend(task, settings, progress, say)
         if progress.finished:
             return learner.averaged.eval()
         batches = Batches(
@@ -218,7 +223,7 @@ def _run(
         watch = _EpochWatch(clock, batches)
     if progress.epoch_losses:
         progress.history.append(_row(task, progress, watch, budget, learner, 1.0))
-    progress.finished = True
+    progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, budget.seconds
     _save(task, learner, progress, clock)
     _write_history(task.run, progress.history)
     _draw(progress, clock, draw)
@@ -281,7 +286,10 @@ def _budget(task: TrainingTask, settings: TrainingSettings, progress: Progress) 
 def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share: float) -> float:
     if budget.steps is not None and not settings.schedule.every_step:
         share = progress.step // settings.steps_per_epoch * settings.steps_per_epoch / budget.steps
-    return learning_rate(share, top=settings.optimizer.learning_rate, settings=settings.schedule)
+    rate = learning_rate(share, top=settings.optimizer.learning_rate, settings=settings.schedule)
+    if progress.extended_at is None:
+        return rate
+    return rate * min(1.0, (progress.step - progress.extended_at + 1) / RAMP_STEPS)  # from the end of the old schedule, no jump
 
 
 def _epoch_is_over(progress: Progress, watch: _EpochWatch, budget: Budget, settings: TrainingSettings) -> bool:
@@ -425,6 +433,18 @@ def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) ->
     if not progress.finished:
         say(f"going on after step {progress.step} ({_clock(progress.elapsed)} of training)")
     return progress
+
+
+def _extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, say: Callable[[str], None]) -> None:
+    """A finished run of which more is asked goes on; the preparation that a budget also pays for may vary, so only clearly more."""
+    if not progress.finished:
+        return
+    budget = _budget(task, settings, progress)
+    longer = budget.seconds is not None and progress.asked_seconds is not None and budget.seconds >= 1.5 * progress.asked_seconds
+    more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
+    if longer or more:
+        progress.finished, progress.extended_at = False, progress.step
+        say(f"a longer run is asked for: going on after step {progress.step} ({_clock(progress.elapsed)} of training)")
 
 
 def _row(task: TrainingTask, progress: Progress, watch: _EpochWatch, budget: Budget, learner: Learner, share: float) -> dict[str, Any]:

@@ -100,6 +100,25 @@ def test_a_finished_run_is_not_trained_again(cases, tmp_path):
     assert rows == [] and equal(dict(first.state_dict()), dict(again.state_dict())) and task.run.weights.stat().st_mtime_ns == before
 
 
+def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_its_rate_does_not_jump(cases, tmp_path, monkeypatch):
+    train(make_task(cases, tmp_path))
+    from autoseg.training.learner import Learner
+
+    whole, rates = Learner.step, []
+
+    def step(self, batch, *, learning_rate):
+        rates.append(learning_rate)
+        return whole(self, batch, learning_rate=learning_rate)
+
+    monkeypatch.setattr(Learner, "step", step)
+    task = make_task(cases, tmp_path, epochs=5)
+    train(task)
+    assert len(rates) == 8 and rates[0] < 0.01 * SETTINGS["optimizer.learning_rate"]
+    assert checkpoint.load_model(task.run)[1]["epochs"] == 5
+    train(make_task(cases, tmp_path, epochs=4))  # less than there is: nothing to do
+    assert len(rates) == 8
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, name):
     undisturbed = train(make_task(cases, tmp_path / "a"))

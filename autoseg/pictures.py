@@ -363,6 +363,9 @@ def _draw_curves(axes: Any, heading: str, rows: Sequence[Mapping[str, Any]], cur
     axes.tick_params(colors="#495057", labelsize=9, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_xlabel("epoch", fontsize=9, color="#495057")
+    epochs = [float(row.get("epoch", index)) for index, row in enumerate(rows)] or [0.0]
+    room = 0.03 * (max(epochs) - min(epochs)) + 0.2
+    axes.set_xlim(min(epochs) - room, max(epochs) + room)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("#ced4da")
@@ -405,7 +408,7 @@ def _mark_best(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
         epoch, value = max(points, key=lambda point: point[1])
         axes.plot([epoch], [value], marker="o", color="#2f9e44", markersize=6, linestyle="")
         axes.annotate(f"{value:.3f}", (epoch, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9, color="#2f9e44")
-        axes.margins(y=0.15)
+    axes.set_ylim(0, 1.08)
 
 
 def _png(figure: Any) -> bytes:

@@ -373,4 +373,14 @@ def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Seq
             yield plan.labels.encode(predicted.array[0]), reference, predicted.spacing
         listener.progress("post-processing rules", len(files_of), len(files_of))
 
-    return postprocessing.learn(triples, plan.labels)
+    return postprocessing.learn(triples, plan.labels, typical=_typical_volumes(folds))
+
+
+def _typical_volumes(folds: Sequence[Path]) -> dict[str, float] | None:
+    """Median volume in mm3 of every label or region in the references of the validated cases; None where one never occurs."""
+    volumes: dict[str, list[float]] = {}
+    for fold in folds:
+        for case in files.read_json(Run(root=fold).summary)["cases"]:
+            for name, scores in case["labels"].items():
+                volumes.setdefault(name, []).extend([1000 * scores["reference_ml"]] if scores["reference_ml"] > 0 else [])
+    return {name: float(np.median(found)) for name, found in volumes.items()} if all(volumes.values()) else None

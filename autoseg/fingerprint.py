@@ -272,7 +272,7 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
     """One case, in a worker."""
     image = load_image(case, channels=channels)
     classes = load_classes(case, labels, like=image)
-    box, _ = nonzero_box(image.array)
+    box, _ = nonzero_box(image.array, fill=False)
     inside = classes[box.slices]
     foreground = (inside > 0) & (inside < len(labels.labels))  # what was not annotated is no foreground
     counts = np.bincount(classes.ravel(), minlength=len(labels.labels))

@@ -4,13 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from autoseg.errors import GeometryError
 from autoseg.geometry import (
     affine_from_spacing,
     bounding_box,
     corner_distance,
+    fill_holes,
     inverse_axes,
+    nonzero_box,
     orientation_of,
     reorient,
     reoriented_affine,
@@ -93,6 +96,48 @@ def test_bounding_box_holds_every_true_voxel_and_no_empty_face():
 
 def test_bounding_box_of_nothing_is_the_whole_array():
     assert bounding_box(np.zeros((3, 4, 5), dtype=bool)).shape == (3, 4, 5)
+
+
+def snail():
+    """A corridor that winds inwards from the border, and a closed room in its middle."""
+    mask = np.ones((5, 15, 15), dtype=bool)
+    y, x, step = 0, 1, 0
+    for length in (13, 12, 10, 10, 8, 8, 6, 6, 4):
+        dy, dx = ((1, 0), (0, 1), (-1, 0), (0, -1))[step % 4]
+        for _ in range(length):
+            mask[2, y, x] = False
+            y, x = y + dy, x + dx
+        step += 1
+    mask[1:4, 7, 7] = False
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_holes_are_filled_as_scipy_does(seed):
+    generator = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in generator.integers(3, 25, 3))
+    noise = ndimage.gaussian_filter(generator.normal(size=shape), (seed % 4) / 2)
+    for share in (0.1, 0.3, 0.5, 0.7):
+        mask = noise < np.quantile(noise, share)
+        assert np.array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_a_winding_corridor_is_no_hole_and_a_closed_room_is():
+    mask = snail()
+    assert np.array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+    assert not fill_holes(mask)[2, 4:8, 2:6].all() and fill_holes(mask)[1, 7, 7]
+    assert not mask[1, 7, 7]  # the given mask is left alone
+
+
+def test_the_box_around_what_is_not_zero_does_not_depend_on_holes():
+    array = np.zeros((2, 9, 10, 11))
+    array[0, 2:7, 3:8, 4:9] = 1
+    array[0, 4, 5, 6] = 0
+    array[1, 8, 0, 5] = -1
+    box, mask = nonzero_box(array)
+    assert (box.start, box.stop) == ((2, 0, 4), (9, 8, 9)) and mask[4, 5, 6]
+    unfilled_box, unfilled = nonzero_box(array, fill=False)
+    assert unfilled_box == box and not unfilled[4, 5, 6]
 
 
 def test_corner_distance_sees_shift_scale_and_rotation():

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from autoseg.machine import Machine
 from autoseg.networks import Network, build
 from autoseg.planning.configuration import Configuration
-from autoseg.planning.memory import WORKSPACE, Footprint, forward_flops, parameters
+from autoseg.planning.memory import WORKSPACE, Footprint, counted
 
 MOMENTS = 2  # tensors of the weights' size that the optimizer keeps: AdamW; SGD keeps one
 
@@ -46,11 +46,8 @@ def tracer(
 
     @functools.cache
     def footprint(configuration: Configuration, channels: int, heads: int) -> Footprint:
-        return Footprint(
-            parameters=parameters(configuration, channels=channels, heads=heads),
-            forward_flops=forward_flops(configuration, channels=channels, heads=heads),
-            training_bytes=traced_bytes(configuration, channels=channels, heads=heads, precision=precision, loss=loss),
-        )
+        peak = traced_bytes(configuration, channels=channels, heads=heads, precision=precision, loss=loss)
+        return counted(configuration, channels=channels, heads=heads, training_bytes=peak)
 
     return footprint
 

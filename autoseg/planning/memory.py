@@ -120,7 +120,27 @@ class Footprint:
 
     parameters: int
     forward_flops: float  # one batch, forward
+    values: int  # of all feature maps that are normalised, one batch
+    scores: int  # voxels times heads of the outputs that the loss sees, one batch
     training_bytes: int  # peak of one training step
+
+
+def counted(configuration: Configuration, *, channels: int, heads: int, training_bytes: int) -> Footprint:
+    """The footprint whose counts follow from the configuration, with a peak from elsewhere."""
+    layers = list(convolutions(configuration, channels=channels, heads=heads))
+    voxels = [math.prod(shape) for shape in scored_shapes(configuration)]
+    return Footprint(
+        parameters=parameters(configuration, channels=channels, heads=heads),
+        forward_flops=forward_flops(configuration, channels=channels, heads=heads),
+        values=sum(layer.outputs * layer.voxels for layer in layers if layer.normed) * configuration.batch_size,
+        scores=heads * sum(voxels) * configuration.batch_size,
+        training_bytes=training_bytes,
+    )
+
+
+def scored_shapes(configuration: Configuration) -> tuple[Shape, ...]:
+    """Shapes of the outputs that the loss sees: one per decoder step, but for the lowest, which carries no weight."""
+    return stage_shapes(configuration)[: max(configuration.stages - 2, 1)]
 
 
 def modelled_footprint(configuration: Configuration, channels: int, heads: int, *, value_bytes: int = 2) -> Footprint:
@@ -142,10 +162,9 @@ def modelled_footprint(configuration: Configuration, channels: int, heads: int, 
     kept = float(channels * voxels[0] * (4 + cast))
     kept += value_bytes * sum(2 * c.outputs * c.voxels for c in convolutions(configuration, channels=channels, heads=heads) if c.normed)
     kept += value_bytes * sum(2 * width * volume for width, volume in zip(features[:-1], voxels[:-1], strict=True))
-    scored = voxels[: max(configuration.stages - 2, 1)]  # the lowest output carries no weight in the loss
-    loss = sum(volume * (heads * (8 + cast) + 24) for volume in scored)
+    loss = sum(math.prod(shape) * (heads * (8 + cast) + 24) for shape in scored_shapes(configuration))
     transient = voxels[0] * 4 * heads
     largest = voxels[0] * value_bytes * max(heads, 2 * features[0])
     each = kept + loss + transient + WORKSPACE * largest
-    flops = forward_flops(configuration, channels=channels, heads=heads)
-    return Footprint(parameters=count, forward_flops=flops, training_bytes=int(weights + each * configuration.batch_size))
+    peak = int(weights + each * configuration.batch_size)
+    return counted(configuration, channels=channels, heads=heads, training_bytes=peak)

@@ -66,7 +66,10 @@ class Rules:
     cpu_seconds: float
     steps: int
     cpu_flops_per_core: float
-    efficiency: float
+    cpu_value_seconds: float
+    cpu_score_seconds: float
+    cpu_weight_seconds: float
+    card_efficiency: float
     mask_below: float
     schemes: Mapping[str, str]
     steps_per_epoch: int
@@ -121,7 +124,10 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             cpu_seconds=float(values["sizing"]["cpu_seconds"]),
             steps=int(values["sizing"]["steps"]),
             cpu_flops_per_core=float(values["sizing"]["cpu_flops_per_core"]),
-            efficiency=float(values["sizing"]["efficiency"]),
+            cpu_value_seconds=float(values["sizing"]["cpu_value_seconds"]),
+            cpu_score_seconds=float(values["sizing"]["cpu_score_seconds"]),
+            cpu_weight_seconds=float(values["sizing"]["cpu_weight_seconds"]),
+            card_efficiency=float(values["sizing"]["card_efficiency"]),
             mask_below=float(values["normalization"]["mask_below"]),
             schemes={name: scheme for name, scheme in values["normalization"].items() if name != "mask_below"},
             steps_per_epoch=int(values.get("training", {}).get("steps_per_epoch", 250)),

@@ -19,10 +19,18 @@ def steps_within(time_budget: float, rules: Rules) -> float:
 
 
 def seconds_per_step(footprint: Footprint, machine: Machine, rules: Rules) -> float | None:
-    """Seconds of one optimisation step; None for a device whose rate is not known."""
-    rate = machine.conv_flops
-    if rate is None:
-        if not machine.cpu:
-            return None
-        rate = machine.cores * rules.cpu_flops_per_core
-    return TRAINING_PASSES * footprint.forward_flops / (rate * rules.efficiency)
+    """Seconds of one optimisation step; None for a device whose rate is not known.
+
+    On a processor: the convolutions at its measured rate, and what norms, activations, loss and optimizer need beside them,
+    which is bound by memory. On a card: the convolutions at a share of the measured rate.
+    """
+    flops = TRAINING_PASSES * footprint.forward_flops
+    if not machine.cpu:
+        return None if machine.conv_flops is None else flops / (machine.conv_flops * rules.card_efficiency)
+    rate = machine.conv_flops or machine.cores * rules.cpu_flops_per_core
+    beside = (
+        footprint.values * rules.cpu_value_seconds
+        + footprint.scores * rules.cpu_score_seconds
+        + footprint.parameters * rules.cpu_weight_seconds
+    )
+    return flops / rate + beside / machine.cores

@@ -240,15 +240,16 @@ def _linear_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np
 def _cubic_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np.float64]]:
     """Rows of `B F P`: P continues the border by `_PAD` voxels, F gives the spline's coefficients, B sums four of them.
 
-    F is made by scipy from unit vectors over the few voxels that matter, so that its border rule is scipy's own.
+    F inverts what a cubic spline of coefficients c gives at the voxels, (c[i-1] + 4 c[i] + c[i+1]) / 6, over the few voxels that
+    matter; beyond the last one the coefficients are reflected. Source: scipy 1.17, `spline_filter1d` with `mode="nearest"`.
     """
-    from scipy.ndimage import spline_filter1d
-
     centres = _centres(n, m)[start:stop] + _PAD
     knots = np.floor(centres).astype(int)
     t = centres - knots
     low, high = max(0, int(knots[0]) - 1 - _REACH), min(n + 2 * _PAD, int(knots[-1]) + 3 + _REACH)
-    filtered = spline_filter1d(np.eye(high - low), 3, axis=0, mode="nearest")
+    values = 4 * np.eye(high - low) + np.eye(high - low, k=1) + np.eye(high - low, k=-1)
+    values[0, 0] = values[-1, -1] = 5
+    filtered = 6 * np.linalg.inv(values)
     basis = ((1 - t) ** 3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (1 + 3 * t + 3 * t**2 - 3 * t**3) / 6, t**3 / 6)
     weights = sum(basis[j][:, None] * filtered[knots - 1 + j - low] for j in range(4))
     voxels = np.clip(np.arange(low, high) - _PAD, 0, n - 1)  # the continued border belongs to the border voxel

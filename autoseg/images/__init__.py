@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autoseg import files
 from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Affine, Orientation, Shape, orientation_of, reorient, undo_reorient
-from autoseg.images import dicom, gipl, grids, metaimage, nifti, nrrd, planar, tiff
+from autoseg.images import dicom, gipl, grids, gzipped, metaimage, nifti, nrrd, planar, tiff
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.label_values import as_label_values
 from autoseg.images.turning import contiguous
@@ -337,6 +337,10 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> Raw:
         raise MissingPath("no such file", file=path, fix="check the spelling of the path")
     try:
         return _format_of(path).read(path, voxels, label)
+    except (UnreadableFile, GeometryError):
+        if voxels:
+            gzipped.verify(path)  # an odd header is often but a corrupt stream, and then that is the news
+        raise
     except MemoryError:
         raise NotEnough(
             "not enough memory to read the image", file=path, found=f"{path.stat().st_size / 1e6:.0f} MB on disk",

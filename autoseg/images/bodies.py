@@ -79,13 +79,9 @@ def raw(path: Path, *, offset: int, size: int) -> NDArray[np.uint8]:
     offset = length - size if offset < 0 else offset
     if offset < 0 or length - offset != size:
         raise wrong_length(path, max(0, length - max(0, offset)), size)
-    buffer = np.empty(size, dtype=np.uint8)
     with open(path, "rb") as file:
         file.seek(offset)
-        done = gzipped.fill(file, buffer)
-    if done != size:
-        raise wrong_length(path, done, size)
-    return buffer
+        return gzipped.take(file, path, size=size)
 
 
 def deflated(path: Path, *, offset: int, size: int) -> NDArray[np.uint8]:

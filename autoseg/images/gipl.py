@@ -70,10 +70,7 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
             length = gzipped.unpacked_length(path, expected=size + _LAYOUT.itemsize) - _LAYOUT.itemsize
             if length != size:
                 raise bodies.wrong_length(path, length, size)
-            buffer = np.empty(size, dtype=np.uint8)
-            gzipped.fill(stream, buffer)
-            gzipped.skip_to_end(stream, limit=1)  # compares the checksum
-            array = buffer.view(dtype).astype(dtype.newbyteorder("=")).reshape(sizes[3], *shape)
+            array = gzipped.take(stream, path, size=size).view(dtype).astype(dtype.newbyteorder("=")).reshape(sizes[3], *shape)
     return Raw(
         format="gipl", path=path, shape=shape, channels=sizes[3], dtype=dtype.newbyteorder("="), affine=usable,
         array=array, header=block, notes=notes,

@@ -110,6 +110,26 @@ def unpacked_length(path: Path, *, expected: int) -> int:
         return skip_to_end(stream, limit=length * BEST_RATIO)
 
 
+def take(stream: IO[bytes], path: Path, *, size: int, spare: int = 0) -> NDArray[np.uint8]:
+    """The next `size` bytes of a stream, which must end there or at most `spare` bytes later: only at its end is the CRC compared.
+
+    Raises
+    ------
+    UnreadableFile : it ends earlier or later
+    """
+    buffer = np.empty(size, dtype=np.uint8)
+    done = fill(stream, buffer)
+    if done == size and skip_to_end(stream, limit=spare + 1) <= spare:
+        return buffer
+    raise UnreadableFile(
+        "the file ends early" if done < size else "the file holds more than its own length says",
+        file=path,
+        found=f"{done} bytes" if done < size else f"more than {size + spare} bytes",
+        expected=f"{size} bytes",
+        fix="copy or download it again",
+    )
+
+
 def fill(stream: IO[bytes], buffer: NDArray[np.uint8]) -> int:
     """Read from `stream` until the flat `buffer` is full or the stream ends; the number of bytes read."""
     view = buffer.data
@@ -123,7 +143,7 @@ def fill(stream: IO[bytes], buffer: NDArray[np.uint8]) -> int:
 
 
 def skip_to_end(stream: IO[bytes], *, limit: int) -> int:
-    """Read on to the end, which checks the stream's CRC; the number of bytes that were left, or `limit` where there are more."""
+    """Read on to the end, where the stream's CRC is compared; the number of bytes that were left, or `limit` where there are more."""
     rest = 0
     while rest < limit:
         chunk = stream.read(min(_STEP, limit - rest))
@@ -131,6 +151,18 @@ def skip_to_end(stream: IO[bytes], *, limit: int) -> int:
             break
         rest += len(chunk)
     return rest
+
+
+def verify(path: Path) -> None:
+    """Read a gzipped file to its end and compare its checksum; nothing is done with any other file.
+
+    Raises
+    ------
+    UnreadableFile : the stream breaks
+    """
+    if path.is_file() and is_packed(path):
+        with opened(path) as stream:
+            skip_to_end(stream, limit=path.stat().st_size * BEST_RATIO)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ _CODES = {
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre, micrometre; everything else is taken as mm
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 DISAGREEMENT = 0.1  # voxels between sform and qform that deserve a note; rounding alone makes about 0.001
+SPARE = 4095  # bytes behind the voxels that are taken for padding; and always less than one slice
 _SLAB = 1 << 22  # voxels at a time where types are converted
 
 
@@ -78,8 +79,8 @@ def read(path: Path, *, voxels: bool = True, exact: bool = False) -> Raw:
         if voxels:
             size = math.prod(shape) * channels * samples * kind.itemsize
             notes = (*notes, *_check_length(path, offset=offset, size=size, slice_size=size // (shape[0] * channels)))
-            flat = _voxels(stream, path, skip=offset - int(header.sizeof_hdr), size=size).view(kind)
-            flat = _native(flat)
+            gzipped.skip_to_end(stream, limit=offset - int(header.sizeof_hdr))
+            flat = _native(gzipped.take(stream, path, size=size, spare=SPARE).view(kind))
             if scaled:
                 flat = _scaled(flat, slope, inter, dtype, path)
             if samples > 1:
@@ -312,7 +313,7 @@ def _check_length(path: Path, *, offset: int, size: int, slice_size: int) -> tup
             fix="the file is truncated or its header damaged: copy or download it again",
         )
     rest = length - offset - size
-    if rest >= min(slice_size, 4096):
+    if rest > SPARE or rest >= slice_size:
         raise UnreadableFile(
             "the file is longer than its header declares",
             file=path,
@@ -321,19 +322,6 @@ def _check_length(path: Path, *, offset: int, size: int, slice_size: int) -> tup
             fix="the header does not belong to these voxels: convert the file again from its source",
         )
     return (f"{rest} bytes behind the voxels were ignored",) if rest else ()
-
-
-def _voxels(stream: Any, path: Path, *, skip: int, size: int) -> NDArray[np.uint8]:
-    """The raw bytes; the stream is read to its end, which checks the CRC."""
-    gzipped.skip_to_end(stream, limit=skip)
-    buffer = np.empty(size, dtype=np.uint8)
-    done = gzipped.fill(stream, buffer)
-    if done < size:
-        raise UnreadableFile(
-            "the file ends early", file=path, found=f"{done} bytes", expected=f"{size} bytes", fix="copy or download it again"
-        )
-    gzipped.skip_to_end(stream, limit=1 << 20)
-    return buffer
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

@@ -8,17 +8,12 @@ moment and continued by the same call.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -28,6 +23,7 @@ from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFai
 from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch, Batches
+from autoseg.training.history import Clock, EpochWatch, clock_text, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.learner import Learner, Step
 from autoseg.training.sampling import PatchSource
@@ -35,9 +31,10 @@ from autoseg.training.schedule import Budget, learning_rate
 from autoseg.training.settings import TrainingSettings, read_settings
 from autoseg.workspace import Run
 
+__all__ = ["Progress", "TrainingTask", "check_settings", "line", "train", "validation_subset"]
+
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
-REPORT_SECONDS = 2.0  # between two reports within an epoch
 RAMP_STEPS = 200  # over which the rate rises again when a finished run is made longer
 PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
@@ -158,18 +155,6 @@ def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, 
     return whole | {name: _completed(whole[name], base[name]) for name in tables}
 
 
-def line(row: Mapping[str, Any]) -> str:
-    """One line about a row of figures, for people."""
-    parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}" if row["loss"] is not None else "loss -"]
-    if row["validation_dice"] is not None:
-        parts.append(f"Dice {row['validation_dice']:.3f}")
-    parts.append(f"{row['seconds_per_step']:.3g} s/step")
-    parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (f" ({row['cause']})" if row.get("cause") else ""))
-    parts.append(f"{row['memory'] / 1e9:.1f} GB")
-    parts.append(f"{_clock(row['time_left'])} left")
-    return ", ".join(parts)
-
-
 def _run(
     task: TrainingTask,
     settings: TrainingSettings,
@@ -184,8 +169,8 @@ def _run(
     say: Callable[[str], None],
 ) -> None:
     """All steps that are left. The page to read."""
-    clock = _Clock(progress.elapsed)
-    watch = _EpochWatch(clock, batches)
+    clock = Clock(progress.elapsed)
+    watch = EpochWatch(clock, batches)
     subset = validation_subset(task.validation_cases, settings.validation_cases)
     budget = _budget(task, settings, progress)
     saved = clock.now()
@@ -202,10 +187,10 @@ def _run(
         watch.steps += 1
         progress.step += 1
         if watch.due():
-            report(_row(task, progress, watch, budget, learner, share))
+            report(_row(progress, watch, budget, learner, share))
         if not _epoch_is_over(progress, watch, budget, settings):
             continue
-        row = _row(task, progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
+        row = _row(progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
         if subset and _validation_is_due(progress, settings, clock):
             with interruption.abandonable():
                 row["validation_dice"] = _measured(validate, learner, subset, task, progress, clock)
@@ -217,15 +202,15 @@ def _run(
         if clock.now() - saved >= settings.checkpoint_seconds or len(progress.history) == 1:
             _save(task, learner, progress, clock)
             saved = clock.now()
-        _write_history(task.run, progress.history)
+        write_history(task.run, progress.history)
         if progress.drawn <= DRAWING_SHARE * clock.now():
             _draw(progress, clock, draw)
-        watch = _EpochWatch(clock, batches)
+        watch = EpochWatch(clock, batches)
     if progress.epoch_losses:
-        progress.history.append(_row(task, progress, watch, budget, learner, 1.0))
+        progress.history.append(_row(progress, watch, budget, learner, 1.0))
     progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, budget.seconds
     _save(task, learner, progress, clock)
-    _write_history(task.run, progress.history)
+    write_history(task.run, progress.history)
     _draw(progress, clock, draw)
 
 
@@ -235,45 +220,6 @@ def validation_subset(cases: Sequence[Any], count: int) -> tuple[Any, ...]:
     if len(ordered) <= count:
         return tuple(ordered)
     return tuple(ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count))
-
-
-class _Clock:
-    """Seconds of this run, those before an interruption included."""
-
-    def __init__(self, before: float) -> None:
-        self._origin = time.monotonic() - before
-
-    def now(self) -> float:
-        return time.monotonic() - self._origin
-
-
-class _EpochWatch:
-    """Times of the epoch that is running."""
-
-    def __init__(self, clock: _Clock, batches: Batches) -> None:
-        self._clock, self._batches = clock, batches
-        self.begin = self._reported = clock.now()
-        self._waited, self._augmented = batches.waited, batches.augmented
-        self.steps = 0
-
-    @property
-    def seconds(self) -> float:
-        return max(self._clock.now() - self.begin, 1e-9)
-
-    @property
-    def waiting(self) -> float:
-        return (self._batches.waited - self._waited) / self.seconds
-
-    @property
-    def augmenting(self) -> float:
-        return (self._batches.augmented - self._augmented) / self.seconds
-
-    def due(self) -> bool:
-        """Whether it is time for a report within the epoch."""
-        if self._clock.now() - self._reported < REPORT_SECONDS:
-            return False
-        self._reported = self._clock.now()
-        return True
 
 
 def _budget(task: TrainingTask, settings: TrainingSettings, progress: Progress) -> Budget:
@@ -292,18 +238,18 @@ def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share:
     return rate * min(1.0, (progress.step - progress.extended_at + 1) / RAMP_STEPS)  # from the end of the old schedule, no jump
 
 
-def _epoch_is_over(progress: Progress, watch: _EpochWatch, budget: Budget, settings: TrainingSettings) -> bool:
+def _epoch_is_over(progress: Progress, watch: EpochWatch, budget: Budget, settings: TrainingSettings) -> bool:
     if budget.seconds is None:
         return progress.step % settings.steps_per_epoch == 0
     return watch.steps >= settings.steps_per_epoch or watch.seconds >= budget.seconds / EPOCHS_PER_BUDGET
 
 
-def _validation_is_due(progress: Progress, settings: TrainingSettings, clock: _Clock) -> bool:
+def _validation_is_due(progress: Progress, settings: TrainingSettings, clock: Clock) -> bool:
     return progress.validated <= settings.validation_share * clock.now()
 
 
 def _measured(
-    validate: Validate, learner: Learner, subset: Sequence[Any], task: TrainingTask, progress: Progress, clock: _Clock
+    validate: Validate, learner: Learner, subset: Sequence[Any], task: TrainingTask, progress: Progress, clock: Clock
 ) -> float | None:
     """Dice of the averaged network; how long it took tells how long the final validation will take."""
     begin = clock.now()
@@ -365,7 +311,7 @@ def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettin
         )
 
 
-def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: _Clock, interruption: Interruption) -> None:
+def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock, interruption: Interruption) -> None:
     _save(task, learner, progress, clock)
     raise Interrupted(
         f"training of {task.configuration.name} fold {task.fold} stopped by {interruption.name}",
@@ -375,7 +321,7 @@ def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: _Cloc
     )
 
 
-def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: _Clock) -> None:
+def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:
     """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
     progress.elapsed = clock.now()
     kept = {name: value for name, value in vars(progress).items() if name != "history"}
@@ -431,7 +377,7 @@ def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) ->
             fix="give the seed it was begun with, or begin again with --overwrite",
         )
     if not progress.finished:
-        say(f"going on after step {progress.step} ({_clock(progress.elapsed)} of training)")
+        say(f"going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
     return progress
 
 
@@ -444,60 +390,20 @@ def _extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, 
     more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
     if longer or more:
         progress.finished, progress.extended_at = False, progress.step
-        say(f"a longer run is asked for: going on after step {progress.step} ({_clock(progress.elapsed)} of training)")
+        say(f"a longer run is asked for: going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
 
 
-def _row(task: TrainingTask, progress: Progress, watch: _EpochWatch, budget: Budget, learner: Learner, share: float) -> dict[str, Any]:
-    seconds_per_step = watch.seconds / max(watch.steps, 1)
-    elapsed = watch.begin + watch.seconds
+def _row(progress: Progress, watch: EpochWatch, budget: Budget, learner: Learner, share: float) -> dict[str, Any]:
     losses = progress.epoch_losses
-    waiting = min(1.0, watch.waiting)
-    return {
-        "epoch": progress.epoch + 1,
-        "step": progress.step,
-        "elapsed": round(elapsed, 3),
-        "loss": files.finite_or_none(float(np.mean(losses))) if losses else None,
-        "validation_dice": None,
-        "seconds_per_step": seconds_per_step,
-        "data_wait": waiting,
-        "augmentation": min(1.0, watch.augmenting),
-        "cause": "reading cases: give it faster storage or more memory" if waiting > 0.2 else None,
-        "memory": memory_in_use(learner.device),
-        "time_left": budget.time_left(step=progress.step, elapsed=elapsed, seconds_per_step=seconds_per_step),
-        "done": int(1000 * share) if budget.seconds is not None else progress.step,
-        "total": 1000 if budget.seconds is not None else budget.steps,
-    }
+    return row_of(
+        epoch=progress.epoch + 1, step=progress.step, losses=losses, watch=watch, budget=budget, share=share, device=learner.device
+    )
 
 
-def memory_in_use(device: torch.device) -> int:
-    """Bytes: the largest amount allocated on a GPU so far, else the resident memory of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * 4096
-
-
-def _draw(progress: Progress, clock: _Clock, draw: Callable[[list[dict[str, Any]]], None]) -> None:
+def _draw(progress: Progress, clock: Clock, draw: Callable[[list[dict[str, Any]]], None]) -> None:
     begin = clock.now()
     draw([dict(row) for row in progress.history])
     progress.drawn += clock.now() - begin
-
-
-def _write_history(run: Run, history: list[dict[str, Any]]) -> None:
-    rows = [{name: value for name, value in row.items() if name not in ("done", "total", "cause")} for row in history]
-    if not rows:
-        return
-    files.write_text(run.history_jsonl, "".join(json.dumps(row) + "\n" for row in rows))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(run.history_csv, table.getvalue())
 
 
 @contextlib.contextmanager
@@ -520,8 +426,3 @@ def _reproducible(task: TrainingTask) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
-
-
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,140 @@
+"""What a run tells about itself: times, one row of figures per epoch, the files of its history.
+
+A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), seconds_per_step,
+data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for whoever draws progress, done and total.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoseg import files
+from autoseg.training.batches import Batches
+from autoseg.training.schedule import Budget
+from autoseg.workspace import Run
+
+REPORT_SECONDS = 2.0  # between two reports within an epoch
+WAITING_TOO_LONG = 0.2  # share of the time spent waiting for data from which the cause is told
+
+
+class Clock:
+    """Seconds of this run, those before an interruption included."""
+
+    def __init__(self, before: float) -> None:
+        self._origin = time.monotonic() - before
+
+    def now(self) -> float:
+        """Seconds since training began."""
+        return time.monotonic() - self._origin
+
+
+class EpochWatch:
+    """Times of the epoch that is running."""
+
+    def __init__(self, clock: Clock, batches: Batches) -> None:
+        self._clock, self._batches = clock, batches
+        self.begin = self._reported = clock.now()
+        self._waited, self._augmented = batches.waited, batches.augmented
+        self.steps = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the epoch began."""
+        return max(self._clock.now() - self.begin, 1e-9)
+
+    @property
+    def waiting(self) -> float:
+        """Share of the epoch spent waiting for data."""
+        return min(1.0, (self._batches.waited - self._waited) / self.seconds)
+
+    @property
+    def augmenting(self) -> float:
+        """Share of the epoch spent on warping and augmentation."""
+        return min(1.0, (self._batches.augmented - self._augmented) / self.seconds)
+
+    def due(self) -> bool:
+        """Whether it is time for a report within the epoch."""
+        if self._clock.now() - self._reported < REPORT_SECONDS:
+            return False
+        self._reported = self._clock.now()
+        return True
+
+
+def row_of(
+    *, epoch: int, step: int, losses: Sequence[float], watch: EpochWatch, budget: Budget, share: float, device: torch.device
+) -> dict[str, Any]:
+    """The figures of the epoch that is running, `share` of the whole run being done."""
+    seconds_per_step = watch.seconds / max(watch.steps, 1)
+    elapsed = watch.begin + watch.seconds
+    return {
+        "epoch": epoch,
+        "step": step,
+        "elapsed": round(elapsed, 3),
+        "loss": files.finite_or_none(float(np.mean(losses))) if losses else None,
+        "validation_dice": None,
+        "seconds_per_step": seconds_per_step,
+        "data_wait": watch.waiting,
+        "augmentation": watch.augmenting,
+        "memory": memory_in_use(device),
+        "time_left": budget.time_left(step=step, elapsed=elapsed, seconds_per_step=seconds_per_step),
+        "done": int(1000 * share) if budget.seconds is not None else step,
+        "total": 1000 if budget.seconds is not None else budget.steps,
+    }
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One line about a row of figures, for people."""
+    slow = row["data_wait"] > WAITING_TOO_LONG
+    parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}" if row["loss"] is not None else "loss -"]
+    if row["validation_dice"] is not None:
+        parts.append(f"Dice {row['validation_dice']:.3f}")
+    parts.append(f"{row['seconds_per_step']:.3g} s/step")
+    parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (" (for files: keep the workspace on a faster disk)" if slow else ""))
+    parts.append(f"{row['memory'] / 1e9:.1f} GB")
+    parts.append(f"{clock_text(row['time_left'])} left")
+    return ", ".join(parts)
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes: the largest amount allocated on a GPU so far, else the resident memory of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * 4096
+
+
+def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
+    """`history.jsonl` and `history.csv`, whole, a row per epoch."""
+    rows = [{name: value for name, value in row.items() if name not in ("done", "total")} for row in history]
+    if not rows:
+        return
+    files.write_text(run.history_jsonl, "".join(json.dumps(row) + "\n" for row in rows))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(run.history_csv, table.getvalue())
+
+
+def clock_text(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> clock_text(75), clock_text(3700)
+    ('1:15', '1:01:40')
+    """
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -87,6 +87,8 @@ def convolutions(configuration: Configuration, *, channels: int, heads: int) -> 
                 if width != features[stage]:
                     yield Convolution(inputs=width, outputs=features[stage], kernel=1, voxels=voxels[stage], bias=False)
             width = features[stage]
+    if configuration.stages == 1:
+        yield Convolution(inputs=features[0], outputs=heads, kernel=1, voxels=voxels[0], normed=False)
     for stage in reversed(range(configuration.stages - 1)):
         high, low = features[stage], features[stage + 1]
         step = math.prod(configuration.strides[stage + 1])

@@ -1,0 +1,127 @@
+"""A plan is data and may be edited by hand: is it still one that can be trained? Every fault is told, with figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from autoseg.errors import NotEnough, SettingsError
+from autoseg.machine import Machine
+from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
+from autoseg.planning.memory import Footprint, modelled_footprint
+from autoseg.planning.rules import NETWORKS, NORMS, SCHEMES
+
+MIN_EDGE = 4  # voxels of the smallest feature map, along axes that are halved. Source: nnU-Net v2, UNet_featuremap_min_edge_length
+
+
+def validate_plan(
+    plan: Plan, *, machine: Machine | None = None, footprint: Callable[[Configuration, int, int], Footprint] | None = None
+) -> None:
+    """Nothing, for a plan that can be trained.
+
+    Parameters
+    ----------
+    machine : what training may use; None: memory is not considered
+    footprint : as for `make_plan`
+
+    Raises
+    ------
+    SettingsError : lists that do not fit together, a patch that its strides do not divide, feature maps that get too small, unknown
+        names; all faults of all configurations are in the message
+    NotEnough : a configuration takes more memory than the machine has
+    """
+    faults = [*_of_the_whole(plan), *(f"{c.name}: {fault}" for c in plan.configurations for fault in _of_one(plan, c))]
+    if faults:
+        raise SettingsError(
+            "the plan cannot be used as it stands",
+            found="\n".join(faults),
+            fix="correct these places in plan.json, or plan again",
+        )
+    if machine is not None:
+        _check_memory(plan, machine, footprint or modelled_footprint)
+
+
+def _of_the_whole(plan: Plan) -> Iterator[str]:
+    if sorted(plan.axis_order) != [0, 1, 2]:
+        yield f"axis_order {list(plan.axis_order)} is no permutation of 0, 1, 2"
+    if not set(plan.mirror_axes) <= {0, 1, 2}:
+        yield f"mirror_axes {list(plan.mirror_axes)} names axes beside 0, 1, 2"
+    if plan.swap_axis is not None and plan.swap_axis not in plan.mirror_axes:
+        yield f"swap_axis {plan.swap_axis} is not among the mirror_axes {list(plan.mirror_axes)}"
+    if not plan.configurations:
+        yield "there is no configuration"
+    names = [c.name for c in plan.configurations]
+    for c in plan.configurations:
+        if c.name not in CONFIGURATION_NAMES:
+            yield f"unknown configuration '{c.name}': one of {', '.join(CONFIGURATION_NAMES)}"
+        if c.previous_stage is not None and c.previous_stage not in names:
+            yield f"{c.name} follows '{c.previous_stage}', which is not planned"
+
+
+def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
+    lists = {
+        "kernel_sizes": (len(c.kernel_sizes), c.stages),
+        "features_per_stage": (len(c.features_per_stage), c.stages),
+        "blocks_per_stage": (len(c.blocks_per_stage), c.stages),
+        "decoder_blocks_per_stage": (len(c.decoder_blocks_per_stage), c.stages - 1),
+        "normalization": (len(c.normalization), len(plan.channels)),
+        "spacing": (len(c.spacing), 3),
+        "patch_size": (len(c.patch_size), 3),
+    }
+    wrong = {key: counts for key, counts in lists.items() if counts[0] != counts[1]}
+    for key, (found, wanted) in wrong.items():
+        yield f"{key} has {found} entries, {wanted} are needed"
+    if wrong or any(len(triple) != 3 for triple in (*c.strides, *c.kernel_sizes)):
+        return
+    numbers = (c.batch_size, *c.patch_size, *c.features_per_stage, *c.blocks_per_stage, *c.decoder_blocks_per_stage)
+    numbers += tuple(n for triple in (*c.strides, *c.kernel_sizes) for n in triple)
+    if any(not isinstance(n, int) or n < 1 for n in numbers):
+        yield "sizes, strides, kernels, features and blocks must be whole numbers of at least 1"
+        return
+    if min(c.spacing) <= 0 or not all(map(math.isfinite, c.spacing)):
+        yield f"spacing {list(c.spacing)} must be three positive lengths"
+    if c.strides[0] != (1, 1, 1):
+        yield f"the first stride is {list(c.strides[0])}, it must be [1, 1, 1]"
+    if any(n % 2 == 0 for kernel in c.kernel_sizes for n in kernel):
+        yield "kernels must be odd, so that feature maps keep their shape"
+    if c.planar and (c.patch_size[0] != 1 or any(t[0] != 1 for t in (*c.strides, *c.kernel_sizes))):
+        yield "patch, strides and kernels of 2d must be 1 along the first axis"
+    yield from _edges(c)
+    chosen = [
+        ("network", c.network, NETWORKS),
+        ("norm", c.norm, NORMS),
+        *(("normalization", scheme, SCHEMES) for scheme in c.normalization),
+    ]
+    for key, choice, allowed in chosen:
+        if choice not in allowed:
+            yield f"{key} '{choice}' is unknown: one of {', '.join(allowed)}"
+
+
+def _edges(c: Configuration) -> Iterator[str]:
+    for axis in range(3):
+        factor = math.prod(stride[axis] for stride in c.strides)
+        edge = c.patch_size[axis]
+        if edge % factor:
+            near = max(factor, round(edge / factor) * factor)
+            yield (
+                f"patch_size {list(c.patch_size)}: {edge} is not divisible by {factor}, the product of the strides along axis {axis}; "
+                f"{near} is"
+            )
+        elif factor > 1 and edge // factor < MIN_EDGE:
+            yield (
+                f"patch_size {list(c.patch_size)}: along axis {axis} the smallest feature map has {edge // factor} voxels, at least "
+                f"{MIN_EDGE} are needed; make the patch {MIN_EDGE * factor}, or halve it fewer times"
+            )
+
+
+def _check_memory(plan: Plan, machine: Machine, footprint: Callable[[Configuration, int, int], Footprint]) -> None:
+    for c in plan.configurations:
+        channels = len(plan.channels) + (len(plan.labels.foreground) if c.previous_stage else 0)
+        needed = footprint(c, channels, plan.labels.heads).training_bytes
+        if needed > machine.memory_bytes:
+            raise NotEnough(
+                f"training {c.name} takes more memory than there is",
+                found=f"{machine.memory_bytes / 1e9:.1f} GB on {machine.name}",
+                expected=f"{needed / 1e9:.1f} GB for patch {' x '.join(map(str, c.patch_size))}, batch {c.batch_size}",
+                fix="make the patch or the batch smaller in plan.json, or plan again with --memory",
+            )

@@ -318,7 +318,7 @@ def _targets(found: Sequence[Case], output: Path) -> tuple[dict[str, Path], Path
             fix="give a folder with -o",
         )
     else:
-        targets = {case.name: output / f"{case.name}{images.suffix_of(case.images[0]) or '.nii.gz'}" for case in found}
+        targets = {case.name: output / f"{case.name}{images.label_suffix(case.images[0])}" for case in found}
         folder = output
     taken = {path.resolve() for case in found for path in case.images}
     clash = [str(path) for path in targets.values() if path.resolve() in taken]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,12 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.networks import footprint
 from autoseg.pipeline.listener import Listener, Logged, counter
 from autoseg.planning.configuration import Plan
+from autoseg.planning.importing import import_plan
 from autoseg.planning.plan import make_plan
+from autoseg.planning.preflight import preflight
+from autoseg.planning.validation import validate_plan
 from autoseg.training import folds
+from autoseg.workers import free_memory
 from autoseg.workspace import Workspace
 
 
@@ -106,7 +111,7 @@ def plan(
     dataset : as for `check`; not needed with `from_fingerprint`
     output : folder to make; by default `NAME-autoseg` beside where one stands
     from_fingerprint : a fingerprint.json to plan from, without any image
-    planner : name of a preset, or a TOML file
+    planner : name of a preset, a TOML file, or a plans file of the reference (nnUNetPlans.json)
     memory : bytes the training may take; by default what the device has free
     time_budget : seconds one fold may train; the network is chosen to see enough in that time
     splits : a splits.json of the user's own
@@ -121,7 +126,8 @@ def plan(
     SettingsError : the workspace holds trained models for another plan and `overwrite` was not given
     """
     listener = listener or Logged()
-    preset = presets.planner(planner)
+    plans_file = Path(planner) if str(planner).endswith(".json") else None
+    preset = presets.planner(planner if plans_file is None else "nnunet")
     offered = machine.to_plan_for(device, memory=memory)
     checked = None
     if from_fingerprint is not None:
@@ -150,7 +156,12 @@ def plan(
     workspace = Workspace(root=Path(output) if output is not None else Path(f"{name}-autoseg"))
     if checked is not None:
         facts = fingerprint.extract(checked.dataset, workers=workers, progress=counter(listener, "fingerprint"))
-    result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=footprint.tracer(offered))
+    trace = footprint.tracer(offered)
+    if plans_file is None:
+        result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=trace)
+    else:
+        result = import_plan(files.read_json(plans_file), facts, preset=preset, machine=offered, footprint=trace)
+    _preflight(result, facts, workspace, listener)
     _refuse_to_orphan(workspace, result, overwrite)
     if checked is not None:
         files.write_json(workspace.check, checked.to_json())
@@ -169,7 +180,9 @@ def read_plan(workspace: Workspace) -> Plan:
     ------
     MissingPath, UnreadableFile, SettingsError
     """
-    return Plan.from_json(files.read_json(workspace.plan, fix="make it first: autoseg plan DATASET -o WORKSPACE"))
+    plan = Plan.from_json(files.read_json(workspace.plan, fix="make it first: autoseg plan DATASET -o WORKSPACE"))
+    validate_plan(plan)
+    return plan
 
 
 def read_dataset(workspace: Workspace) -> Dataset:
@@ -216,6 +229,23 @@ def describe_plan(plan: Plan) -> str:
         lines.append(f"{c.name}: {', '.join(figures)}")
         lines += [f"  - {reason}" for reason in c.reasons]
     return "\n".join(lines)
+
+
+def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, listener: Listener) -> None:
+    """What it will take, told before anything expensive; an error where it cannot work."""
+    place = next(folder for folder in (workspace.root, *workspace.root.absolute().parents) if folder.is_dir())
+    found = preflight(
+        plan,
+        facts,
+        folds=5,
+        epochs=int((plan.settings or {}).get("epochs", 1000)),
+        disk_free=shutil.disk_usage(place).free,
+        memory_free=free_memory(),
+        time_budget=plan.device.get("time_budget"),
+    )
+    listener.say("\n".join(f"{what:<28} {needed:>12}   {there}" for what, needed, there in found.rows))
+    if found.problem is not None:
+        raise found.problem
 
 
 def _describe(dataset: Dataset) -> str:

@@ -277,7 +277,7 @@ def _validate_fold(
 ) -> dict[str, Any]:
     """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them."""
     stage = f"validate {configuration.name} {run.root.name}"
-    targets = {case.name: run.validation / f"{case.name}{images.suffix_of(case.images[0]) or '.nii.gz'}" for case in held_out}
+    targets = {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
     weights_written = run.weights.stat().st_mtime
     if run.summary.exists() and run.summary.stat().st_mtime >= weights_written:
         summary: dict[str, Any] = files.read_json(run.summary)

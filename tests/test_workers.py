@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -216,3 +217,85 @@ def test_a_worker_starts_without_the_heavy_libraries() -> None:
 def test_cores_and_memory_are_positive_and_within_the_machine() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
     assert 0 < free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("files", "memory"),
+    [
+        ({"memory.max": "3000", "memory.current": "2500", "memory.stat": "anon 900\ninactive_file 1600\n"}, 2100),
+        ({"memory.max": "max", "memory.current": "2500"}, 10_000),
+        ({"memory.limit_in_bytes": "4000", "memory.usage_in_bytes": "1000", "memory.stat": "total_inactive_file 500"}, 3500),
+        ({"memory.limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": "1000"}, 10_000),
+        ({"memory.max": "100", "memory.current": "500"}, 0),
+    ],
+)
+def test_free_memory_is_what_machine_and_control_group_leave(
+    files: dict[str, str], memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(workers, "_control_groups", lambda controller: [tmp_path])
+    monkeypatch.setattr(workers, "_machine_memory", lambda: 10_000)
+    assert free_memory() == memory
+
+
+def test_a_limit_on_address_space_bounds_free_memory() -> None:
+    script = """
+        import resource
+        from autoseg.workers import free_memory
+        resource.setrlimit(resource.RLIMIT_AS, (800_000_000, 800_000_000))
+        assert 0 < free_memory() < 800_000_000
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=Path(__file__).parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.cfs_quota_us": "300000", "cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, 64),
+    ],
+)
+def test_cores_are_what_affinity_and_quota_allow(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(workers, "_control_groups", lambda controller: [tmp_path])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    assert available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "greeted", "oom", "cause"),
+    [
+        (-9, "", True, True, "oom"),
+        (-9, "", True, False, "killed"),
+        (-7, "Fatal Python error: Bus error", True, False, "shm"),
+        (-11, "Fatal Python error: Segmentation fault", True, False, "crash"),
+        (1, "OpenBLAS blas_thread_init: Cannot allocate memory", True, False, "oom"),
+        (1, "ModuleNotFoundError: No module named 'autoseg'", False, False, "start"),
+        (3, "", True, False, "crash"),
+    ],
+)
+def test_the_cause_of_death_is_told_from_signal_output_and_kernel(code: int, said: str, greeted: bool, oom: bool, cause: str) -> None:
+    found, message = workers._cause_of_death(code, said, greeted=greeted, oom_killed=oom)
+    assert found == cause and found in workers._REMEDIES and message
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "shm"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "disk"),
+        (OSError(errno.EIO, "Input/output error", "/data/x"), "io"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom"),
+        (MemoryError(), "oom"),
+        (KeyError("x"), "defect"),
+    ],
+)
+def test_the_cause_of_an_exception_is_told_from_its_kind(error: Exception, cause: str) -> None:
+    found, remedy = workers._diagnose(error)
+    assert found == cause and remedy

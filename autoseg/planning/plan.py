@@ -285,7 +285,7 @@ class _Task:
             return f"{needed / 1e9:.2g} GB, and {allowed / 1e9:.2g} GB may be used"
         step, limit = seconds_per_step(cost, self.machine, self.rules), self.step_limit
         if limit is not None and step is not None and step > limit:
-            return f"{step:.2g} s per step, and {limit:.2g} s are left for each"
+            return f"{step:.2f} s per step, and {limit:.2f} s are left for each"
         return None
 
 

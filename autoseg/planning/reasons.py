@@ -106,7 +106,7 @@ def _machine(facts: Facts) -> str:
         steps = steps_within(facts.time_budget, rules)
         text += (
             f"; one fold may train for {_duration(facts.time_budget)}, in which it should see about {steps:.0f} steps: "
-            f"{facts.time_budget / steps:.2g} s for each"
+            f"{facts.time_budget / steps:.2f} s for each"
         )
     return text + "."
 
@@ -125,8 +125,11 @@ def _spacing(facts: Facts) -> str:
             f"wide), both beyond {rules.anisotropy:g}; so along {axis} "
             f"the {choice.percentile:g}th percentile of the cases is taken in place of the median, and thin-sliced cases lose less."
         )
+    median = f"Target spacing {target}: the median of {len(facts.fingerprint.cases)} case{'s' * (len(facts.fingerprint.cases) != 1)}."
+    if choice.spacing_ratio < 1.05:
+        return f"{median} No axis is coarser than the others."
     return (
-        f"Target spacing {target}: the median of {len(facts.fingerprint.cases)} cases. The coarsest axis, {axis}, is "
+        f"{median} The coarsest axis, {axis}, is "
         f"{choice.spacing_ratio:.2f} times as coarse as the others; only beyond {rules.anisotropy:g} times, "
         "and with few slices, would it be treated apart."
     )
@@ -286,7 +289,7 @@ def _cost(sized: Sized, facts: Facts, cost: Footprint, step: float | None) -> st
         f"{3 * cost.forward_flops / 1e9:,.0f} GFLOP"
     )
     if step is not None:
-        text += f", about {step:.2g} s here: {_duration(step * facts.rules.steps_per_epoch)} for {facts.rules.steps_per_epoch} steps"
+        text += f", about {step:.2f} s here: {_duration(step * facts.rules.steps_per_epoch)} for {facts.rules.steps_per_epoch} steps"
     return text + "."
 
 

@@ -12,6 +12,7 @@ from autoseg.fingerprint import CaseFacts, ChannelIntensities, Fingerprint
 from autoseg.labels import make_labels
 from autoseg.machine import Machine
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.importing import import_plan
 from autoseg.planning.memory import feature_maps
 from autoseg.planning.plan import make_plan
 
@@ -43,6 +44,22 @@ def test_a_changed_constant_is_noticed(golden_plans: Path) -> None:
     golden = json.loads(next(golden_plans.glob("*__default.json")).read_text())
     golden["planner"] = "resenc-l"
     assert _differences(golden)
+
+
+def test_the_references_own_plans_files_are_imported_as_they_stand(golden_plans: Path) -> None:
+    names = ["kits__default", "thin_7slices__resenc-l", "gray2d_var__default", "aniso_last_axis__resenc-m"]
+    for name in names:
+        golden = json.loads((golden_plans / f"{name}.json").read_text())
+        facts = _fingerprint(golden)
+        file = {**golden["plans_other"], "configurations": golden["configurations"]}
+        imported = import_plan(file, facts, preset=presets.planner("nnunet"), machine=MACHINE)
+        planned = make_plan(facts, preset=_preset(golden), machine=MACHINE)
+        assert imported.axis_order == planned.axis_order
+        for ours, theirs in zip(planned.configurations, imported.configurations, strict=True):
+            same = {**vars(theirs), "reasons": ours.reasons, "predicted": ours.predicted}
+            if ours.planar:
+                same["spacing"] = (ours.spacing[0], *theirs.spacing[1:])  # across slices the plans file says nothing
+            assert Configuration(**same) == ours
 
 
 def _differences(golden: dict) -> list[str]:

@@ -46,8 +46,8 @@ def _of_the_whole(plan: Plan) -> Iterator[str]:
         yield f"axis_order {list(plan.axis_order)} is no permutation of 0, 1, 2"
     if not set(plan.mirror_axes) <= {0, 1, 2}:
         yield f"mirror_axes {list(plan.mirror_axes)} names axes beside 0, 1, 2"
-    if plan.swap_axis is not None and plan.swap_axis not in plan.mirror_axes:
-        yield f"swap_axis {plan.swap_axis} is not among the mirror_axes {list(plan.mirror_axes)}"
+    if plan.swap_axis not in (None, 0, 1, 2):
+        yield f"swap_axis {plan.swap_axis} is none of 0, 1, 2"
     if not plan.configurations:
         yield "there is no configuration"
     names = [c.name for c in plan.configurations]

@@ -7,7 +7,7 @@ Readers and writers know values only; everything between knows classes only; `en
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,18 +104,24 @@ class Labels:
         declared += [alias for alias, _ in self.aliases]
         order = np.argsort(declared)
         known = np.asarray(declared)[order]
+        table = None
         if array.dtype.kind in "ui" and array.size and 0 <= int(array.min()) and int(array.max()) < 1 << 16:
             table = np.full(1 << 16, -1, dtype=np.int32)
-            inside = [(v, c) for v, c in zip(declared, classes.tolist(), strict=True) if 0 <= v < 1 << 16]
-            for value, index in inside:
-                table[value] = index
-            found = table[array]
-        else:
-            place = np.clip(np.searchsorted(known, array), 0, len(known) - 1)
-            found = np.where(known[place] == array, classes[order][place], -1)
-        wrong = found < 0
-        if wrong.any():
-            values, counts = np.unique(array[wrong], return_counts=True)
+            for value, index in zip(declared, classes.tolist(), strict=True):
+                if 0 <= value < 1 << 16:
+                    table[value] = index
+        found, unknown = np.empty(array.shape, dtype=small), list[NDArray[Any]]()
+        for out, part in _slices(found, array):
+            if table is not None:
+                indices = table[part]
+            else:
+                place = np.clip(np.searchsorted(known, part), 0, len(known) - 1)
+                indices = np.where(known[place] == part, classes[order][place], -1)
+            unknown.append(part[indices < 0])
+            out[...] = indices
+        wrong = np.concatenate(unknown) if unknown else np.empty(0)
+        if wrong.size:
+            values, counts = np.unique(wrong, return_counts=True)
             listed = ", ".join(f"{v} ({n} voxels)" for v, n in list(zip(values.tolist(), counts.tolist(), strict=True))[:10])
             raise LabelError(
                 "label values that were not declared",
@@ -123,16 +129,17 @@ class Labels:
                 expected=", ".join(f"{label.value} {label.name}" for label in self.labels),
                 fix="declare the value among the labels, or map it to a declared one",
             )
-        return found.astype(small)
+        return found
 
     def decode(self, classes: NDArray[Any]) -> NDArray[np.integer[Any]]:
         """Classes to label values, in the smallest integer type that holds them all."""
         values = np.asarray([*self.values, *([] if self.ignore is None else [self.ignore])], dtype=np.int64)
-        for kind in (np.uint8, np.int16, np.uint16, np.int32):
-            info = np.iinfo(kind)
-            if info.min <= values.min() and values.max() <= info.max:
-                return values.astype(kind)[classes]
-        return values[classes]
+        kinds = (np.uint8, np.int16, np.uint16, np.int32, np.int64)
+        kind = next(k for k in kinds if np.iinfo(k).min <= values.min() and values.max() <= np.iinfo(k).max)
+        decoded = np.empty(classes.shape, dtype=kind)
+        for out, part in _slices(decoded, classes):
+            out[...] = values[part]
+        return decoded
 
     def paint(self, active: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
         """Region masks `(regions, ...)` to classes `(...)`: painted in the declared order, later over earlier.
@@ -258,6 +265,14 @@ def regions_that_write(members: dict[str, tuple[int, ...]], values: Iterable[int
                 continue
             return regions
     return None
+
+
+def _slices(first: NDArray[Any], second: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Two volumes slice by slice: a table looked up for all voxels at once would hold eight bytes of index for each."""
+    if first.ndim < 2:
+        yield first, second
+    else:
+        yield from zip(first, second, strict=True)
 
 
 def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:

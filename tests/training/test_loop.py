@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from autoseg import machine
 from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFailed
 from autoseg.networks import checkpoint
 from autoseg.training import loop
+from autoseg.training.learner import Step
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
@@ -173,26 +175,32 @@ def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(cases, tmp_path):
     assert equal(dict(first.state_dict()), dict(again.state_dict())) and not equal(dict(first.state_dict()), dict(other.state_dict()))
 
 
-def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validation(cases, tmp_path):
-    rates = []
+def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validation(cases, tmp_path, monkeypatch):
+    """On a clock of its own: a step takes 1 s, validating the two cases 0.5 s."""
+    from autoseg.training import history
     from autoseg.training.learner import Learner
 
-    whole = Learner.step
+    now, rates, whole = [100.0], [], Learner.step
 
     def step(self, batch, *, learning_rate):
+        now[0] += 1.0
         rates.append(learning_rate)
-        return whole(self, batch, learning_rate=learning_rate)
+        return whole(self, batch, learning_rate=learning_rate) if len(rates) < 5 else Step(loss=0.0, gradient_norm=0.0, taken=True)
 
-    task = make_task(cases, tmp_path, epochs=None, time_budget=5.5, deterministic=False)
-    begin = time.monotonic()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "step", step)
-        train(task, validate=lambda network, some: time.sleep(0.05) or 0.5)
-    taken = time.monotonic() - begin
-    # 2.5 s, and eight mirror images of what took 0.05 s, are kept back
-    assert 1.5 < taken < 5.3
+    def validate(network, some):
+        now[0] += 0.5
+        return 0.5
+
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "step", step)
+    rows = []
+    train(make_task(cases, tmp_path, epochs=None, time_budget=100.0, deterministic=False), validate=validate, report=rows.append)
+    # 2.5 s, and eight mirror images of what takes 0.5 s, are kept back for the final validation
+    assert 100 + 100 - 6.5 <= now[0] <= 100 + 100 - 6.5 + 1.5
     top = rates.index(max(rates))
-    assert top < len(rates) / 3 and rates[-1] < 0.1 * max(rates) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert top < 8 and rates[-1] < 0.01 * max(rates) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert sum(row["validation_dice"] is not None for row in rows) * 0.5 <= 0.03 * 100 + 0.5
+    assert 0 <= rows[-1]["time_left"] < 4
 
 
 def test_steps_with_non_finite_numbers_are_left_out_and_explained(cases, tmp_path):

@@ -39,7 +39,6 @@ from numpy.typing import NDArray
 from autoseg import files, images
 from autoseg.cases import Case, Dataset, load_classes, load_image
 from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
-from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
@@ -104,14 +103,6 @@ def prepare_dataset(
         raise errors[0]
     if errors:
         raise FaultyCases(errors, fix="mend these cases, or leave them out; the others are done and will not be done again")
-
-
-def disk_bytes(fingerprint: Fingerprint, plan: Plan, configuration: Configuration) -> int:
-    """What the cache of a configuration will take on the disk, about, from the fingerprint alone."""
-    voxels = (
-        math.prod(case.shape_after_crop) * _growth(permuted(case.spacing, plan.axis_order), configuration) for case in fingerprint.cases
-    )
-    return round(sum(voxels) * _bytes_per_voxel(len(plan.channels)))
 
 
 def stored_names(folder: Path) -> tuple[str, ...]:
@@ -342,7 +333,7 @@ def _growth(spacing: Sequence[float], configuration: Configuration) -> float:
 
 
 def _bytes_per_voxel(channels: int) -> float:
-    """On disk. Measured on CT and MR: 0.8 with one channel; 2 for noise that does not compress, which is the limit."""
+    """On disk. Measured on CT and MR: 0.8 with one channel; 2 for noise that does not compress. `planning.preflight` tells it too."""
     return 1.2 * channels + 0.1
 
 

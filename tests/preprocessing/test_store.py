@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg import files, fingerprint, images
+from autoseg import files, images
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
 from autoseg.errors import FaultyCases, GridMismatch, MissingPath, NotEnough, UnreadableFile, WorkerDied
 from autoseg.geometry import affine_from_spacing
@@ -361,17 +361,6 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     with pytest.raises(NotEnough, match="disk is full"):
         prepare(dataset.only(["case_0"]), make_plan(), tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
-
-
-def test_the_disk_a_plan_will_need_is_known_from_the_fingerprint(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
-    plan = make_plan(axis_order=(1, 2, 0), spacing=(1.2, 1.0, 2.0))
-    facts = fingerprint.extract(dataset, workers=0)
-    voxels = 0
-    for case in dataset.cases:
-        prepared = prepare_case(load_image(case, channels=1), None, plan=plan, configuration=plan.configuration("3d_fullres"))
-        voxels += prepared.image.size
-    expected = store.disk_bytes(facts, plan, plan.configuration("3d_fullres"))
-    assert expected / voxels == pytest.approx(1.3, rel=0.1)
 
 
 SCRIPT = """

@@ -6,6 +6,7 @@ pass, held to the traced network (`autoseg.networks.footprint`) by a test.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class Convolution:
     normed: bool = True  # followed by a norm with two weights per channel
 
 
-def convolutions(configuration: Configuration, *, channels: int, heads: int) -> Iterator[Convolution]:
+@functools.lru_cache(maxsize=64)
+def convolutions(configuration: Configuration, *, channels: int, heads: int) -> tuple[Convolution, ...]:
     """Every convolution, in the order of the forward pass.
 
     Parameters
@@ -71,6 +73,10 @@ def convolutions(configuration: Configuration, *, channels: int, heads: int) -> 
 
     Source: the architectures of Isensee et al. 2021 and of the residual-encoder presets of 2024.
     """
+    return tuple(_convolutions(configuration, channels, heads))
+
+
+def _convolutions(configuration: Configuration, channels: int, heads: int) -> Iterator[Convolution]:
     voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
     features = configuration.features_per_stage
     kernels = [math.prod(kernel) for kernel in configuration.kernel_sizes]
@@ -129,7 +135,7 @@ class Footprint:
 
 def counted(configuration: Configuration, *, channels: int, heads: int, training_bytes: int) -> Footprint:
     """The footprint whose counts follow from the configuration, with a peak from elsewhere."""
-    layers = list(convolutions(configuration, channels=channels, heads=heads))
+    layers = convolutions(configuration, channels=channels, heads=heads)
     voxels = [math.prod(shape) for shape in scored_shapes(configuration)]
     return Footprint(
         parameters=parameters(configuration, channels=channels, heads=heads),

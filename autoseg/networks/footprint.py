@@ -1,6 +1,7 @@
 """What training a configuration takes: one step of the real network, traced on fake tensors, every live byte counted.
 
-No memory is allocated and nothing is computed: the tensors have shapes, types and lifetimes only. Counted are the weights, their
+Where a graphics card is at hand one real step is measured instead; elsewhere, and for cards that are not here, nothing is
+allocated and nothing is computed: the tensors have shapes, types and lifetimes only. Counted are the weights, their
 gradients, the optimizer's moments, the averaged weights, what autograd keeps, and the transients of forward, loss and backward
 pass, in the precision that training uses. What a single operation allocates and frees inside itself cannot be seen;
 `planning.memory.WORKSPACE` stands for it.
@@ -44,9 +45,15 @@ def tracer(
     if precision is None:
         precision = torch.bfloat16 if machine.bf16 else torch.float16 if machine.device.startswith("cuda") else torch.float32
 
+    card = torch.device(machine.device) if machine.device.startswith("cuda") and torch.cuda.is_available() else None
+
     @functools.cache
     def footprint(configuration: Configuration, channels: int, heads: int) -> Footprint:
-        peak = traced_bytes(configuration, channels=channels, heads=heads, precision=precision, loss=loss)
+        peak = None
+        if card is not None:
+            peak = measured_bytes(configuration, channels=channels, heads=heads, precision=precision, device=card, loss=loss)
+        if peak is None:
+            peak = traced_bytes(configuration, channels=channels, heads=heads, precision=precision, loss=loss)
         return counted(configuration, channels=channels, heads=heads, training_bytes=peak)
 
     return footprint
@@ -77,9 +84,34 @@ def traced_bytes(configuration: Configuration, *, channels: int, heads: int, pre
     return max(fixed + live.peak + int(WORKSPACE * live.largest), in_optimizer)
 
 
+def measured_bytes(
+    configuration: Configuration, *, channels: int, heads: int, precision: torch.dtype, device: torch.device, loss: TraceLoss | None = None
+) -> int | None:
+    """Peak bytes of two real training steps on a card, its allocator's rounding and workspaces included; None if they do not fit."""
+    shape = (configuration.batch_size, *configuration.patch_size)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        network = build(configuration, channels=channels, heads=heads).to(device)
+        averaged = [weight.detach().clone() for weight in network.parameters()]
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, foreach=True)
+        for _ in range(2):
+            image = torch.zeros((shape[0], channels, *shape[1:]), device=device)
+            target = torch.zeros(shape, dtype=torch.int64, device=device)
+            _step(network, image, target, precision, loss or _dice_and_entropy)
+            optimizer.step()
+        del averaged
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    except torch.cuda.OutOfMemoryError:
+        return None
+    finally:
+        torch.cuda.empty_cache()
+
+
 def _step(network: nn.Module, image: Tensor, target: Tensor, precision: torch.dtype, loss: TraceLoss) -> None:
     network.train()
-    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+    with torch.autocast(image.device.type, dtype=precision, enabled=precision != torch.float32):
         outputs = network(image)
     outputs = outputs if isinstance(outputs, list) else [outputs]
     value = loss(outputs, target)

@@ -33,6 +33,10 @@ class GroupNorm(nn.Module):
         """`(n, channels, ...)` to the same shape and memory format."""
         if x.requires_grad and _slow_in_torch(x):
             return _ChannelsLast.apply(x, self.weight, self.bias, self.groups)  # type: ignore[no-any-return, no-untyped-call]
+        if x.is_cuda and x.dtype != torch.float32:
+            # Autocast on cards would turn this one layer to float32, and keep more than twice the bytes for the backward pass.
+            with torch.autocast("cuda", enabled=False):
+                return nn.functional.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), EPSILON)
         return nn.functional.group_norm(x, self.groups, self.weight, self.bias, EPSILON)
 
     def extra_repr(self) -> str:

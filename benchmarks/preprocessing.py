@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 PATCH = 64
+FOLDERS = {"hippocampus": "Dataset004_Hippocampus", "large": "Dataset005_Large"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", choices=["hippocampus", "large"], default=["hippocampus", "large"])
+    parser.add_argument("sets", nargs="*", metavar="hippocampus|large")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("AUTOSEG_TEST_DATA", "../shared/data")))
     parser.add_argument("--peer", default=os.environ.get("AUTOSEG_PEER_PYTHON"))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
@@ -40,8 +41,8 @@ def main() -> None:
     peers: dict[str, Any] = {}
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name in given.sets:
-            raw = Path(scratch) / "raw" / {"hippocampus": "Dataset004_Hippocampus", "large": "Dataset005_Large"}[name]
+        for name in given.sets or FOLDERS:
+            raw = Path(scratch) / "raw" / FOLDERS[name]
             link(given.data, raw, name)
             job = {"who": "ours", "raw": str(raw), "work": f"{scratch}/ours_{name}", "workers": given.workers, "limit": given.limit}
             figures[name] = measured(sys.executable, job, {})

@@ -276,6 +276,8 @@ def _width(sized: Sized, facts: Facts) -> str:
             f"feature-map values, {reference.budget / 1e6:.0f} million are allowed for a batch of {reference.batch}."
         )
     text = f"{c.features_per_stage[0]} to {c.features_per_stage[-1]} features"
+    if c.network == "residual_unet" and rules.network == "unet":
+        text += f", {sum(c.blocks_per_stage)} residual blocks in the encoder, because the largest patch leaves room for them"
     if sized.limit is not None and sized.next_rung is not None:
         return f"{text}; the next larger network ({_brief(sized.next_rung)}) would take {sized.limit}."
     if sized.limit is not None:
@@ -311,7 +313,8 @@ def _cascade(c: Configuration, facts: Facts) -> str:
 
 def _brief(c: Configuration) -> str:
     size = c.patch_size[1:] if c.planar else c.patch_size
-    return f"patch {_x(size)}, batch {c.batch_size}, {c.features_per_stage[0]} features"
+    deep = ", residual" if c.network == "residual_unet" else ""
+    return f"patch {_x(size)}, batch {c.batch_size}, {c.features_per_stage[0]} features{deep}"
 
 
 def _x(values: Sequence[float]) -> str:

@@ -59,6 +59,8 @@ class Rules:
     sizing: str
     memory_share: float
     narrow_features: int
+    deep_blocks: tuple[int, ...]
+    deep_decoder_blocks: tuple[int, ...]
     floor_voxels_2d: int
     floor_voxels_3d: int
     smallest_voxels_2d: int
@@ -117,6 +119,8 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             sizing=values["sizing"]["method"],
             memory_share=float(values["sizing"]["memory_share"]),
             narrow_features=int(values["sizing"]["narrow_features"]),
+            deep_blocks=tuple(values["sizing"]["deep_blocks"]),
+            deep_decoder_blocks=tuple(values["sizing"]["deep_decoder_blocks"]),
             floor_voxels_2d=int(values["sizing"]["floor_voxels_2d"]),
             floor_voxels_3d=int(values["sizing"]["floor_voxels_3d"]),
             smallest_voxels_2d=int(values["sizing"]["smallest_voxels_2d"]),

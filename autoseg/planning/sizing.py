@@ -5,10 +5,11 @@ The machine's way walks up a *ladder* of networks. Each rung shows the network m
     1  the narrow network, patches growing up to the floor (enough to see a structure and what surrounds it)
     2  the same patch, wider network
     3  the wide network, patches growing up to the median case
-    4  the largest patch, batches growing up to a share of the data set
+    4  the same patch, residual encoder (where no time budget makes more steps worth more)
+    5  the largest patch, batches growing up to a share of the data set
 
-The highest rung that keeps memory and time is taken. The ladder does not depend on the machine, so more memory or more time
-never gives less.
+The highest rung that keeps memory and time is taken. The ladder does not depend on how much there is of either, so more memory
+or more time never gives less.
 """
 
 from __future__ import annotations
@@ -79,20 +80,23 @@ def size_by_feature_maps(wanted: Wanted, rules: Rules) -> Sized:
     return Sized(configuration=replace(configuration, batch_size=batch), start_patch=start, batch_cap=cap, estimate=estimate)
 
 
-def size_by_cost(wanted: Wanted, rules: Rules, obstacle: Obstacle, correction: Callable[[Configuration], float] | None = None) -> Sized:
+def size_by_cost(
+    wanted: Wanted, rules: Rules, obstacle: Obstacle, *, deep: bool, correction: Callable[[Configuration], float] | None = None
+) -> Sized:
     """The highest rung of the ladder that nothing stands against.
 
     Parameters
     ----------
     obstacle : of (configuration, correction of its modelled memory): what stands against training it on this machine, in words;
         None if nothing does
+    deep : whether the ladder has residual encoders
     correction : memory of the real network over that of the model, for a configuration; None: the model is taken as it is
 
     Returns
     -------
     the configuration; the lowest rung where even that one meets an obstacle (`limit` then says which).
     """
-    rungs = ladder(wanted, rules)
+    rungs = ladder(wanted, rules, deep=deep)
     factor = 1.0
     low = _highest(rungs, obstacle, factor)
     if correction is not None:
@@ -121,7 +125,7 @@ def _highest(rungs: Sequence[Configuration], obstacle: Obstacle, factor: float) 
     return low
 
 
-def ladder(wanted: Wanted, rules: Rules) -> tuple[Configuration, ...]:
+def ladder(wanted: Wanted, rules: Rules, *, deep: bool) -> tuple[Configuration, ...]:
     """All candidates, from the least to the most voxels per step; see the drawing at the top."""
     patches = _patches(wanted, rules)
     floor = rules.floor_voxels_2d if wanted.planar else rules.floor_voxels_3d
@@ -139,8 +143,18 @@ def ladder(wanted: Wanted, rules: Rules) -> tuple[Configuration, ...]:
         rungs.append(_configuration(wanted, larger, rules, base=widest, batch=fewest))
     largest = patches[-1]
     cap = _batch_cap(wanted, largest.patch_size, rules)
-    rungs += [_configuration(wanted, largest, rules, base=widest, batch=batch) for batch in range(fewest + 1, cap + 1)]
-    return tuple(rungs)
+    top = [_configuration(wanted, largest, rules, base=widest, batch=batch) for batch in range(fewest, cap + 1)]
+    return (*rungs, *(_deepened(c, rules) for c in top)) if deep else (*rungs, *top[1:])
+
+
+def _deepened(configuration: Configuration, rules: Rules) -> Configuration:
+    """The same with a residual encoder."""
+    return replace(
+        configuration,
+        network="residual_unet",
+        blocks_per_stage=first_entries(rules.deep_blocks, configuration.stages),
+        decoder_blocks_per_stage=first_entries(rules.deep_decoder_blocks, configuration.stages - 1),
+    )
 
 
 def _widths(rules: Rules) -> list[int]:

@@ -18,6 +18,11 @@ from autoseg.workspace import Run, Workspace
 
 PREFERRED = ("3d_fullres", "3d_cascade", "2d", "3d_lowres")  # where no selection was made
 
+# What a fold's result depends on: one preprocessing, one tiling and one set of mirror images serve all folds of a stage.
+_OF_A_PLAN = ("labels", "channels", "axis_order", "intensities", "mirror_axes", "swap_axis")
+_OF_A_CONFIGURATION = ("spacing", "normalization", "patch_size", "network", "norm", "strides", "kernel_sizes", "features_per_stage",
+                       "blocks_per_stage", "decoder_blocks_per_stage", "previous_stage")  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -69,7 +74,8 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
     ------
     MissingPath : no such folder
     ModelError : nothing is trained, a wanted fold is not there, or a file is damaged
-    PlanMismatch : the folds were trained with different plans
+    PlanMismatch : the folds were trained with different plans, or the stages of a cascade were
+    SettingsError : the plan in a model file cannot be understood
     """
     if not path.is_dir():
         if path.exists():
@@ -87,7 +93,7 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
     stages = [last]
     if last.configuration.previous_stage is not None:
         first, other_plan, more = _load_stage(workspace, last.configuration.previous_stage, None, chosen)
-        _check_same(plan, other_plan, workspace.root)
+        _check_same(plan, other_plan, first.configuration.name, workspace.configuration(first.configuration.name))
         stages.insert(0, first)
         digests = [*more, *digests]
     return Model(
@@ -143,7 +149,7 @@ def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, de
         weights, description = checkpoint.load_model(run)
         fold_plan = Plan.from_json(description["plan"])
         if plan is not None:
-            _check_same(plan, fold_plan, run.root)
+            _check_same(plan, fold_plan, name, run.root)
         plan = plan or fold_plan
         loaded.append(_network(fold_plan, description["configuration"], weights, device, run))
         digests.append(checkpoint.digest(weights))
@@ -166,14 +172,17 @@ def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device:
     return networks.place(network, device).eval().requires_grad_(False)
 
 
-def _check_same(first: Plan, second: Plan, where: Path) -> None:
+def _check_same(first: Plan, second: Plan, configuration: str, where: Path) -> None:
     """Folds and stages can be used together only if they mean the same by their inputs and outputs."""
-    for what in ("labels", "channels", "axis_order", "intensities"):
-        if getattr(first, what) != getattr(second, what):
-            raise PlanMismatch(
-                f"folds were trained with different {what}",
-                file=where,
-                found=str(getattr(second, what)),
-                expected=str(getattr(first, what)),
-                fix="train them again with one plan: autoseg train --overwrite",
-            )
+    one, other = first.configuration(configuration), second.configuration(configuration)
+    pairs = [(what, getattr(first, what), getattr(second, what)) for what in _OF_A_PLAN]
+    pairs += [(what, getattr(one, what), getattr(other, what)) for what in _OF_A_CONFIGURATION]
+    different = [pair for pair in pairs if pair[1] != pair[2]]
+    if different:
+        raise PlanMismatch(
+            f"folds of {configuration} were trained with different {', '.join(what for what, _, _ in different)}",
+            file=where,
+            found="\n".join(f"{what} {found}" for what, _, found in different),
+            expected="\n".join(f"{what} {wanted}" for what, wanted, _ in different),
+            fix=f"train all folds of {configuration} again with one plan: autoseg train --overwrite",
+        )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoseg import files
 from autoseg.errors import MissingPath, ModelError, PlanMismatch
 from autoseg.labels import make_labels
+from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Plan
 from autoseg.prediction import open_model
 from autoseg.workspace import Workspace
@@ -83,9 +85,60 @@ def test_folds_trained_for_other_labels_are_not_mixed(make_plan: Callable[..., P
         open_model(workspace.root, device="cpu")
 
 
-def test_weights_of_another_network_are_refused(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:
-    from autoseg.networks import checkpoint
+@pytest.mark.parametrize(
+    ("of_plan", "of_configuration"),
+    [
+        ({}, {"spacing": (3.0, 2.0, 2.2)}),
+        ({}, {"normalization": ("zscore", "zscore")}),
+        ({}, {"patch_size": (1, 16, 16)}),
+        ({}, {"norm": "instance"}),
+        ({"mirror_axes": (1, 2)}, {}),
+        ({"swap_axis": None}, {}),
+    ],
+)
+def test_folds_are_not_averaged_where_one_preprocessing_cannot_serve_them_all(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace], of_plan: dict[str, Any], of_configuration: dict[str, Any]
+) -> None:
+    plan = only(make_plan(), "2d")
+    workspace = make_workspace(plan, folds=2)
+    changed = replace(plan, **of_plan, configurations=tuple(replace(c, **of_configuration) for c in plan.configurations))
+    _swap_plan(workspace, "2d", 1, changed)
+    (key,) = {**of_plan, **of_configuration}
+    with pytest.raises(PlanMismatch) as caught:
+        open_model(workspace.root, device="cpu")
+    assert caught.value.summary == f"folds of 2d were trained with different {key}"
+    assert caught.value.file == str(workspace.run("2d", 1).root)
+    assert open_model(workspace.root, folds=[1], device="cpu").plan.to_json() == changed.to_json()  # alone it is a model
 
+
+def test_folds_whose_plans_differ_in_the_batch_alone_are_averaged(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
+) -> None:
+    plan = only(make_plan(), "2d")
+    workspace = make_workspace(plan, folds=2)
+    _swap_plan(workspace, "2d", 1, replace(plan, configurations=tuple(replace(c, batch_size=9) for c in plan.configurations)))
+    assert open_model(workspace.root, device="cpu").stages[-1].folds == (0, 1)
+
+
+def test_a_cascade_refuses_a_first_stage_trained_at_another_spacing(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
+) -> None:
+    plan = make_plan()
+    workspace = make_workspace(plan, folds=1)
+    coarser = [replace(c, spacing=(5.0, 3.0, 3.3)) if c.name == "3d_lowres" else c for c in plan.configurations]
+    _swap_plan(workspace, "3d_lowres", 0, replace(plan, configurations=tuple(coarser)))
+    with pytest.raises(PlanMismatch, match="folds of 3d_lowres were trained with different spacing"):
+        open_model(workspace.root, configuration="3d_cascade", device="cpu")
+
+
+def _swap_plan(workspace: Workspace, configuration: str, fold: int, plan: Plan) -> None:
+    """The same weights, said to be trained with another plan."""
+    run = workspace.run(configuration, fold)
+    weights, description = checkpoint.load_model(run)
+    checkpoint.save_model(run, weights, {**description, "plan": plan.to_json()})
+
+
+def test_weights_of_another_network_are_refused(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:
     workspace = make_workspace(only(make_plan(), "2d"), folds=1)
     run = workspace.run("2d", 0)
     weights, description = checkpoint.load_model(run)

@@ -26,6 +26,7 @@ from autoseg.training.batches import Batch, Batches
 from autoseg.training.history import Clock, EpochWatch, clock_text, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.learner import Learner, Step
+from autoseg.training.origin import origin_of, refuse_another
 from autoseg.training.sampling import PatchSource
 from autoseg.training.schedule import Budget, learning_rate
 from autoseg.training.settings import TrainingSettings, read_settings
@@ -107,7 +108,7 @@ def train(
     Interrupted : SIGINT, SIGTERM or SIGUSR1; the state is saved and the same call goes on from there
     TrainingFailed : too many steps in a row without finite numbers
     SettingsError : a setting that cannot be used
-    PlanMismatch : the saved state belongs to another network
+    PlanMismatch : the saved state belongs to other cases, another plan, other settings or another seed
     """
     settings = check_settings(task.plan, task.settings or {})
     with _reproducible(task), listening() as interruption:
@@ -325,7 +326,12 @@ def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock
     """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
     progress.elapsed = clock.now()
     kept = {name: value for name, value in vars(progress).items() if name != "history"}
-    state = {"progress": {**kept, "history": json.dumps(progress.history)}, "learner": learner.state(), "seed": task.seed}
+    state = {
+        "progress": {**kept, "history": json.dumps(progress.history)},
+        "learner": learner.state(),
+        "seed": task.seed,
+        "origin": _origin(task),
+    }
     checkpoint.save_state(task.run.state, state)
     scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
     description = {
@@ -352,11 +358,12 @@ def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) ->
 
     Raises
     ------
-    PlanMismatch : the state is of another network or seed
+    PlanMismatch : the state is of other cases, another plan, other settings or another seed
     """
     state = checkpoint.load_state(task.run.state)
     if state is None:
         return Progress()
+    refuse_another(state.get("origin"), _origin(task), file=task.run.state)
     try:
         learner.load(state["learner"])
         kept = dict(state["progress"])
@@ -379,6 +386,15 @@ def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) ->
     if not progress.finished:
         say(f"going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
     return progress
+
+
+def _origin(task: TrainingTask) -> dict[str, Any]:
+    return origin_of(
+        task.plan,
+        task.configuration,
+        training=(case.name for case in task.train_cases),
+        validation=(case.name for case in task.validation_cases),
+    )
 
 
 def _extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, say: Callable[[str], None]) -> None:

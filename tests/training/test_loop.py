@@ -13,6 +13,8 @@ import torch
 
 from autoseg import machine
 from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFailed
+from autoseg.fingerprint import ChannelIntensities
+from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.training import loop
 from autoseg.training.learner import Step
@@ -238,8 +240,54 @@ def test_a_state_of_another_network_or_seed_is_refused(cases, tmp_path):
     with pytest.raises(PlanMismatch, match="another seed"):
         train(make_task(cases, tmp_path, seed=6))
     task = make_task(cases, tmp_path)
-    with pytest.raises(PlanMismatch, match="another network"):
+    with pytest.raises(PlanMismatch, match="another plan: 'features_per_stage'"):
         train(replace(task, configuration=replace(task.configuration, features_per_stage=(8, 24))))
+    with pytest.raises(PlanMismatch, match="other settings"):
+        train(make_task(cases, tmp_path, settings=SETTINGS | {"optimizer.name": "sgd"}))
+
+
+@pytest.mark.parametrize("epochs", [3, 5])
+def test_a_run_goes_on_with_no_other_split_whether_it_is_finished_or_made_longer(cases, tmp_path, epochs):
+    task = make_task(cases, tmp_path)
+    train(task)
+    before = task.run.weights.read_bytes()
+    swapped = replace(task, epochs=epochs, train_cases=[cases[4], *cases[1:4]], validation_cases=[cases[0], cases[5]])
+    with pytest.raises(PlanMismatch, match="other training cases") as caught:
+        train(swapped)
+    assert caught.value.found == "begun without case4" and "--overwrite" in caught.value.fix
+    with pytest.raises(PlanMismatch, match="other validation cases"):
+        train(replace(task, epochs=epochs, validation_cases=cases[5:]))
+    assert task.run.weights.read_bytes() == before
+    train(replace(task, epochs=epochs, train_cases=cases[3::-1]))  # the same ones in another order
+
+
+@pytest.mark.parametrize("epochs", [3, 5])
+def test_a_run_goes_on_with_no_other_plan_but_its_explanations_may_change(cases, tmp_path, epochs):
+    task = make_task(cases, tmp_path)
+    train(task)
+    task = replace(task, epochs=epochs)
+    for name, value in {"spacing": (2.0, 2.0, 2.0), "normalization": ("ct",), "batch_size": 3}.items():
+        with pytest.raises(PlanMismatch, match=f"another plan: '{name}'") as caught:
+            train(replace(task, configuration=replace(task.configuration, **{name: value})))
+        assert "--overwrite" in caught.value.fix
+    intensities = (ChannelIntensities(mean=1, median=1, std=1, min=0, max=2, percentile_00_5=0, percentile_99_5=2),)
+    labels = make_labels({"background": 0, "dark": 1, "bright": 2})
+    changes = {"mirror_axes": (0,), "swap_axis": 2, "axis_order": (1, 0, 2), "intensities": intensities, "labels": labels}
+    for name, value in changes.items():
+        with pytest.raises(PlanMismatch, match=f"another plan: '{name}'"):
+            train(replace(task, plan=replace(task.plan, **{name: value})))
+    told = replace(task.configuration, reasons=("another sentence",))
+    train(replace(task, plan=replace(task.plan, reasons=("so",), device={"name": "other"}, configurations=(told,)), configuration=told))
+
+
+def test_a_state_that_does_not_tell_its_cases_is_refused(cases, tmp_path):
+    task = make_task(cases, tmp_path)
+    train(task)
+    state = checkpoint.load_state(task.run.state)
+    del state["origin"]
+    checkpoint.save_state(task.run.state, state)
+    with pytest.raises(PlanMismatch, match="earlier version"):
+        train(task)
 
 
 def test_unknown_settings_and_impossible_wishes_are_refused_at_the_door(cases, tmp_path):

@@ -1,0 +1,88 @@
+"""What a run was begun with: its cases and all of the plan that shapes its arrays and its network.
+
+A run may only go on with the same. Otherwise cases it has learned would be validated on, or weights learned on one grid would
+be passed off as a model of another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autoseg.errors import PlanMismatch
+from autoseg.planning.configuration import Configuration, Plan
+
+# of the plan and its configuration: neither explanations and forecasts, nor settings, which may change while a run is under way
+_OF_PLAN = ("channels", "labels", "regions", "ignore", "pairs", "aliases", "axis_order", "mirror_axes", "swap_axis", "intensities")
+_NOT_OF_CONFIGURATION = ("predicted", "reasons")
+
+
+def origin_of(plan: Plan, configuration: Configuration, *, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
+    """Plain JSON values to be kept in the state: "cases" and "plan", each a mapping.
+
+    Parameters
+    ----------
+    training, validation : names of the cases, in any order
+    """
+    whole = plan.to_json()
+    facts = {
+        "cases": {"training": sorted(training), "validation": sorted(validation)},
+        "plan": {key: whole[key] for key in _OF_PLAN if key in whole}
+        | {key: value for key, value in vars(configuration).items() if key not in _NOT_OF_CONFIGURATION},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from the state
+    return plain
+
+
+def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, file: Path) -> None:
+    """Nothing, if a run goes on with what it was begun with.
+
+    Parameters
+    ----------
+    kept, wanted : what `origin_of` gave when the run was begun and gives now; `None`: not recorded
+    file : the state, for the message
+
+    Raises
+    ------
+    PlanMismatch : other cases in training or validation, or another plan; the first difference is named
+    """
+    if kept is None:
+        raise PlanMismatch(
+            "the saved state does not tell which cases and plan it was begun with",
+            file=file,
+            found="a state of an earlier version",
+            fix="begin again with --overwrite",
+        )
+    for part, names in wanted["cases"].items():
+        before = set(kept["cases"][part])
+        if before != set(names):
+            raise PlanMismatch(
+                f"the run was begun with other {part} cases",
+                file=file,
+                found=_some("begun without", set(names) - before) or _some("begun with", before - set(names)),
+                expected=f"the {len(names)} {part} cases of this fold",
+                fix="put splits.json and the data back as they were, or begin again with --overwrite",
+            )
+    for key in {**wanted["plan"], **kept["plan"]}:
+        before_value, now = kept["plan"].get(key), wanted["plan"].get(key)
+        if before_value != now:
+            raise PlanMismatch(
+                f"the run was begun with another plan: '{key}' differs",
+                file=file,
+                found=f"{key} = {json.dumps(before_value)} when it was begun",
+                expected=f"{json.dumps(now)}, as in the plan now",
+                fix="put plan.json back as it was, or begin again with --overwrite",
+            )
+
+
+def _some(what: str, names: set[str], most: int = 5) -> str:
+    """A few of the names.
+
+    >>> _some("begun with", {"b", "a", "c"}, 2)
+    'begun with a, b and 1 more'
+    """
+    first = sorted(names)[:most]
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{what} {', '.join(first)}{rest}" if first else ""

@@ -27,10 +27,16 @@ def validate_plan(
     Raises
     ------
     SettingsError : lists that do not fit together, a patch that its strides do not divide, feature maps that get too small, unknown
-        names; all faults of all configurations are in the message
+        names, a cascade on other arrays than the full resolution's, a flip that mixes left and right labels; all faults of all
+        configurations are in the message
     NotEnough : a configuration takes more memory than the machine has
     """
-    faults = [*_of_the_whole(plan), *(f"{c.name}: {fault}" for c in plan.configurations for fault in _of_one(plan, c))]
+    faults = [
+        *_of_the_whole(plan),
+        *_of_mirroring(plan),
+        *_of_the_cascade(plan),
+        *(f"{c.name}: {fault}" for c in plan.configurations for fault in _of_one(plan, c)),
+    ]
     if faults:
         raise SettingsError(
             "the plan cannot be used as it stands",
@@ -48,6 +54,8 @@ def _of_the_whole(plan: Plan) -> Iterator[str]:
         yield f"mirror_axes {list(plan.mirror_axes)} names axes beside 0, 1, 2"
     if plan.swap_axis not in (None, 0, 1, 2):
         yield f"swap_axis {plan.swap_axis} is none of 0, 1, 2"
+    if len(plan.intensities) != len(plan.channels):
+        yield f"intensities has {len(plan.intensities)} entries, one per channel is needed: {len(plan.channels)}"
     if not plan.configurations:
         yield "there is no configuration"
     names = [c.name for c in plan.configurations]
@@ -56,6 +64,36 @@ def _of_the_whole(plan: Plan) -> Iterator[str]:
             yield f"unknown configuration '{c.name}': one of {', '.join(CONFIGURATION_NAMES)}"
         if c.previous_stage is not None and c.previous_stage not in names:
             yield f"{c.name} follows '{c.previous_stage}', which is not planned"
+
+
+def _of_mirroring(plan: Plan) -> Iterator[str]:
+    """A mirrored left kidney is a right one: where labels come in such pairs, that flip and no other must swap them."""
+    if not plan.labels.pairs or sorted(plan.axis_order) != [0, 1, 2]:
+        return
+    left_right = plan.axis_order.index(2)  # left and right lie along the canonical x axis
+    seen = any(c.patch_size[left_right] > 1 for c in plan.configurations if len(c.patch_size) == 3)
+    named = ", ".join(f"{left}/{right}" for left, right in plan.labels.pairs)
+    if left_right in plan.mirror_axes and plan.swap_axis is None and seen:
+        yield (
+            f"mirror_axes {list(plan.mirror_axes)} flips left and right, and swap_axis null leaves {named} as they were: make "
+            f"swap_axis {left_right}, or take {left_right} out of mirror_axes"
+        )
+    elif plan.swap_axis not in (None, left_right):
+        yield f"swap_axis {plan.swap_axis} swaps {named} in a flip that does not: left and right lie along axis {left_right}"
+
+
+def _of_the_cascade(plan: Plan) -> Iterator[str]:
+    """The cascade learns from the arrays of the full resolution; prediction makes its own, which must be the same."""
+    found = {c.name: c for c in plan.configurations}
+    full, cascade = found.get("3d_fullres"), found.get("3d_cascade")
+    if full is None or cascade is None:
+        return
+    for key, ours, theirs in (
+        ("spacing", cascade.spacing, full.spacing),
+        ("normalization", cascade.normalization, full.normalization),
+    ):
+        if tuple(ours) != tuple(theirs):
+            yield f"3d_cascade: {key} {list(ours)} differs from that of 3d_fullres, {list(theirs)}: the cascade is trained on its arrays"
 
 
 def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:

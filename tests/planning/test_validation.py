@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from autoseg.errors import NotEnough, SettingsError
+from autoseg.labels import make_labels
 from autoseg.planning.plan import make_plan
 from autoseg.planning.validation import validate_plan
 from tests.planning.fingerprints import CPU, card, make_fingerprint, preset
@@ -45,8 +47,6 @@ def test_each_bad_edit_is_named(changes, said):
     with pytest.raises(SettingsError) as error:
         validate_plan(edited(**changes))
     assert error.match("cannot be used")
-    import re
-
     assert re.search(said, str(error.value), re.DOTALL), str(error.value)
 
 
@@ -62,3 +62,55 @@ def test_a_batch_beyond_the_memory_is_an_error_with_figures():
     with pytest.raises(NotEnough, match="takes more memory") as error:
         validate_plan(plan, machine=card(8e9))
     assert "8.0 GB" in str(error.value) and "batch 400" in str(error.value)
+
+
+def with_cascade(**changes):
+    low = replace(FULL, name="3d_lowres", spacing=(2.0, 2.0, 2.0))
+    cascade = replace(FULL, name="3d_cascade", previous_stage="3d_lowres", batch_size=1)
+    return replace(PLAN, configurations=(low, FULL, replace(cascade, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"spacing": (1.0, 1.0, 1.5)}, r"3d_cascade: spacing \[1.0, 1.0, 1.5\] differs from that of 3d_fullres"),
+        ({"normalization": ("ct",)}, r"3d_cascade: normalization \['ct'\] differs"),
+    ],
+)
+def test_the_cascade_keeps_to_the_arrays_of_the_full_resolution(changes, said):
+    validate_plan(with_cascade())
+    with pytest.raises(SettingsError, match=said):
+        validate_plan(with_cascade(**changes))
+
+
+PAIRED = make_labels({"background": 0, "left": 1, "right": 2}, pairs=(("left", "right"),))
+
+
+def mirrored(labels=PAIRED, **changes):
+    return replace(PLAN, labels=labels, **{"axis_order": (2, 0, 1), "mirror_axes": (0, 1, 2), "swap_axis": 0, **changes})
+
+
+def test_a_flip_that_swaps_left_and_right_or_is_not_made_is_fine():
+    validate_plan(mirrored())
+    validate_plan(mirrored(mirror_axes=(1, 2), swap_axis=None))
+    validate_plan(mirrored(swap_axis=None, labels=PLAN.labels))
+    planar = tuple(c for c in PLAN.configurations if c.planar)
+    validate_plan(mirrored(swap_axis=None, configurations=planar))  # left and right lie across the slices
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"swap_axis": None}, "leaves left/right as they were: make swap_axis 0, or take 0 out of mirror_axes"),
+        ({"swap_axis": None, "axis_order": (0, 1, 2)}, "make swap_axis 2"),
+        ({"swap_axis": 2}, "swap_axis 2 swaps left/right in a flip that does not: left and right lie along axis 0"),
+    ],
+)
+def test_a_flip_that_mixes_left_and_right_labels_is_refused(changes, said):
+    with pytest.raises(SettingsError, match=said):
+        validate_plan(mirrored(**changes))
+
+
+def test_every_channel_needs_its_intensities():
+    with pytest.raises(SettingsError, match="intensities has 0 entries, one per channel is needed: 1"):
+        validate_plan(replace(PLAN, intensities=()))

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoseg import files
-from autoseg.errors import MissingPath, ModelError
+from autoseg.errors import MissingPath, ModelError, UnreadableFile
 from autoseg.workspace import Run
 
 MODEL_FORMAT = 1
@@ -35,16 +35,16 @@ def save_model(run: Run, weights: Mapping[str, Tensor], description: Mapping[str
     Parameters
     ----------
     weights : a network's state_dict, on any device and in any memory format
-    description : plain JSON values: plan (`Plan.to_json()`), configuration, fold, version, epochs, scores, ...; `format` and
-        `sha256` (of the tensors) are added here
+    description : plain JSON values: plan (`Plan.to_json()`), configuration, fold, version, epochs, scores, ...; `format` is
+        added here, and to `model.json` the `digest` of the weights, by which a result can tell the model that it is of
 
     Raises
     ------
     NotEnough : the disk is full; what was there before is left as it was
     """
     whole = {"format": MODEL_FORMAT, **description}
-    sha256 = write_tensors(run.weights, weights, whole)
-    files.write_json(run.description, {**whole, _DIGEST: sha256})
+    written = write_tensors(run.weights, weights, whole)
+    files.write_json(run.description, {**whole, "digest": written})
 
 
 def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -64,6 +64,18 @@ def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
             fix="use the version of autoseg that made it, or train again",
         )
     return weights, description
+
+
+def holds(run: Run, weights: Mapping[str, Tensor], *, steps: int) -> bool:
+    """Whether `model.safetensors` and `model.json` are whole, and are these weights after that many steps."""
+    expected = {"steps": steps, "digest": digest(weights)}
+    try:
+        found, description = load_model(run)
+        readable = files.read_json(run.description)
+    except (MissingPath, ModelError, UnreadableFile):
+        return False
+    alike = description.get("steps") == steps and digest(found) == expected["digest"]
+    return alike and isinstance(readable, dict) and {name: readable.get(name) for name in expected} == expected
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -90,16 +102,23 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     path = _state_file(folder)
     if not path.exists():
         return None
-    tensors, description = read_tensors(path)
+    again = f"begin again: the same command with --overwrite, or remove {folder}; until then predict goes on with the model beside it"
+    try:
+        tensors, description = read_tensors(path)
+    except ModelError as error:
+        raise ModelError("the saved state of the training is damaged", file=path, found=error.found, fix=again) from None
     if description.get("format") != MODEL_FORMAT:
         raise ModelError(
             "a training state of another format",
             file=path,
             found=f"format {description.get('format')}",
             expected=f"format {MODEL_FORMAT}",
-            fix=f"remove {folder} to begin again",
+            fix=again,
         )
-    state: dict[str, Any] = _unflatten(description["state"], tensors)
+    try:
+        state: dict[str, Any] = _unflatten(description["state"], tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError("the saved state of the training is damaged", file=path, found=f"no {error}", fix=again) from None
     return state
 
 
@@ -152,7 +171,7 @@ def _damaged(path: Path, found: str) -> ModelError:
         file=path,
         found=found,
         expected="a safetensors file written by autoseg",
-        fix="copy the file again, or train again",
+        fix="copy the file again; beside its training state, the same train command writes it anew",
     )
 
 

@@ -108,6 +108,7 @@ def train(
     Interrupted : SIGINT, SIGTERM or SIGUSR1; the state is saved and the same call goes on from there
     TrainingFailed : too many steps in a row without finite numbers
     SettingsError : a setting that cannot be used
+    ModelError : the saved state is damaged
     PlanMismatch : the saved state belongs to other cases, another plan, other settings or another seed
     """
     settings = check_settings(task.plan, task.settings or {})
@@ -117,6 +118,7 @@ def train(
         progress = _resume(task, learner, say)
         _extend(task, settings, progress, say)
         if progress.finished:
+            _mend_model(task, learner, progress, say)
             return learner.averaged.eval()
         batches = Batches(
             task.train_cases,
@@ -333,6 +335,10 @@ def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock
         "origin": _origin(task),
     }
     checkpoint.save_state(task.run.state, state)
+    _save_model(task, learner, progress)
+
+
+def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> None:
     scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
     description = {
         "version": __version__,
@@ -353,11 +359,19 @@ def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock
     checkpoint.save_model(task.run, learner.weights(), description)
 
 
+def _mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: Callable[[str], None]) -> None:
+    """The model of a finished run is written anew where it is not the state's: killed between the two, lost or damaged."""
+    if not checkpoint.holds(task.run, learner.weights(), steps=progress.step):
+        say(f"{task.run.weights} is missing, damaged or older than the saved state: written anew from it")
+        _save_model(task, learner, progress)
+
+
 def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) -> Progress:
     """Where the run was stopped, or its beginning.
 
     Raises
     ------
+    ModelError : the state is damaged
     PlanMismatch : the state is of other cases, another plan, other settings or another seed
     """
     state = checkpoint.load_state(task.run.state)

@@ -36,7 +36,7 @@ def test_weights_and_description_come_back(run: Run) -> None:
     assert loaded.keys() == weights.keys()
     assert description["configuration"] == "2d" and description["scores"] == {"dice": None}
     assert files.read_json(run.description)["configuration"] == "2d"
-    assert files.read_json(run.description)["sha256"] == checkpoint.digest(weights)
+    assert files.read_json(run.description)["digest"] == checkpoint.digest(weights)
 
 
 def test_weights_that_share_memory_are_saved_as_what_they_show(run: Run) -> None:
@@ -62,6 +62,38 @@ def test_a_truncated_file_is_noticed(run: Run) -> None:
     run.weights.write_bytes(run.weights.read_bytes()[:-7])
     with pytest.raises(ModelError, match="damaged"):
         checkpoint.load_model(run)
+
+
+def test_a_model_holds_its_own_weights_and_no_others(run: Run) -> None:
+    weights = {"a": torch.randn(50)}
+    assert not checkpoint.holds(run, weights, steps=3)
+    checkpoint.save_model(run, weights, {"steps": 3})
+    assert checkpoint.holds(run, weights, steps=3)
+    assert not checkpoint.holds(run, weights, steps=4)
+    assert not checkpoint.holds(run, {"a": weights["a"] + 1}, steps=3)
+    for path in (run.weights, run.description):
+        content = path.read_bytes()
+        path.write_bytes(content[:-7])
+        assert not checkpoint.holds(run, weights, steps=3)
+        path.unlink()
+        assert not checkpoint.holds(run, weights, steps=3)
+        path.write_bytes(content)
+    files.write_json(run.description, [])
+    assert not checkpoint.holds(run, weights, steps=3)
+
+
+@pytest.mark.parametrize("broken", ["truncated", "of another format", "of another shape"])
+def test_a_state_that_cannot_be_read_says_how_to_begin_again(tmp_path: Path, broken: str) -> None:
+    checkpoint.save_state(tmp_path, {"a": torch.randn(50)})
+    path = tmp_path / "state.safetensors"
+    if broken == "truncated":
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        description = {"format": 99} if broken == "of another format" else {"format": checkpoint.MODEL_FORMAT, "state": ["tensor", "b"]}
+        checkpoint.write_tensors(path, {"a": torch.zeros(2)}, description)
+    with pytest.raises(ModelError, match="state") as caught:
+        checkpoint.load_state(tmp_path)
+    assert "--overwrite" in str(caught.value) and f"remove {tmp_path}" in str(caught.value)
 
 
 def test_foreign_files_and_formats_are_refused(run: Run) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autoseg import machine
-from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFailed
+from autoseg.errors import Interrupted, ModelError, PlanMismatch, SettingsError, TrainingFailed
 from autoseg.fingerprint import ChannelIntensities
 from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
@@ -102,6 +102,40 @@ def test_a_finished_run_is_not_trained_again(cases, tmp_path):
     rows = []
     again = train(task, report=rows.append)
     assert rows == [] and equal(dict(first.state_dict()), dict(again.state_dict())) and task.run.weights.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("harm", ["killed before the model", "removed", "truncated", "description removed"])
+def test_the_model_of_a_finished_run_is_written_anew_from_its_state(cases, tmp_path, harm, monkeypatch):
+    task = make_task(cases, tmp_path)
+    if harm == "killed before the model":
+        train(replace(task, epochs=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_save_model", lambda *anything: None)
+            expected = train(task)
+        assert checkpoint.load_model(task.run)[1]["epochs"] == 1
+    else:
+        expected = train(task)
+        path = task.run.description if harm == "description removed" else task.run.weights
+        path.write_bytes(path.read_bytes()[:-9])
+        if "removed" in harm:
+            path.unlink()
+    said = []
+    again = train(task, say=said.append)
+    weights, description = checkpoint.load_model(task.run)
+    assert equal(weights, dict(expected.state_dict())) and equal(weights, dict(again.state_dict()))
+    assert description["epochs"] == 3 and description["steps"] == 12 and description["finished"]
+    assert json.loads(task.run.description.read_text())["digest"] == checkpoint.digest(weights)
+    assert len(said) == 1 and "written anew" in said[0]
+
+
+def test_a_damaged_state_says_what_to_do_and_leaves_the_model(cases, tmp_path):
+    task = make_task(cases, tmp_path, epochs=1)
+    train(task)
+    state = next(task.run.state.iterdir())
+    state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="--overwrite"):
+        train(task)
+    assert checkpoint.load_model(task.run)[1]["finished"]
 
 
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_its_rate_does_not_jump(cases, tmp_path, monkeypatch):

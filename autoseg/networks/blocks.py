@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoseg.networks.group_norm import GroupNorm
+from autoseg.networks.group_norm import GroupNorm, channels_last
 
 NEGATIVE_SLOPE = 0.01  # of LeakyReLU. Source: nnU-Net 2.8.1 (torch's default)
 MOST_GROUPS = 8  # of GroupNorm. Source: Myronenko 2018, arXiv:1810.11654 (8 groups in a 3D encoder-decoder)
@@ -118,7 +119,27 @@ class DecoderStep(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """`x` `(n, channels_in, *shape)` and `skip` `(n, channels_out, *shape * stride)` to the shape of `skip`."""
-        return self.blocks(torch.cat((self.up(x), skip), dim=1))
+        return self.blocks(_Join.apply(self.up(x), skip))  # type: ignore[no-untyped-call]
+
+
+class _Join(torch.autograd.Function):
+    """Concatenation along the channels whose derivatives are whole tensors, not views into one.
+
+    What follows such a view channels-last works on runs of a few channels: torch's addition then takes 7 ms in place of 2
+    for (2, 16, 40, 56, 40) in bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        ctx.channels = first.shape[1]
+        return torch.cat((first, second), dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        first, second = dy[:, : ctx.channels], dy[:, ctx.channels :]
+        if dy.is_contiguous():
+            return first, second
+        return first.clone(memory_format=channels_last(dy)), second.clone(memory_format=channels_last(dy))
 
 
 class Decoder(nn.Module):

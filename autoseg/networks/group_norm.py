@@ -44,25 +44,27 @@ class GroupNorm(nn.Module):
         return f"{self.groups}, {self.weight.numel()}"
 
 
-def _slow_in_torch(x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dim() not in (4, 5):
-        return False
-    return not x.is_contiguous() and x.is_contiguous(memory_format=_channels_last(x))
-
-
-def _channels_last(x: Tensor) -> torch.memory_format:
+def channels_last(x: Tensor) -> torch.memory_format:
+    """The channels-last format of a batch in two or three dimensions."""
     return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
 
 
+def _slow_in_torch(x: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dim() not in (4, 5):
+        return False
+    return not x.is_contiguous() and x.is_contiguous(memory_format=channels_last(x))
+
+
 class _ChannelsLast(torch.autograd.Function):
-    """Torch's forward pass, and the backward pass on rows of whole voxels.
+    """Torch's forward pass, and a backward pass of sums per channel and products on rows of whole voxels.
 
-    With g the groups, v the voxels of a group times its channels, and x' = (x - mean) / std the normalised input:
+    With v the numbers of a group in one case, and x' = (x - mean) / std the normalised input:
 
-        dx = weight / std * dy - (A + x' * B') / (std * v)        A = sum over the group of weight * dy
-                                                                  B' = sum over the group of weight * dy * x'
+        dx = weight / std * dy - (A + x' * B) / (std * v)        A = sum over the group of weight * dy
+                                                                 B = sum over the group of weight * dy * x'
 
-    which is a * dy + b * x + c with a, b, c constant per case and channel.
+    which is a * dy + b * x + c with a, b, c constant per case and channel. The sums over voxels are those that torch's batch
+    normalisation makes of each case, in float32 and fast channels-last.
     """
 
     @staticmethod
@@ -76,36 +78,46 @@ class _ChannelsLast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, mean, inverse_std = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=channels_last(x))
         n, channels = x.shape[:2]
         groups = mean.shape[1]
-        voxels = x.numel() // (n * channels)
-        repeat = 1  # voxels per row
-        while repeat * channels < _ROW and voxels % (2 * repeat) == 0:
-            repeat *= 2
-
-        rows_x = _rows(x, repeat)  # (n, rows, repeat * channels)
-        rows_dy = _rows(dy.contiguous(memory_format=_channels_last(x)), repeat)
-        sum_dy = rows_dy.sum(1, dtype=torch.float32).view(n, repeat, channels).sum(1).view(n, groups, -1)
-        sum_dy_x = (rows_dy * rows_x).sum(1, dtype=torch.float32).view(n, repeat, channels).sum(1).view(n, groups, -1)
-
-        mean = mean.float().view(n, groups, 1)
-        scale = inverse_std.float().view(n, groups, 1)
+        values = x.numel() // (n * groups)
+        mean, scale = mean.float().view(n, groups, 1), inverse_std.float().view(n, groups, 1)
         by_group = weight.float().view(1, groups, -1)
-        d_weight = ((sum_dy_x - mean * sum_dy) * scale).sum(0).view(channels)
-        d_bias = sum_dy.sum(0).view(channels)
+        sum_dy_x, sum_dy = (sums.view(n, groups, -1) for sums in _sums(dy, x, mean, scale))  # of dy * x' and of dy
 
         first = (by_group * sum_dy).sum(2, keepdim=True)  # A
-        second = (by_group * sum_dy_x).sum(2, keepdim=True) - mean * first  # B' * std
+        second = (by_group * sum_dy_x).sum(2, keepdim=True)  # B
         of_dy = scale * by_group  # (n, groups, channels of a group)
-        of_x = (-second * scale**3 / (voxels * by_group.shape[2])).expand_as(of_dy)
-        constant = (-first * scale / (voxels * by_group.shape[2])).expand_as(of_dy) - of_x * mean
+        of_x = (-(scale**2) * second / values).expand_as(of_dy)
+        constant = -scale * first / values - of_x * mean
+
+        repeat = 1  # voxels per row
+        while repeat * channels < _ROW and values * groups % (2 * repeat * channels) == 0:
+            repeat *= 2
 
         def row(factor: Tensor) -> Tensor:
             return factor.reshape(n, 1, channels).to(x.dtype).repeat(1, 1, repeat)
 
-        dx = torch.addcmul(row(constant), rows_x, row(of_x)).addcmul_(rows_dy, row(of_dy))
+        dx = torch.addcmul(row(constant), _rows(x, repeat), row(of_x)).addcmul_(_rows(dy, repeat), row(of_dy))
         dx = dx.view(n, *x.shape[2:], channels).movedim(-1, 1)
+        d_weight, d_bias = sum_dy_x.sum(0).view(channels), sum_dy.sum(0).view(channels)
         return dx, d_weight.to(weight.dtype), d_bias.to(weight.dtype), None
+
+
+def _sums(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the voxels of `dy * (x - mean) * scale` and of `dy`, each `(n, channels)`, float32."""
+    channels = x.shape[1]
+    ones = torch.ones(channels, dtype=torch.float32)
+    found = []
+    for index in range(len(x)):
+        case = slice(index, index + 1)
+        centre, variance = (values.expand(-1, channels // len(values)).reshape(channels) for values in (mean[index], scale[index] ** -2))
+        _, of_dy_x, of_dy = torch.ops.aten.native_batch_norm_backward(
+            dy[case], x[case], ones, centre, variance, None, None, False, 0.0, [False, True, True]
+        )
+        found.append((of_dy_x, of_dy))
+    return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
 
 
 def _rows(x: Tensor, repeat: int) -> Tensor:

@@ -8,7 +8,7 @@ fingerprint, whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import __version__, files, images
-from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
+from autoseg.cases import CHANNELS_SHAPE, Case, Channel, Dataset, load_classes, load_image
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile
 from autoseg.geometry import Shape, Spacing, nonzero_box
-from autoseg.labels import Labels
+from autoseg.labels import LABELS_SHAPE, Labels
 from autoseg.workers import run_cases
 
 FINGERPRINT_FORMAT = 1
@@ -108,37 +108,68 @@ class Fingerprint:
 
         Raises
         ------
-        SettingsError : written by another format version, or a key is missing
+        SettingsError : written by another format version, or a key is missing, unknown or holds something else than it should
+        LabelError : labels that cannot work
         """
+        fix = "plan again from the images"
+        files.check_shape(value, dict, what="the fingerprint", fix=fix)
         if value.get("format") != FINGERPRINT_FORMAT:
             raise SettingsError(
                 "a fingerprint of another format",
                 found=f"format {value.get('format')}",
                 expected=f"format {FINGERPRINT_FORMAT}",
-                fix="plan again from the images",
+                fix=fix,
             )
-        try:
-            return Fingerprint(
-                version=value.get("version", ""),
-                name=value["name"],
-                channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
-                labels=Labels.from_json(dict(value)),
-                relative_size_after_crop=value["relative_size_after_crop"],
-                intensities=tuple(ChannelIntensities(**i) for i in value["intensities"]),
-                cases=tuple(
-                    CaseFacts(
-                        name=c["case"],
-                        spacing=tuple(c["spacing"]),
-                        shape=tuple(c["shape"]),
-                        shape_after_crop=tuple(c["shape_after_crop"]),
-                        label_voxels=dict(c["label_voxels"]),
-                        files=dict(c["files"]),
-                    )
-                    for c in value["cases"]
-                ),
+        files.check_shape(value, _SHAPE, what="the fingerprint", fix=fix)
+        if len(value["intensities"]) != len(value["channels"]):
+            raise SettingsError(
+                "the fingerprint cannot be understood",
+                found=f"intensities of {len(value['intensities'])} channels",
+                expected=f"of {len(value['channels'])}",
+                fix=fix,
             )
-        except KeyError as error:
-            raise SettingsError("a fingerprint lacks a key", found=f"no {error}", fix="plan again from the images") from None
+        return Fingerprint(
+            version=value.get("version", ""),
+            name=value["name"],
+            channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
+            labels=Labels.from_json(dict(value)),
+            relative_size_after_crop=value["relative_size_after_crop"],
+            intensities=tuple(ChannelIntensities(**i) for i in value["intensities"]),
+            cases=tuple(
+                CaseFacts(
+                    name=c["case"],
+                    spacing=tuple(c["spacing"]),
+                    shape=tuple(c["shape"]),
+                    shape_after_crop=tuple(c["shape_after_crop"]),
+                    label_voxels=dict(c["label_voxels"]),
+                    files=dict(c["files"]),
+                )
+                for c in value["cases"]
+            ),
+        )
+
+
+INTENSITIES_SHAPE = [{field.name: float for field in fields(ChannelIntensities)}]  # for `files.check_shape`
+_SHAPE = {
+    "format": int,
+    "version?": str,
+    "name": str,
+    "channels": CHANNELS_SHAPE,
+    **LABELS_SHAPE,
+    "relative_size_after_crop": float,
+    "label_voxels?": {str: int},  # the sum over the cases, for a person to read
+    "intensities": INTENSITIES_SHAPE,
+    "cases": [
+        {
+            "case": str,
+            "spacing": [float, float, float],
+            "shape": [int, int, int],
+            "shape_after_crop": [int, int, int],
+            "label_voxels": {str: int},
+            "files": {str: str},
+        }
+    ],
+}
 
 
 def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress | None = None) -> Fingerprint:

@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 
 from autoseg.errors import LabelError
 
+LABELS_SHAPE = {  # what `Labels.to_json` writes, for `files.check_shape`
+    "labels": {str: int},
+    "regions?": {str: {"of": [int], "writes": int}},
+    "ignore?": (int, None),
+    "pairs?": [[str, str]],
+    "aliases?": {int: int},
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Label:

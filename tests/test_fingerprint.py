@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scipy.ndimage import binary_fill_holes
 
 from autoseg import fingerprint, images
 from autoseg.cases import Case, Channel, Dataset
-from autoseg.errors import FaultyCases
+from autoseg.errors import FaultyCases, SettingsError
 from autoseg.fingerprint import Fingerprint, extract, outdated, pool_intensities, summarise
 from autoseg.geometry import affine_from_spacing, bounding_box, nonzero_box
 from autoseg.labels import make_labels
@@ -125,6 +126,28 @@ def test_the_number_of_workers_changes_nothing(dataset: Dataset) -> None:
 def test_the_fingerprint_survives_json(dataset: Dataset) -> None:
     found = extract(dataset, workers=0)
     assert Fingerprint.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"intensities": []}, "intensities of 0 channels"),
+        ({"intensities": None}, r"intensities: null instead of \[\{...\}, ...\]"),
+        ({"cases": [{}]}, r"cases\[0\].spacing: is missing"),
+        ({"relative_size_after_crop": "all"}, 'relative_size_after_crop: "all" instead of a number'),
+        ({"format": 99}, "format 99"),
+    ],
+)
+def test_a_fingerprint_that_cannot_be_understood_names_the_place(dataset: Dataset, changes: dict[str, Any], said: str) -> None:
+    value = extract(dataset, workers=0).to_json()
+    with pytest.raises(SettingsError, match=said):
+        Fingerprint.from_json({**value, **changes})
+
+
+@pytest.mark.parametrize("value", [[], {}, None, "text"])
+def test_what_is_no_fingerprint_at_all_is_no_traceback(value: Any) -> None:
+    with pytest.raises(SettingsError):
+        Fingerprint.from_json(value)
 
 
 def test_all_faulty_cases_are_told_at_once(dataset: Dataset) -> None:

@@ -11,9 +11,10 @@ from autoseg.cases.inputs import find_inputs
 from autoseg.cases.loading import load_classes, load_image, load_label
 from autoseg.cases.names import modality_of
 from autoseg.cases.recipes import MODALITIES
-from autoseg.cases.values import Case, Channel, Dataset
+from autoseg.cases.values import CHANNELS_SHAPE, Case, Channel, Dataset
 
 __all__ = [
+    "CHANNELS_SHAPE",
     "MODALITIES",
     "Case",
     "Channel",

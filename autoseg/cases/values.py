@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import presets
+from autoseg import files, presets
 from autoseg.errors import AutosegError, SettingsError
-from autoseg.labels import Labels
+from autoseg.labels import LABELS_SHAPE, Labels
 
 GRID_FIXES = ("copy-image", "resample-label")  # what to do with a label that is not on its image's grid
 
@@ -100,7 +100,14 @@ class Dataset:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Dataset:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`.
+
+        Raises
+        ------
+        SettingsError : a key is missing, unknown or holds something else than it should; every such place is named
+        LabelError : labels that cannot work
+        """
+        files.check_shape(value, _SHAPE, what="the description of the data set", fix="correct these places, or plan again from the images")
         root = Path(value["root"])
         return Dataset(
             name=value["name"],
@@ -121,6 +128,27 @@ class Dataset:
             ),
             notes=tuple(value.get("notes", ())),
         )
+
+
+CHANNELS_SHAPE = [{"name": str, "modality": str}]  # for `files.check_shape`
+_SHAPE = {
+    "name": str,
+    "root": str,
+    "recipe": str,
+    "channels": CHANNELS_SHAPE,
+    **LABELS_SHAPE,
+    "cases": [
+        {
+            "case": str,
+            "images": [str],
+            "label": (str, {str: str}, None),
+            "group": (str, None),
+            "annotated": ([str], None),
+            "grid_fix?": (str, None),
+        }
+    ],
+    "notes?": [str],
+}
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoseg.cases import Channel
+from autoseg import files
+from autoseg.cases import CHANNELS_SHAPE, Channel
 from autoseg.errors import SettingsError
-from autoseg.fingerprint import ChannelIntensities
+from autoseg.fingerprint import INTENSITIES_SHAPE, ChannelIntensities
 from autoseg.geometry import Axes, Shape, Spacing
-from autoseg.labels import Labels
+from autoseg.labels import LABELS_SHAPE, Labels
 
 PLAN_FORMAT = 1
 CONFIGURATION_NAMES = ("2d", "3d_lowres", "3d_fullres", "3d_cascade")
@@ -129,8 +130,12 @@ class Plan:
 
         Raises
         ------
-        SettingsError : written by another format version, or a key is missing
+        SettingsError : written by another format version, or a key is missing, unknown or holds something else than it should;
+            every such place is named
+        LabelError : labels that cannot work
         """
+        fix = "correct these places, or plan again"
+        files.check_shape(value, dict, what="the plan", fix=fix)
         if value.get("format") != PLAN_FORMAT:
             raise SettingsError(
                 "a plan of another format",
@@ -138,26 +143,71 @@ class Plan:
                 expected=f"format {PLAN_FORMAT}",
                 fix="plan again with this version of autoseg",
             )
-        try:
-            return Plan(
-                version=value.get("version", ""),
-                planner=value["planner"],
-                planner_values=value.get("planner_values", {}),
-                device=value["device"],
-                name=value["name"],
-                channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
-                labels=Labels.from_json(dict(value)),
-                intensities=tuple(ChannelIntensities(**i) for i in value["intensities"]),
-                axis_order=tuple(value["axis_order"]),
-                mirror_axes=tuple(value["mirror_axes"]),
-                swap_axis=value.get("swap_axis"),
-                configurations=tuple(_configuration_from_json(n, c) for n, c in value["configurations"].items()),
-                settings=value.get("settings", {}),
-                fingerprint=value.get("fingerprint"),
-                reasons=tuple(value.get("reasons", ())),
-            )
-        except KeyError as error:
-            raise SettingsError("a plan lacks a key", found=f"no {error}", fix="put it back, or plan again") from None
+        files.check_shape(value, _PLAN_SHAPE, what="the plan", fix=fix)
+        return Plan(
+            version=value.get("version", ""),
+            planner=value["planner"],
+            planner_values=value.get("planner_values", {}),
+            device=value["device"],
+            name=value["name"],
+            channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
+            labels=Labels.from_json(dict(value)),
+            intensities=tuple(ChannelIntensities(**i) for i in value["intensities"]),
+            axis_order=tuple(value["axis_order"]),
+            mirror_axes=tuple(value["mirror_axes"]),
+            swap_axis=value.get("swap_axis"),
+            configurations=tuple(_configuration_from_json(n, c) for n, c in value["configurations"].items()),
+            settings=value.get("settings", {}),
+            fingerprint=value.get("fingerprint"),
+            reasons=tuple(value.get("reasons", ())),
+        )
+
+
+_CONFIGURATION_SHAPE = {  # for `files.check_shape`; the lengths of the lists are for `validate_plan`
+    "spacing": [float, float, float],
+    "median_shape": [float, float, float],
+    "patch_size": [int, int, int],
+    "batch_size": int,
+    "strides": [[int, int, int]],
+    "kernel_sizes": [[int, int, int]],
+    "features_per_stage": [int],
+    "blocks_per_stage": [int],
+    "decoder_blocks_per_stage": [int],
+    "network": str,
+    "norm": str,
+    "normalization": [str],
+    "batch_dice": bool,
+    "previous_stage?": (str, None),
+    "predicted?": (
+        {
+            "parameters": float,
+            "training_memory_bytes?": (float, None),
+            "seconds_per_epoch?": (float, None),
+            "forward_flops?": (float, None),
+            "disk_bytes?": (float, None),
+        },
+        None,
+    ),
+    "reasons?": [str],
+}
+_PLAN_SHAPE = {
+    "format": int,
+    "version?": str,
+    "planner": str,
+    "device": dict,
+    "name": str,
+    "channels": CHANNELS_SHAPE,
+    **LABELS_SHAPE,
+    "reasons?": [str],
+    "axis_order": [int, int, int],
+    "mirror_axes": [int],
+    "swap_axis?": (int, None),
+    "configurations": {str: _CONFIGURATION_SHAPE},
+    "intensities": INTENSITIES_SHAPE,
+    "settings?": (dict, None),
+    "fingerprint?": (str, None),
+    "planner_values?": dict,
+}
 
 
 def _configuration_to_json(c: Configuration) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from autoseg.cases import Case, Channel, Dataset
 from autoseg.errors import SettingsError
 from autoseg.labels import make_labels
 
-ROOT = Path("/data/scans")
+ROOT = Path("scans").absolute()
 DATASET = Dataset(
     name="scans",
     root=ROOT,
@@ -27,7 +27,7 @@ DATASET = Dataset(
     ),  # fmt: skip
     cases=(
         Case(name="one", images=(ROOT / "one.nii.gz",), label=ROOT / "one-seg.nii.gz", group="p1", annotated=("a",)),
-        Case(name="two", images=(Path("/elsewhere/two.nii.gz"),), label=(("a", ROOT / "a.nii.gz"),), grid_fix="copy-image"),
+        Case(name="two", images=(ROOT.parent / "elsewhere" / "two.nii.gz",), label=(("a", ROOT / "a.nii.gz"),), grid_fix="copy-image"),
         Case(name="three", images=(ROOT / "three.nii.gz",)),
     ),
     notes=("a note",),

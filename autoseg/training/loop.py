@@ -57,6 +57,7 @@ class TrainingTask:
     seed: int = 0
     epochs: int | None = None
     time_budget: float | None = None  # s, final validation included
+    asked_budget: float | None = None  # s, as the user asked, of which preparation took a part; None: `time_budget`
     deterministic: bool = False
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
@@ -73,7 +74,7 @@ class Progress:
     finished: bool = False
     skipped: int = 0  # steps in a row without finite numbers
     asked_steps: int | None = None  # length of the run when it was finished
-    asked_seconds: float | None = None
+    asked_seconds: float | None = None  # as the user asked
     extended_at: int | None = None  # step from which a finished run was made longer
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
@@ -211,7 +212,7 @@ def _run(
         watch = EpochWatch(clock, batches)
     if progress.epoch_losses:
         progress.history.append(_row(progress, watch, budget, learner, 1.0))
-    progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, budget.seconds
+    progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, _asked_seconds(task, budget)
     _save(task, learner, progress, clock)
     write_history(task.run, progress.history)
     _draw(progress, clock, draw)
@@ -230,6 +231,13 @@ def _budget(task: TrainingTask, settings: TrainingSettings, progress: Progress) 
         reserve = progress.reserve or FIRST_RESERVE * task.time_budget
         return Budget(seconds=task.time_budget, reserve=min(reserve, 0.5 * task.time_budget))
     return Budget(steps=(task.epochs or settings.epochs) * settings.steps_per_epoch)
+
+
+def _asked_seconds(task: TrainingTask, budget: Budget) -> float | None:
+    """What the user asked for: the same from call to call, while what preparation leaves of it varies."""
+    if budget.seconds is None or task.asked_budget is None:
+        return budget.seconds
+    return task.asked_budget
 
 
 def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share: float) -> float:
@@ -412,11 +420,13 @@ def _origin(task: TrainingTask) -> dict[str, Any]:
 
 
 def _extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, say: Callable[[str], None]) -> None:
-    """A finished run of which more is asked goes on; the preparation that a budget also pays for may vary, so only clearly more."""
+    """A finished run of which more is asked goes on: for more epochs, or for clearly more time of which some is left."""
     if not progress.finished:
         return
     budget = _budget(task, settings, progress)
-    longer = budget.seconds is not None and progress.asked_seconds is not None and budget.seconds >= 1.5 * progress.asked_seconds
+    asked = _asked_seconds(task, budget)
+    longer = asked is not None and progress.asked_seconds is not None and asked >= 1.5 * progress.asked_seconds
+    longer = longer and budget.progress(step=progress.step, elapsed=progress.elapsed) < 1
     more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
     if longer or more:
         progress.finished, progress.extended_at = False, progress.step

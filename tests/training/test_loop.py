@@ -239,6 +239,38 @@ def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validat
     assert 0 <= rows[-1]["time_left"] < 4
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "longer"),
+    [
+        ({"time_budget": 12.0, "asked_budget": 24.0}, {"time_budget": 24.0, "asked_budget": 24.0}, False),  # preparation took half of it
+        ({"time_budget": 12.0, "asked_budget": 24.0}, {"time_budget": 40.0, "asked_budget": 40.0}, True),
+        ({"time_budget": 24.0, "asked_budget": 24.0}, {"time_budget": 20.0, "asked_budget": 40.0}, False),  # of which nothing is left
+        ({"time_budget": 12.0}, {"time_budget": 12.0}, False),
+        ({"time_budget": 12.0}, {"time_budget": 24.0}, True),
+    ],
+)
+def test_a_finished_time_budget_is_made_longer_only_where_more_is_asked_for(cases, tmp_path, monkeypatch, first, then, longer):
+    """On a clock of its own: a step takes 1 s, validation none."""
+    from autoseg.training import history
+    from autoseg.training.learner import Learner
+
+    now, steps = [100.0], []
+
+    def step(self, batch, *, learning_rate):
+        now[0] += 1.0
+        steps.append(1)
+        return Step(loss=0.0, gradient_norm=0.0, taken=True)
+
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "step", step)
+    common = {"epochs": None, "deterministic": False}
+    train(make_task(cases, tmp_path, **common, **first), validate=lambda network, some: 0.5)
+    before, said = len(steps), []
+    train(make_task(cases, tmp_path, **common, **then), validate=lambda network, some: 0.5, say=said.append)
+    assert before > 4 and (len(steps) > before) == longer
+    assert any("longer run" in text for text in said) == longer
+
+
 def test_steps_with_non_finite_numbers_are_left_out_and_explained(cases, tmp_path):
     cases[1].pixels[0, 3, 4, 5] = np.nan
     said = []

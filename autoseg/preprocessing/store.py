@@ -249,13 +249,17 @@ def _paths(case: Case) -> list[Path]:
 
 
 def _sources(case: Case) -> list[dict[str, Any]]:
-    """Size and time of every file that the case is made from, those in folders included."""
+    """Size and times of every file that the case is made from, those in folders included.
+
+    The time of the last change of any kind is among them: programs that keep the time of the content cannot keep that one.
+    """
     found = []
     for path in _paths(case):
         try:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 facts = file.stat()
-                found.append({"file": str(file), "bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns})
+                times = {"mtime_ns": facts.st_mtime_ns, "ctime_ns": facts.st_ctime_ns}
+                found.append({"file": str(file), "bytes": facts.st_size, **times})
         except FileNotFoundError:
             raise MissingPath("no such file", file=path, fix="put it back, or leave the case out with --exclude") from None
     return found
@@ -286,10 +290,13 @@ def _record(place: Path) -> dict[str, Any] | None:
 
 
 def _sealed(place: Path, record: Mapping[str, Any]) -> bool:
-    """Every file has its size, and the very time of the record, given to all when the case was whole: none was touched since."""
-    seal = (place / RECORD).stat().st_mtime_ns
-    facts = ((place / name).stat() for name in record["files"])
-    return all(f.st_size == r["bytes"] and f.st_mtime_ns == seal for f, r in zip(facts, record["files"].values(), strict=True))
+    """Every file has its size and the very time of the record, given to all when the case was whole, the record last."""
+    seal = (place / RECORD).stat()
+    for name, expected in record["files"].items():
+        facts = (place / name).stat()
+        if facts.st_size != expected["bytes"] or facts.st_mtime_ns != seal.st_mtime_ns or facts.st_ctime_ns > seal.st_ctime_ns:
+            return False
+    return True
 
 
 def _unharmed(place: Path, record: Mapping[str, Any]) -> bool:

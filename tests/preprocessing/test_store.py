@@ -179,6 +179,20 @@ def flip_a_byte(dataset: Dataset, folder: Path) -> None:
         file.write(bytes([byte[0] ^ 1]))
 
 
+def flip_a_byte_and_hide_it(dataset: Dataset, folder: Path) -> None:
+    before = (folder / "case_2" / "label.b2nd").stat()
+    flip_a_byte(dataset, folder)
+    os.utime(folder / "case_2" / "label.b2nd", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def edit_label_and_keep_its_time(dataset: Dataset, folder: Path) -> None:
+    path = dataset.cases[2].label
+    assert isinstance(path, Path)
+    before = path.stat()
+    edit_label(dataset, folder)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def remove_locations(dataset: Dataset, folder: Path) -> None:
     (folder / "case_2" / "locations.npy").unlink()
 
@@ -191,7 +205,19 @@ def remove_the_case(dataset: Dataset, folder: Path) -> None:
     shutil.rmtree(folder / "case_2")
 
 
-@pytest.mark.parametrize("harm", [edit_label, truncate_image, flip_a_byte, remove_locations, break_the_record, remove_the_case])
+HARM = [
+    edit_label,
+    edit_label_and_keep_its_time,
+    truncate_image,
+    flip_a_byte,
+    flip_a_byte_and_hide_it,
+    remove_locations,
+    break_the_record,
+    remove_the_case,
+]
+
+
+@pytest.mark.parametrize("harm", HARM)
 def test_exactly_what_was_changed_or_damaged_is_made_again(
     dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str], harm: Callable[[Dataset, Path], None]
 ) -> None:
@@ -206,7 +232,7 @@ def test_exactly_what_was_changed_or_damaged_is_made_again(
     prepare(dataset, plan, folder)
     assert made == ["case_2"]
     changed = {name for name, digest in contents(folder).items() if before.get(name) != digest}
-    assert bool(changed) == (harm is edit_label) and all(name.startswith("case_2") for name in changed)
+    assert bool(changed) == (harm in (edit_label, edit_label_and_keep_its_time)) and all(name.startswith("case_2") for name in changed)
 
 
 def test_an_added_case_is_made_and_the_others_are_not(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, made: list[str]) -> None:

@@ -1,41 +1,81 @@
 """The settings of training as values: the table `[training]` of a planner preset, read once, checked, passed on.
 
-Every number comes from `planners/*.toml`, where it stands with unit and source; this module holds none.
+Every number comes from `planners/*.toml`, where it stands with unit and source; this module holds only the limits beyond which
+it cannot be meant. They are written as the types of the settings, and so are the names that may stand where a text is wanted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from autoseg.errors import SettingsError
+from autoseg.presets import refuse_unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where a number, or each of several, has to lie. Infinity and what is not a number lie nowhere."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf  # itself left out
+    below: float = math.inf  # itself left out
+
+    def hold(self, value: float) -> bool:
+        """Whether the number lies within."""
+        return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        """For messages.
+
+        >>> str(Limits(least=0, below=1))
+        'at least 0, below 1'
+        """
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return ", ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit)) or "finite"
+
+
+Share = Annotated[float, Limits(least=0, most=1)]  # also probabilities
+Decay = Annotated[float, Limits(least=0, below=1)]
+Positive = Annotated[float, Limits(above=0)]
+NotNegative = Annotated[float, Limits(least=0)]
+Degrees = Annotated[float, Limits(least=0, most=360)]
+Count = Annotated[int, Limits(least=1)]
+CountOrNone = Annotated[int, Limits(least=0)]
+PositiveRange = Annotated[tuple[float, float], Limits(above=0)]  # ranges: the smaller number first
+NotNegativeRange = Annotated[tuple[float, float], Limits(least=0)]
+ShareRange = Annotated[tuple[float, float], Limits(above=0, most=1)]
+
+_KINDS = {int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """How weights follow gradients."""
 
-    name: str  # "sgd" or "adamw"
-    learning_rate: float  # at the top of the schedule
-    weight_decay: float
-    momentum: float  # of sgd; beta 1 of adamw
-    beta2: float  # of adamw
+    name: Literal["adamw", "sgd"]
+    learning_rate: NotNegative  # at the top of the schedule
+    weight_decay: NotNegative
+    momentum: Decay  # of sgd; beta 1 of adamw
+    beta2: Decay  # of adamw
     nesterov: bool  # of sgd
-    clip_norm: float  # largest norm of the gradient; 0: no clipping
+    clip_norm: NotNegative  # largest norm of the gradient; 0: no clipping
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
     """How the learning rate moves over the run."""
 
-    name: str  # "poly", "cosine", "constant"
-    power: float  # of poly
-    warm_up: float  # share of the run in which the rate rises linearly
-    final: float  # rate at the end, as a share of the top
+    name: Literal["cosine", "poly", "constant"]
+    power: NotNegative  # of poly
+    warm_up: Share  # share of the run in which the rate rises linearly
+    final: Share  # rate at the end, as a share of the top
     every_step: bool  # or once per epoch
 
 
@@ -43,20 +83,20 @@ class ScheduleSettings:
 class LossSettings:
     """What is minimised."""
 
-    pixel: str  # "cross_entropy", "focal", "top_k"
-    overlap: str  # "dice", "tversky", "focal_tversky"
-    pixel_weight: float
-    overlap_weight: float
-    smooth: float  # added to numerator and denominator of Dice
-    focal_gamma: float
-    top_k: float  # share of the voxels with the largest loss that count
-    tversky_alpha: float  # weight of false positives
-    tversky_beta: float  # weight of false negatives
-    tversky_gamma: float  # exponent of the focal Tversky loss
-    label_smoothing: float
-    class_weights: tuple[float, ...]  # per class, background first; empty: all alike
-    boundary_weight: float  # w0 of the U-Net paper's weight map; 0: none
-    boundary_sigma: float  # voxels
+    pixel: Literal["cross_entropy", "focal", "top_k"]
+    overlap: Literal["dice", "tversky", "focal_tversky"]
+    pixel_weight: NotNegative
+    overlap_weight: NotNegative
+    smooth: NotNegative  # added to numerator and denominator of Dice
+    focal_gamma: NotNegative
+    top_k: Annotated[float, Limits(above=0, most=1)]  # share of the voxels with the largest loss that count
+    tversky_alpha: NotNegative  # weight of false positives
+    tversky_beta: NotNegative  # weight of false negatives
+    tversky_gamma: Positive  # exponent of the focal Tversky loss
+    label_smoothing: Decay
+    class_weights: Annotated[tuple[float, ...], Limits(least=0)]  # per class, background first; empty: all alike
+    boundary_weight: NotNegative  # w0 of the U-Net paper's weight map; 0: none
+    boundary_sigma: Positive  # voxels
     deep_supervision: bool
 
 
@@ -64,66 +104,68 @@ class LossSettings:
 class AugmentationSettings:
     """Probabilities are per sample unless said otherwise; ranges are drawn from uniformly."""
 
-    backend: str  # "torch" or "batchgenerators"
-    rotation: float  # probability
-    rotation_degrees: float  # largest angle about each axis, isotropic 3D patches
-    rotation_planar_degrees: float  # largest in-plane angle, 2D and anisotropic patches
-    rotation_elongated_degrees: float  # the same for planar patches longer than `elongated`
-    elongated: float  # longest / shortest patch axis above which a planar patch counts as elongated
-    anisotropic: float  # longest patch axis / first one above which slices are transformed one by one
-    scaling: float  # probability
-    scaling_range: tuple[float, float]  # above 1: structures get smaller
+    backend: Literal["torch", "batchgenerators"]
+    rotation: Share  # probability
+    rotation_degrees: Degrees  # largest angle about each axis, isotropic 3D patches
+    rotation_planar_degrees: Degrees  # largest in-plane angle, 2D and anisotropic patches
+    rotation_elongated_degrees: Degrees  # the same for planar patches longer than `elongated`
+    elongated: NotNegative  # longest / shortest patch axis above which a planar patch counts as elongated
+    anisotropic: NotNegative  # longest patch axis / first one above which slices are transformed one by one
+    scaling: Share  # probability
+    scaling_range: PositiveRange  # above 1: structures get smaller
     scaling_per_axis: bool
-    elastic: float  # probability
-    elastic_voxels: float  # largest standard deviation of the displacement
-    elastic_spacing: float  # voxels between control points
-    labels: str  # "nearest", or "linear": arg-max of linearly interpolated indicators
-    noise: float
-    noise_sigma: tuple[float, float]
-    blur: float
-    blur_sigma: tuple[float, float]  # voxels
-    channel: float  # probability per channel of blur and low resolution, once a sample is chosen
-    brightness: float
-    brightness_range: tuple[float, float]
-    contrast: float
-    contrast_range: tuple[float, float]
-    low_resolution: float
-    low_resolution_range: tuple[float, float]
-    gamma_inverted: float
-    gamma: float
-    gamma_range: tuple[float, float]
-    mirror_axes: str  # read by the planner, which decides about the axes; the plan holds the result
-    mirror: float  # probability per allowed axis
+    elastic: Share  # probability
+    elastic_voxels: NotNegative  # largest standard deviation of the displacement
+    elastic_spacing: Positive  # voxels between control points
+    labels: Literal["nearest", "linear"]  # linear: arg-max of linearly interpolated indicators
+    noise: Share
+    noise_sigma: NotNegativeRange
+    blur: Share
+    blur_sigma: PositiveRange  # voxels
+    channel: Share  # probability per channel of blur and low resolution, once a sample is chosen
+    brightness: Share
+    brightness_range: NotNegativeRange
+    contrast: Share
+    contrast_range: NotNegativeRange
+    low_resolution: Share
+    low_resolution_range: ShareRange
+    gamma_inverted: Share
+    gamma: Share
+    gamma_range: PositiveRange
+    mirror_axes: Literal[
+        "auto", "all", "left-right", "none"
+    ]  # read by the planner, which decides about the axes; the plan holds the result
+    mirror: Share  # probability per allowed axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeSettings:
     """Disturbances of the previous stage's label map."""
 
-    morphology: float  # probability per sample
-    morphology_radius: tuple[float, float]  # voxels
-    drop_component: float  # probability per sample
-    drop_below: float  # largest share of the patch a dropped component may fill
-    channel: float  # probability per channel, once a sample is chosen
+    morphology: Share  # probability per sample
+    morphology_radius: NotNegativeRange  # voxels
+    drop_component: Share  # probability per sample
+    drop_below: Share  # largest share of the patch a dropped component may fill
+    channel: Share  # probability per channel, once a sample is chosen
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """The whole table."""
 
-    epochs: int  # where neither --epochs nor --time-budget is given
-    steps_per_epoch: int
-    foreground: float  # share of the batch centred on foreground
-    foreground_rounding: str  # "nearest" (the reference's) or "up" (at least one per batch)
-    precision: str  # "auto", "float32", "bfloat16", "float16"
-    compile: str  # "auto", "off", "on"
-    ema: float  # decay per step of the averaged weights; 0: none
-    validation_cases: int  # scored during training
-    validation_share: float  # largest share of the time spent on that
-    checkpoint_seconds: float  # between two saved states
-    memory_share: float  # largest share of free memory for keeping cases in RAM
-    probe_steps: int  # on one batch before the first epoch, to see that the network learns at all; 0: none
-    skip_limit: int  # non-finite steps in a row before the run gives up
+    epochs: Count  # where neither --epochs nor --time-budget is given
+    steps_per_epoch: Count
+    foreground: Share  # share of the batch centred on foreground
+    foreground_rounding: Literal["up", "nearest"]  # up: at least one per batch; nearest: the reference's
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    compile: Literal["auto", "off", "on"]
+    ema: Decay  # decay per step of the averaged weights; 0: none
+    validation_cases: CountOrNone  # scored during training
+    validation_share: Share  # largest share of the time spent on that
+    checkpoint_seconds: NotNegative  # between two saved states
+    memory_share: Share  # largest share of free memory for keeping cases in RAM
+    probe_steps: CountOrNone  # on one batch before the first epoch, to see that the network learns at all; 0: none
+    skip_limit: Count  # non-finite steps in a row before the run gives up
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     loss: LossSettings
@@ -141,9 +183,18 @@ def read_settings(values: Mapping[str, Any], changes: Mapping[str, Any] | None =
 
     Raises
     ------
-    SettingsError : a key is missing or unknown (the nearest known one is offered), or a value is of the wrong kind
+    SettingsError : a key or a name is missing or unknown (the nearest known one is offered), or a value is of the wrong kind,
+        out of its limits, or cannot stand beside another
     """
-    return _read(TrainingSettings, _changed(values, changes or {}), "")  # type: ignore[no-any-return]
+    settings: TrainingSettings = _read(TrainingSettings, _changed(values, changes or {}), "")
+    if settings.optimizer.name == "sgd" and settings.optimizer.nesterov and settings.optimizer.momentum == 0:
+        raise SettingsError(
+            "the training setting 'optimizer.nesterov' needs a momentum",
+            found="optimizer.momentum = 0",
+            expected="optimizer.momentum above 0, or optimizer.nesterov = false",
+            fix="change one of the two: --set optimizer.nesterov=false",
+        )
+    return settings
 
 
 def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +231,7 @@ def _parsed(text: str) -> Any:
 def _read(kind: type, values: Any, place: str) -> Any:
     if not isinstance(values, Mapping):
         raise SettingsError(f"'{place or 'training'}' must be a table", found=repr(values), expected="a table of settings")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     names = [field.name for field in dataclasses.fields(kind)]
     unknown = [key for key in values if key not in names]
     missing = [name for name in names if name not in values]
@@ -205,22 +256,42 @@ def _value(kind: Any, value: Any, place: str) -> Any:
         return _read(kind, value, place + ".")  # type: ignore[arg-type]
     if isinstance(value, Mapping) and "value" in value:
         value = value["value"]
-    if kind in (bool, str):
-        fits = isinstance(value, kind)
-    elif kind is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-    elif kind is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if fits else value
-    else:  # tuple of float
-        length = None if kind == tuple[float, ...] else 2
-        fits = isinstance(value, list | tuple) and (length is None or len(value) == length)
-        value = tuple(float(v) for v in value) if fits else value
-    if not fits:
-        raise SettingsError(
-            f"the training setting '{place}' cannot be used",
-            found=repr(value),
-            expected=getattr(kind, "__name__", str(kind)),
-            fix="correct the value",
-        )
+    if get_origin(kind) is Literal:
+        return _name(get_args(kind), value, place)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise _unusable(place, value, "true or false")
+        return value
+    plain, limits = get_args(kind)
+    if plain in (int, float):
+        return _numbers(plain, [value], limits, place, expected=_KINDS[plain], given=value)[0]
+    pair = plain != tuple[float, ...]
+    expected = "two numbers in brackets, the smaller first" if pair else "numbers in brackets"
+    if not isinstance(value, list | tuple) or (pair and len(value) != 2):
+        raise _unusable(place, value, expected)
+    several = _numbers(float, value, limits, place, expected=expected, given=value)
+    if pair and several[0] > several[1]:
+        raise _unusable(place, value, expected)
+    return several
+
+
+def _name(known: tuple[str, ...], value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise _unusable(place, value, f"one of: {', '.join(known)}")
+    refuse_unknown([value], known, what=f"choice for the training setting '{place}':")
     return value
+
+
+def _numbers(kind: type, values: Sequence[Any], limits: Limits, place: str, *, expected: str, given: Any) -> tuple[Any, ...]:
+    kinds: tuple[type, ...] = (int,) if kind is int else (int, float)
+    for value in values:
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        if not fits or not limits.hold(value):
+            raise _unusable(place, given, f"{expected}: {limits}")
+    return tuple(kind(value) for value in values)
+
+
+def _unusable(place: str, value: Any, expected: str) -> SettingsError:
+    return SettingsError(
+        f"the training setting '{place}' cannot be used", found=repr(value), expected=expected, fix=f"correct it: --set {place}=..."
+    )

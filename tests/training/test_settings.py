@@ -1,8 +1,11 @@
+import dataclasses
+from typing import get_args, get_type_hints
+
 import pytest
 
 from autoseg import presets
 from autoseg.errors import SettingsError
-from autoseg.training.settings import read_settings
+from autoseg.training.settings import Limits, TrainingSettings, read_settings
 
 VALUES = presets.planner("default").values["training"]
 
@@ -46,6 +49,87 @@ def test_an_unknown_name_is_refused_and_the_nearest_known_one_offered(name, near
 def test_a_value_of_the_wrong_kind_is_refused(name, value):
     with pytest.raises(SettingsError, match=name):
         read_settings(VALUES, {name: value})
+
+
+def leaves(of=TrainingSettings, prefix=""):
+    """Every setting by its dotted name with its kind."""
+    for name, kind in get_type_hints(of, include_extras=True).items():
+        if dataclasses.is_dataclass(kind):
+            yield from leaves(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+def test_the_names_that_may_stand_are_those_of_the_default_planner_and_every_number_has_limits():
+    documented = presets.planner("default").documented["training"]
+    for name, kind in leaves():
+        *tables, last = name.split(".")
+        leaf = documented[tables[0]][last] if tables else documented[last]
+        assert list(get_args(kind)) == leaf["choices"] if "choices" in leaf else kind is bool or get_args(kind)[1] != Limits(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "near"),
+    [
+        ("optimizer.name", "sdg", "sgd"),
+        ("schedule.name", "cosin", "cosine"),
+        ("loss.pixel", "crossentropy", "cross_entropy"),
+        ("loss.overlap", "Dice", "dice"),
+        ("augmentation.backend", "monai", "batchgenerators"),
+        ("augmentation.labels", "cubic", "linear"),
+        ("augmentation.mirror_axes", "left", "left-right"),
+        ("foreground_rounding", "down", "up"),
+        ("precision", "fp16", "float16"),
+        ("compile", "of", "off"),
+    ],
+)
+def test_an_unknown_choice_is_refused_and_those_known_are_offered(name, value, near):
+    with pytest.raises(SettingsError, match=name) as caught:
+        read_settings(VALUES, {name: value})
+    assert f"'{value}'" in str(caught.value) and near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("foreground", 5, 1),
+        ("foreground", -0.1, 0),
+        ("ema", 1, 0.9999),
+        ("ema", 2, 0),
+        ("epochs", 0, 1),
+        ("steps_per_epoch", 0, 1),
+        ("steps_per_epoch", -1, 1),
+        ("skip_limit", 0, 1),
+        ("probe_steps", -1, 0),
+        ("memory_share", 1.5, 0.9),
+        ("optimizer.learning_rate", -0.1, 0.0),
+        ("optimizer.learning_rate", float("nan"), 1),
+        ("optimizer.learning_rate", float("inf"), 1),
+        ("optimizer.momentum", 1.0, 0.5),
+        ("schedule.warm_up", 1.1, 1.0),
+        ("loss.top_k", 0, 1),
+        ("loss.class_weights", [1, -1], [1, 0]),
+        ("loss.class_weights", ["a"], []),
+        ("augmentation.mirror", 1.01, 1.0),
+        ("augmentation.blur_sigma", [0, 1], [0.1, 1]),
+        ("augmentation.scaling_range", [1.4, 0.7], [0.7, 0.7]),
+        ("augmentation.scaling_range", ["a", "b"], [0.7, 1.4]),
+        ("augmentation.low_resolution_range", [0.5, 1.5], [0.5, 1]),
+        ("cascade.drop_below", -1, 0),
+    ],
+)
+def test_a_number_beyond_its_limits_is_refused(name, bad, good):
+    read_settings(VALUES, {name: good})
+    with pytest.raises(SettingsError, match=name) as caught:
+        read_settings(VALUES, {name: bad})
+    assert repr(bad) in caught.value.found and caught.value.expected
+
+
+def test_nesterov_without_momentum_is_refused_for_sgd_alone():
+    read_settings(VALUES, {"optimizer.momentum": 0})
+    with pytest.raises(SettingsError, match="nesterov"):
+        read_settings(VALUES, {"optimizer.name": "sgd", "optimizer.momentum": 0})
+    read_settings(VALUES, {"optimizer.name": "sgd", "optimizer.momentum": 0, "optimizer.nesterov": False})
 
 
 def test_a_table_with_a_key_too_many_or_too_few_is_refused():

@@ -147,9 +147,19 @@ def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
 
     Raises
     ------
-    SettingsError : unknown name, with the nearest known one; a value of the wrong kind
+    SettingsError : unknown name, with the nearest known one; a value of the wrong kind or out of its limits; class weights that
+        are not one per class
     """
-    return read_settings(_completed(plan.settings or {}, presets.planner().values["training"]), changes)
+    settings = read_settings(_completed(plan.settings or {}, presets.planner().values["training"]), changes)
+    weights, classes = settings.loss.class_weights, [label.name for label in plan.labels.labels]
+    if weights and len(weights) != len(classes):
+        raise SettingsError(
+            "the training setting 'loss.class_weights' does not fit the labels",
+            found=f"{len(weights)} weights",
+            expected=f"{len(classes)}, one for each of: {', '.join(classes)}",
+            fix="give one number per label, background first, or none: --set loss.class_weights=[]",
+        )
+    return settings
 
 
 def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -363,6 +363,13 @@ def test_unknown_settings_and_impossible_wishes_are_refused_at_the_door(cases, t
         train(make_task(cases, tmp_path, epochs=None, time_budget=3.0))
 
 
+def test_class_weights_are_one_per_label_background_included():
+    plan, _ = make_plan()
+    assert loop.check_settings(plan, {"loss.class_weights": "[1, 2, 3]"}).loss.class_weights == (1, 2, 3)
+    with pytest.raises(SettingsError, match="background, bright, dark"):
+        loop.check_settings(plan, {"loss.class_weights": "[1, 2]"})
+
+
 def test_a_plan_of_an_earlier_version_gets_the_settings_it_lacks_from_the_default_planner():
     plan, _ = make_plan(planner="nnunet")
     older = {name: value for name, value in plan.settings.items() if name != "probe_steps"}

@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that `--help` is instant.
 from __future__ import annotations
 
 import enum
+import os
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 from autoseg import __version__
-from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space
+from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
 from autoseg.quantities import clock, seconds
 
 app = typer.Typer(
@@ -52,7 +53,7 @@ Workers = Annotated[str, typer.Option("--workers", metavar="N|auto", help="Proce
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON, too.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is there already.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Fixes everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Fixes everything that is drawn at random.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|FILE.toml", help="The layout, where it is not found by itself.")]
 GroupRegex = Annotated[
     str | None, typer.Option("--group-regex", metavar="RE", help="Pattern whose first group, in a case's name, is the patient or site.")
@@ -221,6 +222,7 @@ def predict(
     fold: Fold = "all",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Mirrored test-time augmentation.")] = True,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each label, too.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write how unsure the model is of each voxel, too.")] = False,
     postprocess: Annotated[bool, typer.Option("--postprocess/--no-postprocess", help="The rules chosen from out-of-fold results.")] = True,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -228,6 +230,8 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment new scans on their own grid."""
+    if configuration is ConfigurationName.every:
+        raise UsageError("predict uses one configuration", found="--configuration all", fix="name one, or leave it to what select chose")
     from autoseg import files
     from autoseg.pipeline import predicting
 
@@ -240,6 +244,7 @@ def predict(
             fold=_fold(fold),
             tta=tta,
             probabilities=probabilities,
+            uncertainty=uncertainty,
             postprocess=postprocess,
             device=device,
             overwrite=overwrite,
@@ -262,12 +267,13 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Compare predictions with references, per case and label, and in summary."""
+    from autoseg import files
     from autoseg.pipeline import predicting
 
     with _Terminal(quiet=quiet) as terminal:
-        summary = predicting.evaluate(
-            predictions, references, output=output or json, labels=labels, workers=_workers(workers), listener=terminal
-        )
+        summary = predicting.evaluate(predictions, references, output=output, labels=labels, workers=_workers(workers), listener=terminal)
+        if json is not None:
+            files.write_json(json, summary)
         terminal.show(predicting.table(summary))
 
 
@@ -288,12 +294,13 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where to put everything.")] = Path("autoseg-demo"),
     time_budget: Annotated[str, typer.Option("--time-budget", metavar="2m", help="Time for the training.")] = "2m",
     device: Device = "auto",
+    seed: Seed = 0,
 ) -> None:
     """The whole road on a small built-in phantom data set, in minutes on a laptop CPU."""
     from autoseg import demo as road
 
     with _Terminal(quiet=False) as terminal:
-        road.run(output, time_budget=time_budget, device=device, command=_run_in_process, listener=terminal)
+        road.run(output, time_budget=time_budget, device=device, seed=seed, command=_run_in_process, listener=terminal)
 
 
 @app.callback(invoke_without_command=True)
@@ -330,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, _WRONG_USAGE):
             error.show(file=sys.stderr)  # type: ignore[attr-defined]
             return 2
-        known = short_of_space(error)
+        known = short_of_space(error) or unusable_path(error)
         if known is not None:
             print(known, file=sys.stderr)
             return known.exit_code
@@ -371,15 +378,13 @@ class _Terminal:
 
     def show(self, text: str) -> None:
         """The result of a command: printed even where the rest is quiet."""
-        self._close_line()
-        print(text)
+        self._print(text)
 
     def say(self, text: str) -> None:
         """A finished fact; `--quiet` keeps warnings only."""
         if self.quiet and not text.lstrip().startswith("warning"):
             return
-        self._close_line()
-        print(text, flush=True)
+        self._print(text)
 
     def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Done of total, rate and time left; drawn at most ten times a second, elsewhere every ten seconds and at the end."""
@@ -400,6 +405,14 @@ class _Terminal:
         if finished:
             self._close_line()
             self._stage = ""
+
+    def _print(self, text: str) -> None:
+        """Work goes on where nobody reads any more: `autoseg train ... | head`."""
+        self._close_line()
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w")
 
     def _close_line(self) -> None:
         if self._open:
@@ -464,9 +477,10 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _terminate_like_interrupt() -> None:
-    """SIGTERM ends a command as Ctrl-C does; the training loop replaces both by its own while it runs."""
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM and SIGUSR1 end a command as Ctrl-C does; the training loop replaces them by its own while it runs."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 if __name__ == "__main__":

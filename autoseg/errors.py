@@ -204,6 +204,26 @@ def short_of_space(error: BaseException) -> NotEnough | None:
     return None
 
 
+def unusable_path(error: BaseException) -> InputError | None:
+    """The error for a file or folder that the system does not let us use; `None` for any other.
+
+    >>> print(unusable_path(PermissionError(errno.EACCES, "Permission denied", "out")))
+    MissingPath: a file or folder cannot be used
+      file      out
+      found     Permission denied
+      fix       give another place, or change its permissions
+    """
+    kinds = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+    if isinstance(error, kinds) or (isinstance(error, OSError) and error.errno in (errno.EROFS, errno.ENAMETOOLONG)):
+        return MissingPath(
+            "a file or folder cannot be used",
+            file=error.filename,
+            found=error.strerror,
+            fix="give another place, or change its permissions",
+        )
+    return None
+
+
 def _rebuild(kind: type[AutosegError], state: dict[str, object]) -> AutosegError:
     error = kind.__new__(kind)
     error.__dict__.update(state)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ from numpy.typing import NDArray
 
 from autoseg import __version__, cases, evaluation, files, images, postprocessing, prediction, workers
 from autoseg.cases import Case
-from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, SomeCasesFailed, UsageError
+from autoseg.errors import (
+    AutosegError,
+    FaultyCases,
+    InputError,
+    MissingPath,
+    SomeCasesFailed,
+    UnreadableFile,
+    UsageError,
+    short_of_space,
+)
 from autoseg.images import Image
 from autoseg.labels import Labels, make_labels
 from autoseg.pipeline.listener import Listener, Logged, counter
@@ -24,6 +35,8 @@ from autoseg.workspace import Workspace
 
 RECORD = "prediction.json"
 FAILED = "failed.csv"
+MADE_BY = "autoseg predict"
+_FAILED_COLUMNS = ("case", "stage", "reason", "detail")
 
 
 def predict(
@@ -35,6 +48,7 @@ def predict(
     fold: int | None = None,
     tta: bool = True,
     probabilities: bool = False,
+    uncertainty: bool = False,
     postprocess: bool = True,
     device: str = "auto",
     overwrite: bool = False,
@@ -48,6 +62,9 @@ def predict(
     inputs : files, or one folder; several channels by the suffixes _0000, _0001, ...
     output : a file where there is one input and the name has an image suffix; else a folder
     fold : one fold of the cross-validation; by default the mean of all that are trained
+    probabilities : also write `NAME_probabilities.nii.gz`, one volume per label or region
+    uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely
+    overwrite : replace results that are there, also files that no earlier prediction made
 
     Returns
     -------
@@ -57,65 +74,52 @@ def predict(
     ------
     SomeCasesFailed : finished, and failed.csv beside the results names case, stage and reason of the rest
     ModelError, MissingPath, MissingChannel : nothing was done
+    UsageError : a result would replace a scan, or a file that no earlier prediction made; nothing was done
     """
     listener = listener or Logged()
     opened = model if isinstance(model, Model) else load(model, configuration=configuration, fold=fold, device=device).model
     found = cases.find_inputs([Path(path) for path in inputs], channels=len(opened.plan.channels))
-    targets, folder = _targets(found, Path(output))
+    for note in _channels_taken_for_cases(found, opened):
+        listener.say(f"warning: {note}")
     rules = opened.rules if postprocess else None
+    record = _Record(
+        output=Path(output),
+        single=_is_one_file(Path(output), found),
+        settings={
+            "model": opened.identity,
+            "tta": tta,
+            "probabilities": probabilities,
+            "uncertainty": uncertainty,
+            "postprocessing": None if rules is None else list(rules.sentences()),
+        },
+        labels=opened.plan.labels,
+    )
+    targets = _targets(found, Path(output), single=record.single)
+    earlier = record.read()
+    if not overwrite:
+        _refuse_to_replace(targets, earlier)
     listener.say(f"{len(found)} to segment with {opened.describe()}")
-    record_file = folder / RECORD
-    settings = {"model": opened.identity, "tta": tta, "probabilities": probabilities, "postprocessing": rules is not None}
-    earlier = {} if overwrite else _earlier(record_file, settings)
-    done: dict[str, dict[str, Any]] = {}
     failures: list[tuple[str, str, AutosegError]] = []
     for index, case in enumerate(found):
         listener.progress("predict", index, len(found))
-        key = _state_of(case.images)
-        if targets[case.name].exists() and earlier.get(case.name, {}).get("input") == key:
-            done[case.name] = earlier[case.name]
+        target = targets[case.name]
+        if not overwrite and _is_current(earlier.get(case.name), case, target, record):
+            record.keep(case.name, earlier[case.name])
             continue
-        stage = "read"
-        try:
-            started = time.perf_counter()
-            image = cases.load_image(case, channels=len(opened.plan.channels))
-            read = time.perf_counter() - started
-            stage = "segment"
-            result = prediction.segment(opened, image, tta=tta, probabilities=probabilities)
-            classes = result.classes if rules is None else postprocessing.apply(result.classes, rules, opened.plan.labels, image.spacing)
-            stage = "write"
-            started = time.perf_counter()
-            images.write_label(targets[case.name], opened.plan.labels.decode(classes), like=image)
-            if result.probabilities is not None:
-                images.write_image(_probabilities_file(targets[case.name]), result.probabilities, affine=image.affine, like=image)
-            seconds = {"read": read, **result.seconds, "write": time.perf_counter() - started}
-        except AutosegError as error:
-            failures.append((case.name, stage, error))
-            listener.say(f"warning: {case.name} failed at {stage}: {error.summary}")
+        done = _predict_case(opened, case, target, rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
+        if isinstance(done, _Failed):
+            failures.append((case.name, done.stage, done.error))
+            listener.say(f"warning: {case.name} failed at {done.stage}: {done.error.summary}")
             continue
-        warnings = [*image.notes, *result.warnings]
-        for warning in warnings:
+        for warning in done["warnings"]:
             listener.say(f"warning: {case.name}: {warning}")
-        done[case.name] = {
-            "file": str(targets[case.name]),
-            "input": key,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "warnings": warnings,
-            "voxels": _volumes(classes, opened.plan.labels),
-        }
+        record.keep(case.name, done)
+        record.write()
         listener.progress("predict", index + 1, len(found))
-    record = {"version": __version__, **settings, **opened.plan.labels.to_json(), "cases": done}
-    files.write_json(record_file, record)
-    _write_failures(folder / FAILED, failures)
-    if failures:
-        raise SomeCasesFailed(
-            f"{len(failures)} of {len(found)} cases failed",
-            file=folder / FAILED,
-            details={name: error.summary for name, _, error in failures[:5]},
-            fix="see the reasons there, mend the files, and give the same command again: the others are kept",
-        )
-    listener.say(f"{len(done)} segmented; results in {targets[found[0].name] if len(found) == 1 else folder}")
-    return record
+    record.write()
+    _report_failures(record.folder / FAILED, failures, len(found))
+    listener.say(f"{len(record.cases)} segmented; results in {Path(output)}")
+    return record.to_json()
 
 
 def load(model: Path | str | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto") -> LoadedModel:
@@ -189,6 +193,9 @@ def evaluate(
     FaultyCases : pairs that cannot be compared, all of them
     """
     listener = listener or Logged()
+    if output is not None and (Path(output).suffix != ".json" or Path(output).is_dir()):
+        raise UsageError("the summary is a JSON file", file=output, expected="a name that ends in .json; a CSV table goes beside it",
+                         fix="-o summary.json")  # fmt: skip
     pairs, notes = _pairs(Path(predictions), Path(references))
     for note in notes:
         listener.say(f"warning: {note}")
@@ -304,12 +311,142 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _targets(found: Sequence[Case], output: Path) -> tuple[dict[str, Path], Path]:
-    """Where each result goes, and the folder of the record."""
-    suffix = images.suffix_of(output)
-    if suffix and len(found) == 1:
-        targets, folder = {found[0].name: output}, output.parent
-    elif suffix:
+@dataclass(frozen=True)
+class _Failed:
+    """A case without a result."""
+
+    stage: str
+    error: AutosegError
+
+
+@dataclass(kw_only=True)
+class _Record:
+    """What was predicted, with what: prediction.json in the output folder, or NAME.json beside a single output file."""
+
+    output: Path
+    single: bool
+    settings: dict[str, Any]
+    labels: Labels
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where failed.csv goes."""
+        return self.output.parent if self.single else self.output
+
+    @property
+    def file(self) -> Path:
+        """Where the record goes."""
+        return sidecar(self.output) if self.single else self.output / RECORD
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Cases recorded before, whatever they were predicted with; none where the file is not a record of ours."""
+        known = _record_in(self.file)
+        return {} if known is None else dict(known["cases"])
+
+    def keep(self, name: str, facts: dict[str, Any]) -> None:
+        """Note one case, with the settings it was predicted with."""
+        self.cases[name] = {**facts, "settings": self.settings}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"made_by": MADE_BY, "version": __version__, **self.settings, **self.labels.to_json(), "cases": self.cases}
+
+    def write(self) -> None:
+        """After each case, so that the same command goes on after any end; cases of earlier commands stay listed."""
+        if self.file.exists() and _record_in(self.file) is None:
+            return  # a file of somebody else's that happens to have this name
+        files.write_json(self.file, {**self.to_json(), "cases": {**self.read(), **self.cases}})
+
+
+def _record_in(file: Path) -> dict[str, Any] | None:
+    """What `predict` wrote there; None where there is nothing, or something else."""
+    try:
+        known = files.read_json(file) if file.exists() else None
+    except InputError:
+        return None
+    ours = isinstance(known, dict) and known.get("made_by") == MADE_BY and isinstance(known.get("cases"), dict)
+    return known if ours else None
+
+
+def sidecar(target: Path) -> Path:
+    """The JSON file beside a single result.
+
+    >>> sidecar(Path("out/liver.nii.gz")).as_posix()
+    'out/liver.json'
+    """
+    return target.with_name(target.name.removesuffix(images.suffix_of(target)) + ".json")
+
+
+def _predict_case(
+    model: Model,
+    case: Case,
+    target: Path,
+    *,
+    rules: postprocessing.Rules | None,
+    tta: bool,
+    probabilities: bool,
+    uncertainty: bool,
+) -> dict[str, Any] | _Failed:
+    """Read, segment and write one case; what goes wrong with it stays with it."""
+    plan, stage = model.plan, "read"
+    try:
+        started = time.perf_counter()
+        key = _state_of(case.images)
+        image = cases.load_image(case, channels=len(plan.channels))
+        read = time.perf_counter() - started
+        stage = "segment"
+        result = prediction.segment(model, image, tta=tta, probabilities=probabilities or uncertainty)
+        classes = result.classes if rules is None else postprocessing.apply(result.classes, rules, plan.labels, image.spacing)
+        stage = "write"
+        started = time.perf_counter()
+        images.write_label(target, plan.labels.decode(classes), like=image)
+        if result.probabilities is not None and probabilities:
+            images.write_image(_beside(target, "probabilities"), result.probabilities, affine=image.affine, like=image)
+        if result.probabilities is not None and uncertainty:
+            doubt = entropy(result.probabilities, regions=bool(plan.labels.regions))
+            images.write_image(_beside(target, "uncertainty"), doubt[None], affine=image.affine, like=image)
+        seconds = {"read": read, **result.seconds, "write": time.perf_counter() - started}
+    except AutosegError as error:
+        return _Failed(stage, error)
+    except OSError as error:
+        told = UnreadableFile("the file cannot be read or written", file=error.filename, found=error.strerror, fix="check path and rights")
+        return _Failed(stage, short_of_space(error) or told)
+    return {
+        "file": str(target),
+        "input": key,
+        "result": _state_of([target]),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "warnings": [*image.notes, *result.warnings],
+        "voxels": _volumes(classes, plan.labels),
+    }
+
+
+def entropy(probabilities: NDArray[np.float32], *, regions: bool) -> NDArray[np.float32]:
+    """How unsure: the entropy of the labels over its largest possible value; of regions, that of the most doubtful one.
+
+    Parameters
+    ----------
+    probabilities : (heads, z, y, x), each in 0..1; over labels they add up to 1
+
+    Returns
+    -------
+    (z, y, x), 0..1
+
+    >>> entropy(np.array([[0.5, 1.0], [0.5, 0.0]], dtype=np.float32).reshape(2, 1, 1, 2), regions=False).round(3).tolist()
+    [[[1.0, 0.0]]]
+    """
+    p = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    if regions:
+        single = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        return single.max(axis=0).astype(np.float32)
+    return (-(p * np.log(p)).sum(axis=0) / np.log(len(p))).clip(0, 1).astype(np.float32)
+
+
+def _is_one_file(output: Path, found: Sequence[Case]) -> bool:
+    """Whether the output is the name of one label map."""
+    suffix = "" if output.is_dir() else images.suffix_of(output)
+    if suffix and len(found) > 1:
         raise UsageError(
             "several inputs cannot go into one file",
             file=output,
@@ -317,34 +454,72 @@ def _targets(found: Sequence[Case], output: Path) -> tuple[dict[str, Path], Path
             expected="a folder",
             fix="give a folder with -o",
         )
+    return bool(suffix)
+
+
+def _targets(found: Sequence[Case], output: Path, *, single: bool) -> dict[str, Path]:
+    """Where each result goes; refused before any work where that cannot be."""
+    if single:
+        _require_label_format(output, found[0])
+        targets = {found[0].name: output}
     else:
         targets = {case.name: output / f"{case.name}{images.label_suffix(case.images[0])}" for case in found}
-        folder = output
     taken = {path.resolve() for case in found for path in case.images}
     clash = [str(path) for path in targets.values() if path.resolve() in taken]
     if clash:
         raise UsageError("a result would replace its own input", file=clash[0], fix="give another place with -o")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("the output folder is a file", file=folder, fix="give another place with -o")
-    return targets, folder
+    folder = output.parent if single else output
+    for place in (folder, *folder.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise UsageError("results need a folder, and there is a file of that name", file=place, fix="give another place with -o")
+    return targets
 
 
-def _probabilities_file(target: Path) -> Path:
-    suffix = images.suffix_of(target)
-    stem = target.name.removesuffix(suffix)
-    return target.with_name(f"{stem}_probabilities.nii.gz")
+def _require_label_format(output: Path, case: Case) -> None:
+    suffix = images.suffix_of(output)
+    holds_labels = images.label_suffix(output) == suffix
+    if holds_labels and suffix in (".png", ".bmp"):
+        holds_labels = images.suffix_of(case.images[0]) == suffix or images.read_header(case.images[0]).shape[0] == 1
+    if not holds_labels:
+        raise UsageError("this label map cannot be written in that format", file=output, found=suffix, expected="such as .nii.gz",
+                         fix="give the output another suffix")  # fmt: skip
 
 
-def _earlier(record: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Cases that the same command has finished before."""
-    if not record.exists():
-        return {}
-    try:
-        known = files.read_json(record)
-    except InputError:
-        return {}
-    same = all(known.get(key) == value for key, value in settings.items())
-    return dict(known.get("cases", {})) if same else {}
+def _refuse_to_replace(targets: Mapping[str, Path], earlier: Mapping[str, Mapping[str, Any]]) -> None:
+    """Files that no earlier prediction made may be somebody's references."""
+    ours = {facts.get("file") for facts in earlier.values()}
+    foreign = [path for path in targets.values() if path.exists() and str(path) not in ours]
+    if foreign:
+        raise UsageError(
+            f"{len(foreign)} of the results' names are taken by files that no earlier prediction made",
+            file=foreign[0],
+            expected="a new place, or results of an earlier prediction",
+            fix="give another place with -o, or --overwrite to replace them",
+        )
+
+
+def _is_current(facts: Mapping[str, Any] | None, case: Case, target: Path, record: _Record) -> bool:
+    """Whether the result there is of this scan, this model and these settings, untouched since."""
+    if facts is None or not target.exists() or not all(path.exists() for path in case.images):
+        return False
+    same = facts.get("file") == str(target) and facts.get("settings") == record.settings
+    return same and facts.get("input") == _state_of(case.images) and facts.get("result") == _state_of([target])
+
+
+def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:
+    """Files of one name with channel suffixes, given to a model of one channel, are probably channels."""
+    if len(model.plan.channels) > 1:
+        return []
+    stems = Counter(case.name[:-5] for case in found if re.fullmatch(r".+_\d{4}", case.name))
+    return [
+        f"{count} files of '{stem}' look like its channels, but the model has one channel: each is segmented by itself"
+        for stem, count in stems.items()
+        if count > 1
+    ]
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f"{target.name.removesuffix(images.suffix_of(target))}_{what}.nii.gz")
 
 
 def _state_of(paths: Iterable[Path]) -> list[str]:
@@ -356,12 +531,25 @@ def _volumes(classes: NDArray[Any], labels: Labels) -> dict[str, int]:
     return {label.name: int(counts[index + 1]) for index, label in enumerate(labels.foreground)}
 
 
-def _write_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]]) -> None:
+def _report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:
+    """failed.csv names the cases without a result; an old one goes when all went well.
+
+    Raises
+    ------
+    SomeCasesFailed : there are any
+    """
     if not failures:
-        path.unlink(missing_ok=True)
+        if path.exists() and path.read_text().startswith(",".join(_FAILED_COLUMNS)):
+            path.unlink()
         return
-    rows = [{"case": name, "stage": stage, "reason": error.summary, "detail": str(error)} for name, stage, error in failures]
+    rows = [dict(zip(_FAILED_COLUMNS, (name, stage, error.summary, str(error)), strict=True)) for name, stage, error in failures]
     files.write_text(path, _csv(rows))
+    raise SomeCasesFailed(
+        f"{len(failures)} of {total} cases failed",
+        file=path,
+        details={name: error.summary for name, _, error in failures[:5]},
+        fix="see the reasons there, mend the files, and give the same command again: the others are kept",
+    )
 
 
 def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
@@ -397,7 +585,7 @@ def _some(names: Mapping[str, Path], known: Mapping[str, Path]) -> str:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found = [path for path in sorted(folder.iterdir()) if path.is_file() and images.suffix_of(path) and not path.name.startswith(".")]
-    return {_stem(path): path for path in found if not _stem(path).endswith("_probabilities")}
+    return {_stem(path): path for path in found if not _stem(path).endswith(("_probabilities", "_uncertainty"))}
 
 
 def _stem(path: Path) -> str:
@@ -405,12 +593,13 @@ def _stem(path: Path) -> str:
 
 
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:
-    beside = (predictions if predictions.is_dir() else predictions.parent) / RECORD
     if given is not None:
         value = files.read_json(given)
-        return Labels.from_json(value) if "pairs" in value else cases.find(given).labels
-    if beside.exists():
-        return Labels.from_json(files.read_json(beside))
+        return Labels.from_json(value) if isinstance(value, dict) and "pairs" in value else cases.find(given).labels
+    for beside in (predictions / RECORD,) if predictions.is_dir() else (sidecar(predictions), predictions.parent / RECORD):
+        known = _record_in(beside)
+        if known is not None:
+            return Labels.from_json(known)
     values: set[int] = set()
     for pair in pairs.values():
         for path in pair:

@@ -11,8 +11,9 @@ from typing import Any
 from autoseg import __version__, cases, checking, files, fingerprint, machine, presets
 from autoseg.cases import Dataset
 from autoseg.checking import Fault
-from autoseg.errors import SettingsError, UsageError
+from autoseg.errors import PlanMismatch, SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
+from autoseg.labels import Labels
 from autoseg.networks import footprint
 from autoseg.pipeline.listener import Listener, Logged, counter
 from autoseg.planning.configuration import Plan
@@ -123,7 +124,7 @@ def plan(
     Raises
     ------
     FaultyCases : the check found errors; all of them are in the message, nothing was written
-    SettingsError : the workspace holds trained models for another plan and `overwrite` was not given
+    SettingsError : the workspace holds models trained with another plan, cases or folds, and `overwrite` was not given
     """
     listener = listener or Logged()
     plans_file = Path(planner) if str(planner).endswith(".json") else None
@@ -132,41 +133,29 @@ def plan(
     checked = None
     if from_fingerprint is not None:
         facts = Fingerprint.from_json(files.read_json(Path(from_fingerprint)))
-        name = facts.name
+        workspace = _workspace(output, facts.name)
     elif dataset is not None:
         checked = check(
-            dataset,
-            recipe=recipe,
-            group_regex=group_regex,
-            exclude=exclude,
-            map_labels=map_labels,
-            fix_geometry=fix_geometry,
-            workers=workers,
-            listener=listener,
-        )
-        faulty = checking.faulty(checked.faults)
-        for fault in checked.faults:
-            if fault.severity == "warning":
-                listener.say(f"warning: {checking.sentence(fault)}")
-        if faulty is not None:
-            raise faulty
-        name = checked.dataset.name
+            dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, map_labels=map_labels, fix_geometry=fix_geometry,
+            workers=workers, listener=listener)  # fmt: skip
+        _stop_at_errors(checked, listener)
+        workspace = _workspace(output, checked.dataset.name)
+        facts = fingerprint.extract(checked.dataset, workers=workers, progress=counter(listener, "fingerprint"))
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
-    workspace = Workspace(root=Path(output) if output is not None else Path(f"{name}-autoseg"))
-    if checked is not None:
-        facts = fingerprint.extract(checked.dataset, workers=workers, progress=counter(listener, "fingerprint"))
     trace = footprint.tracer(offered)
     if plans_file is None:
         result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=trace)
     else:
         result = import_plan(files.read_json(plans_file), facts, preset=preset, machine=offered, footprint=trace)
-    _preflight(result, facts, workspace, listener)
-    _refuse_to_orphan(workspace, result, overwrite)
+    split = None if checked is None else _split(checked.dataset, facts, splits=splits, seed=seed)
+    _preflight(result, facts, workspace, listener, folds=5 if split is None else len(split))
+    if not overwrite:
+        _refuse_to_orphan(workspace, result, checked, split)
     if checked is not None:
         files.write_json(workspace.check, checked.to_json())
         files.write_json(workspace.dataset, checked.dataset.to_json())
-        files.write_json(workspace.splits, _split(checked.dataset, facts, splits=splits, seed=seed))
+        files.write_json(workspace.splits, split)
     files.write_json(workspace.fingerprint, facts.to_json())
     files.write_json(workspace.plan, result.to_json())
     listener.say(describe_plan(result))
@@ -204,8 +193,26 @@ def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[s
     SettingsError : a fold names unknown cases, or a case is in training and validation at once
     """
     splits: list[dict[str, list[str]]] = files.read_json(workspace.splits)
-    folds.check_folds(splits, [case.name for case in dataset.cases])
+    folds.check_folds(splits, [case.name for case in dataset.cases], groups={case.name: case.group for case in dataset.cases})
     return splits
+
+
+def require_fit(plan: Plan, dataset: Dataset, workspace: Workspace) -> None:
+    """The plan and the data set of a workspace must speak of the same labels and channels.
+
+    Raises
+    ------
+    PlanMismatch : they do not: the plan was made for other data, or one of the two was edited
+    """
+    for what, planned, found in (("labels", plan.labels, dataset.labels), ("channels", plan.channels, dataset.channels)):
+        if planned != found:
+            raise PlanMismatch(
+                f"the plan was made for other {what}",
+                file=workspace.plan,
+                found=_told(planned),
+                expected=f"{_told(found)} (dataset.json)",
+                fix="plan this data set again: autoseg plan DATASET -o WORKSPACE",
+            )
 
 
 def describe_plan(plan: Plan) -> str:
@@ -231,13 +238,13 @@ def describe_plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, listener: Listener) -> None:
+def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, listener: Listener, *, folds: int) -> None:
     """What it will take, told before anything expensive; an error where it cannot work."""
     place = next(folder for folder in (workspace.root, *workspace.root.absolute().parents) if folder.is_dir())
     found = preflight(
         plan,
         facts,
-        folds=5,
+        folds=folds,
         epochs=int((plan.settings or {}).get("epochs", 1000)),
         disk_free=shutil.disk_usage(place).free,
         memory_free=free_memory(),
@@ -264,16 +271,59 @@ def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: i
     return folds.make_folds(dataset.cases, presence=facts.presence, seed=seed)
 
 
-def _refuse_to_orphan(workspace: Workspace, result: Plan, overwrite: bool) -> None:
-    """A new plan over trained models would leave them without their plan; the same plan again is welcome."""
-    runs = workspace.root / "runs"
-    if overwrite or not workspace.plan.exists() or not runs.exists() or not any(runs.glob("*/fold_*/model.json")):
+def _refuse_to_orphan(workspace: Workspace, result: Plan, checked: Checked | None, split: list[dict[str, list[str]]] | None) -> None:
+    """Trained models must not lose the plan, the cases or the folds they belong to; the same again is welcome.
+
+    Raises
+    ------
+    SettingsError : what would be written differs from what the models in the workspace were trained with
+    PlanMismatch : planning from a fingerprint of other data than that of the workspace
+    """
+    if checked is None and workspace.dataset.exists():
+        require_fit(result, read_dataset(workspace), workspace)
+    if not workspace.plan.exists() or not any((workspace.root / "runs").glob("*/fold_*/model.json")):
         return
     previous = read_plan(workspace)
-    if previous.configurations != result.configurations or previous.labels != result.labels:
-        raise SettingsError(
-            "the workspace holds models that were trained for another plan",
-            file=workspace.root,
-            expected="the same plan, or an empty workspace",
-            fix="choose another folder with -o, or give --overwrite to plan anew (the models stay, and carry their own plan)",
+    changed = [
+        what
+        for what, differs in (
+            ("plan", previous.configurations != result.configurations or previous.labels != result.labels),
+            ("cases", checked is not None and _case_names(read_dataset(workspace)) != _case_names(checked.dataset)),
+            ("folds", split is not None and files.read_json(workspace.splits) != split),
         )
+        if differs
+    ]
+    if changed:
+        raise SettingsError(
+            f"the workspace holds models that were trained with another {' and other '.join(changed)}",
+            file=workspace.root,
+            expected="the same again, or an empty workspace",
+            fix="choose another folder with -o, or give --overwrite and train anew",
+        )
+
+
+def _case_names(dataset: Dataset) -> list[str]:
+    return [case.name for case in dataset.cases]
+
+
+def _told(what: object) -> str:
+    if isinstance(what, Labels):
+        return ", ".join(f"{label.name}={label.value}" for label in what.labels) + (" with regions" if what.regions else "")
+    return ", ".join(f"{channel.name} ({channel.modality})" for channel in what)  # type: ignore[attr-defined]
+
+
+def _workspace(output: Path | None, name: str) -> Workspace:
+    """The folder to make; refused before any work where it cannot be one."""
+    root = Path(output) if output is not None else Path(f"{name}-autoseg")
+    if root.exists() and not root.is_dir():
+        raise UsageError("the workspace must be a folder", file=root, found="a file", fix="choose another place with -o")
+    return Workspace(root=root)
+
+
+def _stop_at_errors(checked: Checked, listener: Listener) -> None:
+    for fault in checked.faults:
+        if fault.severity == "warning":
+            listener.say(f"warning: {checking.sentence(fault)}")
+    faulty = checking.faulty(checked.faults)
+    if faulty is not None:
+        raise faulty

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 
 from autoseg import __version__, cases, evaluation, files, images, machine, pictures, postprocessing, prediction
 from autoseg.cases import Case, Dataset
-from autoseg.errors import MissingPath, SettingsError
+from autoseg.errors import AutosegError, MissingPath, SettingsError
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline.listener import Listener, Logged, counter
 from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summary
-from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits
-from autoseg.planning.configuration import Configuration, Plan
+from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
+from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop
 from autoseg.workspace import Run, Workspace
 
-ORDER = ("2d", "3d_lowres", "3d_fullres", "3d_cascade")
 SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
 
 
@@ -42,6 +41,7 @@ def train(
     workers: int | None = None,
     overwrite: bool = False,
     started: float | None = None,
+    outermost: bool = True,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Train folds of one or all configurations, and validate each on the cases it has not seen.
@@ -53,6 +53,7 @@ def train(
     epochs, time_budget : length of one fold's training; the budget is in seconds and includes its validation
     settings : training settings that replace those of the plan, by their dotted names
     started : `time.monotonic()` of the moment from which the first fold's time budget counts
+    outermost : whether to select at the end; not for the folds that a cascade has trained before its own
 
     Returns
     -------
@@ -66,12 +67,15 @@ def train(
     listener = listener or Logged()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
+    require_fit(plan, dataset, workspace)
     splits = read_splits(workspace, dataset)
     chosen = machine.choose_device(device)
     loop.check_settings(plan, settings or {})
     if epochs is None and time_budget is None and "epochs" not in (settings or {}):
         time_budget = _planned_budget(plan, listener)
     folds = _folds(splits, fold)
+    if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
+        _require_out_of_fold(splits, dataset)
     results: dict[str, Any] = {}
     for name in _wanted(plan, configuration):
         plan_of = plan.configuration(name)
@@ -81,7 +85,7 @@ def train(
                 workspace, plan_of.previous_stage, len(splits), listener,
                 lambda k, stage=plan_of.previous_stage: train(
                     workspace, configuration=stage, fold=k, epochs=epochs, time_budget=time_budget, deterministic=deterministic,
-                    settings=settings, device=device, seed=seed, workers=workers, listener=listener))  # fmt: skip
+                    settings=settings, device=device, seed=seed, workers=workers, outermost=False, listener=listener))  # fmt: skip
         for k in folds:
             run = workspace.run(name, k)
             with files.only_one(run.root, doing=f"training {name} fold {k}"):
@@ -89,10 +93,15 @@ def train(
                     files.empty_folder(run.root)
                 results[f"{name}/fold_{k}"] = _train_fold(
                     workspace, dataset, plan, plan_of, splits[k], k,
-                    epochs=epochs, budget=_budget(time_budget, started), deterministic=deterministic, settings=settings or {},
-                    device=chosen, seed=seed, workers=workers, listener=listener)  # fmt: skip
+                    epochs=epochs, budget=_budget(time_budget, started), asked=time_budget,
+                    deterministic=deterministic, settings=settings or {}, device=chosen, seed=seed,
+                    workers=workers, listener=listener)  # fmt: skip
             started = None
-    select(workspace, listener=listener)
+    if outermost:
+        try:
+            select(workspace, listener=listener)
+        except AutosegError as error:
+            listener.say(f"warning: nothing selected, though the training is finished: {error}")
     return results
 
 
@@ -110,19 +119,21 @@ def select(root: Path | str | Workspace, *, listener: Listener | None = None) ->
     listener = listener or Logged()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
+    require_fit(plan, dataset, workspace)
     candidates = {c.name: _validated(workspace, c.name) for c in plan.configurations}
     candidates = {name: folds for name, folds in candidates.items() if folds}
     if not candidates:
         raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
     table = {name: _selection_row(folds, plan.labels) for name, folds in candidates.items()}
-    best = _best(table)
+    best = _best(table, plan)
     rules = {name: _choose_rules(workspace, dataset, plan, folds, listener) for name, folds in candidates.items()}
     selection = {"version": __version__, "configurations": table, "selected": best}
     files.write_json(workspace.postprocessing, {name: rule.to_json() for name, rule in rules.items()})
     files.write_json(workspace.selection, selection)
     for name, row in table.items():
         note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
-        listener.say(f"{name}: out-of-fold Dice {row['dice'] or 0.0:.4f} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
+        dice = "none" if row["dice"] is None else f"{row['dice']:.4f}"
+        listener.say(f"{name}: out-of-fold Dice {dice} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
     if len(table) > 1:
         listener.say(f"selected for predict: {best}")
     return selection
@@ -131,7 +142,7 @@ def select(root: Path | str | Workspace, *, listener: Listener | None = None) ->
 def _wanted(plan: Plan, configuration: str | None) -> list[str]:
     there = [c.name for c in plan.configurations]
     if configuration == "all":
-        return [name for name in ORDER if name in there]
+        return [name for name in CONFIGURATION_NAMES if name in there]
     if configuration is not None:
         return [plan.configuration(configuration).name]
     return ["3d_fullres" if "3d_fullres" in there else there[0]]
@@ -157,6 +168,19 @@ def _planned_budget(plan: Plan, listener: Listener) -> float | None:
         return None
     listener.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
     return float(seconds)
+
+
+def _require_out_of_fold(splits: Sequence[Mapping[str, Sequence[str]]], dataset: Dataset) -> None:
+    """The cascade needs a prediction of every case by a network that has not seen it: every case is in one fold's validation."""
+    held_out = {name for split in splits for name in split["validation"]}
+    missing = [case.name for case in dataset.cases if case.name not in held_out]
+    if missing:
+        raise SettingsError(
+            "a cascade cannot be trained on these folds",
+            found=f"{len(missing)} cases are in no fold's validation: {', '.join(missing[:5])}",
+            expected="every case in the validation of one fold",
+            fix="use the folds that plan makes, or train the configurations before the cascade one by one",
+        )
 
 
 def _budget(time_budget: float | None, started: float | None) -> float | None:
@@ -205,6 +229,7 @@ def _train_fold(
     *,
     epochs: int | None,
     budget: float | None,
+    asked: float | None,
     deterministic: bool,
     settings: Mapping[str, Any],
     device: str,
@@ -228,6 +253,7 @@ def _train_fold(
         seed=seed,
         epochs=epochs,
         time_budget=budget,
+        asked_budget=asked,
         deterministic=deterministic,
         settings=settings,
         previous=previous,
@@ -246,7 +272,13 @@ def _train_fold(
                 tta=False,
                 previous=None if previous is None else previous[case.name],
             )
-            scores[case.name] = evaluation.score_case(classes, references[case.name], plan.labels, spacing=case.geometry.canonical_spacing)
+            scores[case.name] = evaluation.score_case(
+                classes,
+                references[case.name],
+                plan.labels,
+                spacing=case.geometry.canonical_spacing,
+                annotated=by_name[case.name].annotated,
+            )
         return mean_dice(evaluation.summarise(scores, plan.labels)) or 0.0
 
     stage = f"{configuration.name} fold {fold}"
@@ -278,22 +310,21 @@ def _validate_fold(
     """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them."""
     stage = f"validate {configuration.name} {run.root.name}"
     targets = {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
-    weights_written = run.weights.stat().st_mtime
-    if run.summary.exists() and run.summary.stat().st_mtime >= weights_written:
-        summary: dict[str, Any] = files.read_json(run.summary)
+    weights = files.hash_file(run.weights)
+    summary: dict[str, Any]
+    if run.summary.exists() and (summary := files.read_json(run.summary)).get("weights") == weights:
         listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
         return summary
+    files.remove_tree(run.validation)
     for index, case in enumerate(held_out):
         listener.progress(stage, index, len(held_out))
         target = targets[case.name]
-        if target.exists() and target.stat().st_mtime >= weights_written:
-            continue
         classes = prediction.segment_prepared(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
             previous=None if previous is None else previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
         listener.progress(stage, index + 1, len(held_out))
-    summary = score(targets, held_out, plan.labels, parallel=workers, listener=listener)
+    summary = {**score(targets, held_out, plan.labels, parallel=workers, listener=listener), "weights": weights}
     write_summary(run.summary, summary)
     listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
@@ -319,16 +350,25 @@ def _previous_maps(
     """The first stage's out-of-fold predictions on the grid of the preprocessed cases, one byte a voxel."""
     if configuration.previous_stage is None:
         return None
-    found: dict[str, Path] = {}
-    for run in sorted(workspace.configuration(configuration.previous_stage).glob("fold_*")):
-        for path in (run / "validation").iterdir():
-            if images.suffix_of(path):
-                found[path.name.removesuffix(images.suffix_of(path))] = path
+    found = _out_of_fold(_validated(workspace, configuration.previous_stage))
     maps = {}
     for name, case in stored.items():
         classes = plan.labels.encode(images.read_label(found[name]).array[0])
         maps[name] = case.geometry.prepare_classes(classes)
     return maps
+
+
+def _out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
+    """The label maps that the summaries of some folds speak of, by case: no other file that may lie there."""
+    found: dict[str, Path] = {}
+    for fold in folds:
+        run = Run(root=fold)
+        named = {case["case"] for case in files.read_json(run.summary)["cases"]}
+        for path in run.validation.iterdir():
+            name = path.name.removesuffix(images.suffix_of(path))
+            if images.suffix_of(path) and name in named:
+                found[name] = path
+    return found
 
 
 def _validated(workspace: Workspace, name: str) -> list[Path]:
@@ -347,23 +387,19 @@ def _selection_row(folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
     }
 
 
-def _best(table: Mapping[str, Mapping[str, Any]]) -> str:
-    """The highest out-of-fold Dice among those with the most folds; the lower resolution alone is never a final result's equal."""
-    most = max(len(row["folds"]) for row in table.values())
-    whole = {name: row for name, row in table.items() if len(row["folds"]) == most}
+def _best(table: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
+    """The highest out-of-fold Dice among those with the most folds; a stage that another follows only where nothing else is trained."""
+    first_stages = {c.previous_stage for c in plan.configurations}
+    candidates = {name: row for name, row in table.items() if name not in first_stages} or dict(table)
+    most = max(len(row["folds"]) for row in candidates.values())
+    whole = {name: row for name, row in candidates.items() if len(row["folds"]) == most}
     return max(whole, key=lambda name: whole[name]["dice"] or 0.0)
 
 
 def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], listener: Listener) -> postprocessing.Rules:
     """Rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
-    by_name = {case.name: case for case in dataset.cases}
-    files_of = {
-        path.name.removesuffix(images.suffix_of(path)): path
-        for fold in folds
-        for path in sorted((fold / "validation").iterdir())
-        if images.suffix_of(path)
-    }
-    files_of = {name: path for name, path in files_of.items() if name in by_name}
+    by_name = {case.name: case for case in dataset.cases if case.annotated is None}  # what was not annotated cannot be judged
+    files_of = {name: path for name, path in _out_of_fold(folds).items() if name in by_name}
 
     def triples() -> Iterator[tuple[NDArray[Any], NDArray[Any], Spacing]]:
         for index, (name, path) in enumerate(files_of.items()):

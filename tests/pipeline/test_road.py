@@ -35,7 +35,8 @@ def road(tmp_path_factory) -> Path:
     run("plan", root / "data", "-o", root / "workspace", "--device", "cpu")
     file = root / "workspace/plan.json"
     plan = read(file)
-    plan["mirror_axes"] = [2]  # two passes per place in validation, in place of eight
+    full = plan["configurations"]["3d_fullres"]
+    full |= {"features_per_stage": [max(4, width // 4) for width in full["features_per_stage"]], "predicted": None}  # seconds, not minutes
     file.write_text(json.dumps(plan))
     run("train", root / "workspace", "--fold", 0, "--epochs", 2, *SHORT, "--device", "cpu")
     return root
@@ -114,6 +115,57 @@ def test_a_result_never_replaces_its_own_scan(road, capsys):
     assert scan.read_bytes() == before and "replace" in capsys.readouterr().err
 
 
+def test_a_prediction_never_replaces_files_that_it_did_not_make(road, capsys):
+    references = road / "references"
+    references.mkdir()
+    for label in (road / "new/labels").iterdir():
+        (references / label.name).write_bytes(label.read_bytes())
+    before = {path.name: path.read_bytes() for path in references.iterdir()}
+    run("predict", road / "workspace", road / "new/images", "-o", references, "--no-tta", "--device", "cpu", code=2)
+    assert "--overwrite" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in references.iterdir()} == before
+    scan = sorted((road / "new/images").iterdir())[0]
+    run("predict", road / "workspace", scan, "-o", references / scan.name, "--no-tta", "--device", "cpu", code=2)
+    assert {path.name: path.read_bytes() for path in references.iterdir()} == before
+
+
+def test_other_rules_make_earlier_results_stale(road):
+    scan = sorted((road / "new/images").iterdir())[0]
+    output = road / "rules"
+    run("predict", road / "workspace", scan.parent, "-o", output, "--no-tta", "--device", "cpu")
+    file = road / "workspace/postprocessing.json"
+    before = file.read_bytes()
+    rule = {"target": None, "keep_largest": False, "drop_below": 1e9, "evidence": None}
+    file.write_text(json.dumps({"3d_fullres": {"format": 1, "rules": [rule]}}))
+    run("predict", road / "workspace", scan.parent, "-o", output, "--no-tta", "--device", "cpu")
+    assert not np.asarray(nibabel.load(output / scan.name).dataobj).any()
+    file.write_bytes(before)
+
+
+def test_uncertainty_and_probabilities_lie_on_the_grid_of_the_scan(road):
+    scan = sorted((road / "new/images").iterdir())[0]
+    target = road / "doubt/result.nii.gz"
+    run(
+        "predict",
+        road / "workspace",
+        scan,
+        "-o",
+        target,
+        "--no-tta",
+        "--uncertainty",
+        "--probabilities",
+        "--no-postprocess",
+        "--device",
+        "cpu",
+    )
+    result = np.asarray(nibabel.load(target).dataobj)
+    doubt = nibabel.load(target.with_name("result_uncertainty.nii.gz"))
+    chances = nibabel.load(target.with_name("result_probabilities.nii.gz"))
+    assert doubt.shape == result.shape and np.array_equal(doubt.affine, nibabel.load(scan).affine)
+    assert 0 <= np.asarray(doubt.dataobj).min() and np.asarray(doubt.dataobj).max() <= 1
+    assert np.array_equal(np.asarray(chances.dataobj).argmax(axis=-1), result)
+
+
 def test_a_broken_scan_among_good_ones_fails_alone(road):
     folder = road / "cohort"
     folder.mkdir()
@@ -151,6 +203,23 @@ def test_a_plan_for_other_data_does_not_orphan_the_models(road, capsys):
     run("plan", road / "data", "-o", road / "workspace", "--device", "cpu", code=3)
     assert "--overwrite" in capsys.readouterr().err
     (road / "workspace/plan.json").write_bytes(before)
+
+
+def test_other_folds_do_not_replace_those_of_trained_models(road, capsys):
+    before = (road / "workspace/splits.json").read_bytes()
+    run("plan", road / "data", "-o", road / "workspace", "--seed", 7, "--device", "cpu", code=3)
+    assert (road / "workspace/splits.json").read_bytes() == before and "--overwrite" in capsys.readouterr().err
+
+
+def test_a_plan_made_for_other_labels_is_refused(road, capsys):
+    file = road / "workspace/plan.json"
+    before = file.read_bytes()
+    plan = read(file)
+    plan["labels"]["kidney_left"], plan["labels"]["kidney_right"] = plan["labels"]["kidney_right"], plan["labels"]["kidney_left"]
+    file.write_text(json.dumps(plan))
+    run("train", road / "workspace", "--fold", 0, "--epochs", 2, *SHORT, "--device", "cpu", code=3)
+    assert "labels" in capsys.readouterr().err
+    file.write_bytes(before)
 
 
 def test_training_killed_in_the_middle_goes_on_and_ends_with_a_valid_model(road):

@@ -289,8 +289,8 @@ def test_the_cause_of_death_is_told_from_signal_output_and_kernel(code: int, sai
     ("error", "cause"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "shm"),
-        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "disk"),
-        (OSError(errno.EIO, "Input/output error", "/data/x"), "io"),
+        (OSError(errno.ENOSPC, "No space left on device", "data/x"), "disk"),
+        (OSError(errno.EIO, "Input/output error", "data/x"), "io"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom"),
         (MemoryError(), "oom"),
         (KeyError("x"), "defect"),

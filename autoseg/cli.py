@@ -292,7 +292,7 @@ def select(workspace: WorkspaceArgument, json: JsonFile = None, quiet: Quiet = F
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where to put everything.")] = Path("autoseg-demo"),
-    time_budget: Annotated[str, typer.Option("--time-budget", metavar="2m", help="Time for the training.")] = "2m",
+    time_budget: Annotated[str, typer.Option("--time-budget", metavar="3m", help="Time for the training.")] = "3m",
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:

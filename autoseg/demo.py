@@ -54,7 +54,7 @@ def run(
     listener.say(f"{training_cases} phantoms with reference in {data}, {new_cases} more to be tested on in {new}")
     steps = (
         ["check", data],
-        ["plan", data, "-o", workspace, "--device", device],
+        ["plan", data, "-o", workspace, "--time-budget", time_budget, "--device", device],
         ["train", workspace, "--fold", "0", "--time-budget", time_budget, "--device", device],
         ["predict", workspace, new / "images", "-o", predictions, "--device", device],
         ["evaluate", predictions, new / "labels", "-o", output / "summary.json"],

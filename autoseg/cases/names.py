@@ -180,11 +180,11 @@ def _split_declaration(declared: Any, *, file: Path) -> tuple[dict[str, int], di
             single[str(value)] = number
         else:
             raise LabelError(
-                f"the label '{key}' has no value",
+                f"the value of the label '{key}' is no integer",
                 file=file,
                 found=repr(value),
                 expected="an integer, or a list of integers",
-                fix='write {"name": value}',
+                fix=f'write {{"{key}": 1}}, with the value that the label has in the files',
             )
     if grouped and all(len(members) == 1 for members in grouped.values()):
         grouped = {}
@@ -255,7 +255,9 @@ def _as_values(values: Any, *, file: Path) -> tuple[int, ...]:
 
 
 def _integer(value: Any) -> int | None:
-    return int(value) if re.fullmatch(r"-?[0-9]{1,9}", str(value)) else None
+    if isinstance(value, float) and value.is_integer():  # 1.0, as some writers of JSON put it
+        value = int(value)
+    return int(value) if not isinstance(value, bool) and re.fullmatch(r"-?[0-9]{1,9}", str(value)) else None
 
 
 def _is_background(name: str, value: int) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autoseg import files
 from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Affine, Orientation, Shape, orientation_of, reorient, undo_reorient
-from autoseg.images import dicom, gipl, grids, gzipped, metaimage, nifti, nrrd, planar, tiff
+from autoseg.images import dicom, gipl, grids, gzipped, metaimage, nifti, nrrd, planar, pretenders, tiff
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.label_values import as_label_values
 from autoseg.images.turning import contiguous
@@ -335,9 +335,12 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> Raw:
     """Find the format and read."""
     if not path.exists():
         raise MissingPath("no such file", file=path, fix="check the spelling of the path")
+    _refuse_special(path)
     try:
         return _format_of(path).read(path, voxels, label)
-    except (UnreadableFile, GeometryError):
+    except (UnreadableFile, GeometryError) as error:
+        if isinstance(error, UnreadableFile):
+            pretenders.refuse(path)  # a web page or a placeholder under an image's name: then that is the news
         if voxels:
             gzipped.verify(path)  # an odd header is often but a corrupt stream, and then that is the news
         raise
@@ -346,6 +349,28 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> Raw:
             "not enough memory to read the image", file=path, found=f"{path.stat().st_size / 1e6:.0f} MB on disk",
             fix="use fewer --workers, or a machine with more memory",
         ) from None  # fmt: skip
+
+
+def _refuse_special(path: Path) -> None:
+    """Pipes and devices would be waited for; a folder under a file's name holds no series."""
+    if path.is_dir():
+        if suffix_of(path) and suffix_of(path) != ".dcm":
+            inside = sorted(entry.name for entry in path.iterdir())
+            raise UnreadableFile(
+                "a folder that is named like an image file",
+                file=path,
+                found=f"{len(inside)} files inside" + (f", such as {inside[0]}" if inside else ""),
+                expected=f"a {suffix_of(path)} file, or a folder of DICOM slices under a name without that suffix",
+                fix="put the file itself in the place of the folder",
+            )
+    elif not path.is_file():
+        raise UnreadableFile(
+            "neither a file nor a folder",
+            file=path,
+            found="a pipe, socket or device",
+            expected="an image file",
+            fix="put the file itself there",
+        )
 
 
 def _format_of(path: Path) -> _Format:
@@ -369,9 +394,27 @@ def _name_of(kind: _Format) -> str:
 
 
 def _as_image_values(raw: Raw) -> NDArray[Any]:
-    """float64 becomes float32; all else stays."""
-    assert raw.array is not None
-    return raw.array.astype(np.float32) if raw.array.dtype == np.float64 else raw.array
+    """float64 becomes float32; all else stays.
+
+    Raises
+    ------
+    UnreadableFile : finite values that float32 would turn into infinity
+    """
+    array = raw.array
+    assert array is not None
+    if array.dtype != np.float64:
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(np.float32)
+    if np.isinf(cast).any() and (lost := np.isinf(cast) & np.isfinite(array)).any():
+        raise UnreadableFile(
+            "the intensities are absurdly large",
+            file=raw.path,
+            found=f"{int(lost.sum())} of {array.size} voxels beyond, up to {float(np.abs(array[lost]).max()):.3g}",
+            expected=f"at most {np.finfo(np.float32).max:.3g}, the largest float32",
+            fix="such values mark voxels that were not measured: replace them, by 0 where they mean background",
+        )
+    return cast
 
 
 def _canonical(raw: Raw, *, orientation: Orientation | None = None) -> Image:

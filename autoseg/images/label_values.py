@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from autoseg.errors import LabelError
 
-ROUNDING = 0.01  # a stored value may miss its integer by this much: scaled and float-converted maps miss by about 1e-6
+ROUNDING = 0.001  # a stored value may miss its integer by this much: scaled and float-converted maps miss by about 1e-6; 1/255, a mask
+# that was divided by its maximum, must not become 0
 LARGEST_LABEL = 2**31 - 1
 _KINDS = (np.uint8, np.int16, np.uint16, np.int32)
 _SLAB = 1 << 22  # voxels at a time, so that a float map needs no second copy of itself

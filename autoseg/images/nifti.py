@@ -47,6 +47,7 @@ _CODES = {
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre, micrometre; everything else is taken as mm
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 DISAGREEMENT = 0.1  # voxels between sform and qform that deserve a note; rounding alone makes about 0.001
+QUATERNION = 1e-3  # by which the squared length of b, c, d may exceed 1: float32 headers exceed it by about 1e-7
 SPARE = 4095  # bytes behind the voxels that are taken for padding; and always less than one slice
 _SLAB = 1 << 22  # voxels at a time where types are converted
 
@@ -231,6 +232,16 @@ def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, .
         if distance > DISAGREEMENT * spacing.min():
             notes = (*notes, f"sform and qform disagree by up to {distance:.3g} mm; the sform was taken")
     best = sform if sform is not None else qform
+    if best is qform is not None and not np.all(np.isfinite(qform)):
+        raise GeometryError(
+            "the header's rotation (qform) cannot be used",
+            file=path,
+            found="quaternion "
+            + ", ".join(f"{float(header[f'quatern_{letter}']):.4g}" for letter in "bcd")
+            + f"; pixdim {', '.join(f'{float(n):.4g}' for n in header['pixdim'][:4])}",
+            expected="finite numbers, and a quaternion whose b, c and d have a length of at most 1",
+            fix="write the true affine into the header (sform or qform), or convert the file again from its source",
+        )
     if best is None:
         best, notes = _base(header, shape), (*notes, "the header stores no position (qform and sform code 0); spacing alone was taken")
     code = int(header["xyzt_units"]) & 7
@@ -255,8 +266,8 @@ def _qform(header: Any) -> Affine | None:
     b, c, d = (float(header[f"quatern_{letter}"]) for letter in "bcd")
     with np.errstate(all="ignore"):
         rest = 1 - (b * b + c * c + d * d)
-        if rest < 1e-7:  # a turn by 180 degrees, but for rounding: as nifti_quatern_to_mat44
-            length = math.sqrt(b * b + c * c + d * d) if math.isfinite(b * b + c * c + d * d) else math.nan
+        if rest < 1e-7:  # a turn by 180 degrees, but for rounding: as nifti_quatern_to_mat44; much longer ones are damage
+            length = math.sqrt(b * b + c * c + d * d) if rest > -QUATERNION else math.nan
             a, b, c, d = 0.0, b / length, c / length, d / length
         else:
             a = math.sqrt(rest) if math.isfinite(rest) else math.nan

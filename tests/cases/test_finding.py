@@ -84,7 +84,7 @@ def test_numbers_that_do_not_agree_are_told(touch: Touch) -> None:
 @pytest.mark.parametrize(("keys", "kind", "message"), [
     ({"labels": {"background": 0}}, LabelError, "no foreground"),
     ({"labels": {"a": 1, "b": 1}}, LabelError, "share a value"),
-    ({"labels": {"background": 0, "a": "one"}}, LabelError, "'a' has no value"),
+    ({"labels": {"background": 0, "a": "one"}}, LabelError, "'a' is no integer"),
     ({"labels": {"background": 0, "a": ["x"]}}, LabelError, "not a list of label values"),
     ({"labels": []}, LabelError, "not declared as expected"),
     ({"labels": {"background": 0, "r": [1, 2]}, "regions_class_order": [1, 2]}, LabelError, "painting order"),

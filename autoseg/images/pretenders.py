@@ -1,0 +1,65 @@
+"""Files that bear the name of an image and are none: what they really are, and how to get the image.
+
+Asked only once a reader has given up, so that sound files pay nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoseg.errors import UnreadableFile
+
+_START = 512  # bytes
+_DOUBLE = b"\x1f\x8b"  # of gzip
+
+
+def refuse(path: Path) -> None:
+    """Nothing for a file that may well be a damaged image.
+
+    Raises
+    ------
+    UnreadableFile : a web page, a pointer of git-lfs or git-annex, other text, the AppleDouble half of a file, or a stream that was
+        compressed twice
+    """
+    if not path.is_file():
+        return
+    start = _unpacked_start(path)
+    told = _what(start)
+    if told is not None:
+        summary, fix = told
+        line = start[:40].partition(b"\n")[0]
+        found = f"it begins with {line.decode('ascii')!r}" if _is_prose(line) else f"it begins with {start[:4]!r}"
+        raise UnreadableFile(summary, file=path, found=found, expected="an image", fix=fix)
+
+
+def _unpacked_start(path: Path) -> bytes:
+    from autoseg.images import gzipped
+
+    try:
+        with gzipped.opened(path) as stream:
+            return stream.read(_START)
+    except UnreadableFile:  # damaged: the reader has told so
+        return b""
+
+
+def _what(start: bytes) -> tuple[str, str] | None:
+    """Summary and remedy; `None` for what looks like the binary it should be."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a placeholder of git-lfs, not the image itself", "fetch the file: git lfs pull"
+    if start.lstrip(b"./").startswith((b"annex/objects", b"git/annex")):
+        return "a placeholder of git-annex, not the image itself", "fetch the file: git annex get FILE, or datalad get FILE"
+    if start.startswith(b"\0\5\x16\7"):
+        return "the resource half of a file (AppleDouble), not the image itself", "delete it; the image has the same name without ._"
+    if start.startswith(_DOUBLE):
+        return "the file was compressed twice", "unpack it once with gzip -d, under a name that ends in .gz twice"
+    lowered = start.lstrip().lower()
+    if lowered.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "a web page, not an image", "the download failed, often for want of a login: download the file again"
+    if len(start) >= 16 and _is_prose(start) and not start.startswith((b"NRRD", b"ObjectType", b"NDims")):
+        return "a text file, not an image", "put the image itself there"
+    return None
+
+
+def _is_prose(start: bytes) -> bool:
+    """Printable characters and line ends only."""
+    return all(32 <= byte < 127 or byte in (9, 10, 13) for byte in start)

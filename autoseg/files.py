@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
@@ -120,10 +121,14 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise MissingPath("no such file", file=path, fix=fix or "check the spelling of the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableFile("the file cannot be read", file=path, found=str(error), fix=fix) from None
+    except UnicodeDecodeError as error:
+        raise UnreadableFile("the text is not UTF-8", file=path, found=str(error), expected="JSON in UTF-8",
+                             fix=fix or "save it again as UTF-8") from None  # fmt: skip
+    except OSError as error:
+        raise UnreadableFile("the file cannot be read", file=path, found=error.strerror or str(error),
+                             fix=fix or "check its type and its access rights") from None  # fmt: skip
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
     except json.JSONDecodeError as error:
         raise UnreadableFile(
             "not a JSON file",
@@ -132,6 +137,22 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
             expected="JSON",
             fix=fix or "mend that line",
         ) from None
+
+
+def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """An object of a JSON file; one that says a name twice would lose the first in silence."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UnreadableFile(
+            "a name occurs twice in one object of the file",
+            file=path,
+            found=f'"{twice}"',
+            expected="each name once",
+            fix="rename the one or the other",
+        )
+    return value
 
 
 def check_shape(value: Any, shape: Any, *, what: str, fix: str) -> None:
@@ -157,12 +178,38 @@ def check_shape(value: Any, shape: Any, *, what: str, fix: str) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, as hexadecimal digits; of a folder, such as a DICOM series, of its files' names and hashes."""
-    if Path(path).is_dir():
-        listing = [f"{item.name} {hash_file(item)}" for item in sorted(Path(path).iterdir())]
+    """SHA-256 of the file's bytes, as hexadecimal digits; of a folder, such as a DICOM series, of its files' names and hashes.
+
+    What belongs to a file is part of it: the voxels beside a MetaImage or NRRD header, the spacing beside a TIFF.
+    """
+    path = Path(path)
+    parts = sorted(path.iterdir()) if path.is_dir() else _beside(path)
+    if path.is_dir() or parts:
+        listing = [f"{item.name} {hash_file(item)}" for item in parts]
+        listing += [] if path.is_dir() else [_digest(path)]
         return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _beside(path: Path) -> list[Path]:
+    """The files that hold another part of an image whose header or picture `path` is."""
+    suffix = path.suffix.casefold()
+    names: list[str] = []
+    if suffix in (".mhd", ".nhdr"):
+        with open(path, "rb") as file:
+            head = file.read(1 << 16).decode("utf-8", "replace")
+        names = re.findall(
+            r"^(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*(\S[^\r\n]*?)[ \t]*\r?$", head, re.MULTILINE | re.IGNORECASE
+        )
+    elif suffix in (".tif", ".tiff"):
+        names = [f"{path.stem}.json", f"{re.sub(r'_[0-9]{4}$', '', path.stem)}.json"]
+    found = [path.parent / name for name in dict.fromkeys(names)]
+    return [item for item in found if item.is_file() and item != path]
 
 
 def readable_json(value: Any, *, width: int = 140) -> str:

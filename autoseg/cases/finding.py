@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import files, images, presets
-from autoseg.cases.lists import channels_of_first, is_list, read_list
+from autoseg.cases.lists import broken_link, channels_of_most, is_list, read_list
 from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.recipes import Pattern, Recipe, fill, glob_of, read_recipe
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
@@ -176,8 +178,9 @@ def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, _Files]:
                 if parts is None:
                     continue
                 taken.add(path)
-                name = fill(recipe.case_names, parts)
-                assert name is not None, "parse_recipe holds each pattern against the templates"
+                filled = fill(recipe.case_names, parts)
+                assert filled is not None, "parse_recipe holds each pattern against the templates"
+                name = unicodedata.normalize("NFC", filled)  # a Mac writes "ü" as two characters where others write one
                 place: tuple[str, Any] = (kind, parts.get("label") if kind == "label" else parts.get("channel", index))
                 _put(cases.setdefault(name, _Files()), place, path, rank, parts)
     return cases
@@ -323,6 +326,14 @@ def _problem_of(root: Path, name: str, collected: _Files, match: _Match) -> Inpu
             expected="one file per channel and label",
             fix="take one of them away, or state a recipe that tells them apart",
         )
+    if not name.isprintable() or set(name) & set("/\\"):  # control characters, or bytes that are no text in this file system
+        return SettingsError(
+            "the name of a case holds characters that no file name should have",
+            case=_printable(name),
+            file=_printable(str(root / next(p for p in (*collected.images.values(), collected.label, *collected.masks.values()) if p))),
+            expected="letters, digits and signs that can be printed",
+            fix="rename the files of the case",
+        )
     missing = _missing(collected, match.channels)
     if missing:
         return _missing_channel(root, name, collected, match, missing)
@@ -337,6 +348,8 @@ def _problem_of(root: Path, name: str, collected: _Files, match: _Match) -> Inpu
             fix="declare the further channel, or take its files away",
         )
     for path in (*collected.images.values(), *(p for p in (collected.label, *collected.masks.values()) if p)):
+        if (root / path).is_symlink() and not (root / path).exists():
+            return broken_link(name, root / path)
         if not (root / path).exists():
             return MissingPath("a listed file is not there", case=name, file=root / path, fix=_nearest_files(root, path))
     if not collected.has_label:
@@ -347,7 +360,7 @@ def _problem_of(root: Path, name: str, collected: _Files, match: _Match) -> Inpu
             case=name,
             file=root / next(iter(collected.images.values())),
             expected=expected,
-            fix=f"{_nearest_files(root, expected)}; or leave the case out with --exclude {name}",
+            fix=f"{_nearest_files(root, expected)}; or leave the case out with --exclude {shlex.quote(name)}",
         )
     return None
 
@@ -367,7 +380,7 @@ def _missing_channel(root: Path, name: str, collected: _Files, match: _Match, mi
         file=root / file,
         found=", ".join(Path(path).name for path in collected.images.values()) or "no image",
         expected=expected,
-        fix=f"{_nearest_files(root, expected)}; or leave the case out with --exclude {name}",
+        fix=f"{_nearest_files(root, expected)}; or leave the case out with --exclude {shlex.quote(name)}",
     )
 
 
@@ -377,7 +390,7 @@ def _channels(match: _Match, cases: Sequence[Case]) -> tuple[tuple[Channel, ...]
     if match.recipe.channels and [channel.name for channel in match.recipe.channels] == list(names):
         stated = [channel.modality for channel in match.recipe.channels]
     if not names:
-        return channels_of_first(cases)
+        return channels_of_most(cases)
     return channels_from(names, stated=stated)
 
 
@@ -441,7 +454,7 @@ def _listed_but_absent(root: Path, match: _Match) -> list[AutosegError]:
                     "a case that dataset.json lists is not there",
                     case=name,
                     file=root / relative,
-                    fix=f"{_nearest_files(root, relative)}; or leave the case out with --exclude {name}",
+                    fix=f"{_nearest_files(root, relative)}; or leave the case out with --exclude {shlex.quote(name)}",
                 )
             )
     return problems
@@ -514,8 +527,16 @@ def _nearest_files(root: Path, expected: str) -> str:
     """A hint: the files in that folder whose names come nearest."""
     folder = (root / expected).parent
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
-    close = difflib.get_close_matches(Path(expected).name, there, n=_SHOWN, cutoff=0.5)
-    return f"nearest there: {', '.join(close)}" if close else "put the file there"
+    folded: dict[str, list[str]] = {}
+    for name in there:
+        folded.setdefault(name.casefold(), []).append(name)
+    alike = difflib.get_close_matches(Path(expected).name.casefold(), list(folded), n=_SHOWN, cutoff=0.5)
+    close = [name for key in alike for name in folded[key]][:_SHOWN]
+    return f"put the file there, or rename the one that is meant (nearest there: {', '.join(close)})" if close else "put the file there"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def _no_such_path(path: Path) -> MissingPath:
@@ -528,6 +549,8 @@ def _unknown_layout(root: Path, paths: Sequence[str], tried: Sequence[_Match]) -
     nearest = max((match for match in tried if match.cases), key=lambda m: (len(m.cases), m.recipe.specificity), default=None)
     seen = [path for path in paths if images.suffix_of(path)]
     details = {"nearest": _shortfall(nearest)} if nearest else {}
+    if lacking := _lacking_keys(root):
+        details["dataset.json"] = lacking
     return UnknownLayout(
         "no known layout describes this folder",
         file=root,
@@ -538,6 +561,25 @@ def _unknown_layout(root: Path, paths: Sequence[str], tried: Sequence[_Match]) -
         fix="write a CSV list with the columns case, channels, label (and group), or a recipe of your own and give it with --recipe",
         details=details,
     )
+
+
+def _lacking_keys(root: Path) -> str:
+    """What a dataset.json that is there would need for the recipes that ask for one; empty where there is none."""
+    if not (root / "dataset.json").is_file():
+        return ""
+    value = files.read_json(root / "dataset.json")
+    if not isinstance(value, Mapping):
+        return "is there, and holds no object {...}"
+    rows = []
+    for recipe in map(read_recipe, presets.recipe_names()):
+        detect = recipe.detect
+        if detect is None or detect.file != "dataset.json":
+            continue
+        lacking = [f'"{key}"' for key in detect.keys if key not in value]
+        if detect.any_of and not any(key in value for key in detect.any_of):
+            lacking.append(" or ".join(f'"{key}"' for key in detect.any_of))
+        rows += [f"is there, and lacks {' and '.join(lacking)} for '{recipe.name}'"] if lacking else []
+    return "\n".join(dict.fromkeys(rows))
 
 
 def _not_as_described(root: Path, paths: Sequence[str], recipe: Recipe) -> UnknownLayout:

@@ -13,10 +13,13 @@ folder that holds all its files, and else from the values in the label files.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import io
 import os
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ _GROUP = ("group", "site", "subject")
 _ANNOTATED = ("annotated",)
 _IGNORED = ("fold", "spacing", "comment", "notes", "split")
 _SUFFIXES = (".csv", ".tsv", ".json")
+
+_ASKED = 50  # images asked for their channels where nobody named them
 
 Row = dict[str, Any]
 
@@ -185,6 +190,11 @@ def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Cas
                 "a case is listed twice", file=path, found=name, expected="one row per case", fix="give each case its own name"
             )
         seen.add(name)
+        if name in (".", "..") or not name.isprintable() or set(name) & set("/\\"):
+            raise SettingsError(
+                "a name that no file could have", file=path, found=repr(name), expected="letters, digits and signs, no slash",
+                fix="give the case another name",
+            )  # fmt: skip
         case = Case(
             name=name,
             images=tuple(_resolved(item, path.parent) for item in listed if item),
@@ -220,7 +230,7 @@ def _problem(case: Case, listed: Sequence[str], file: Path, *, labelled: bool) -
             file=file,
             found=f"channel {lacking[0]} is empty" if lacking else "no image",
             expected="a path for each channel",
-            fix=f"complete the row, or leave the case out with --exclude {case.name}",
+            fix=f"complete the row, or leave the case out with --exclude {shlex.quote(case.name)}",
         )
     if labelled and case.label is None:
         return MissingLabel(
@@ -228,9 +238,11 @@ def _problem(case: Case, listed: Sequence[str], file: Path, *, labelled: bool) -
             case=case.name,
             file=file,
             expected="a path in the column 'label'",
-            fix=f"complete the row, or leave the case out with --exclude {case.name}",
+            fix=f"complete the row, or leave the case out with --exclude {shlex.quote(case.name)}",
         )
     for path in (*case.images, *([case.label] if isinstance(case.label, Path) else [])):
+        if path.is_symlink() and not path.exists():
+            return broken_link(case.name, path)
         if not path.exists():
             there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
             close = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
@@ -278,21 +290,33 @@ def _channels(
         names = channel_names(value, file=file)
     if names is not None:
         return channels_from(names)
-    return channels_of_first(cases)
+    return channels_of_most(cases)
 
 
-def channels_of_first(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
-    """Channels that nobody named, from the first image: colours of a picture, or numbers."""
-    if not cases:
-        return channels_from(("image",))
-    if len(cases[0].images) > 1:
-        return channels_from([f"channel {index}" for index in range(len(cases[0].images))])
-    header = images.read_header(cases[0].images[0])
-    if header.channels == 1:
-        return channels_from(("image",))
-    if header.channels == 3 and not header.stored.placed:
-        return channels_from(("R", "G", "B"))
-    return channels_from([f"channel {index}" for index in range(header.channels)])
+def channels_of_most(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
+    """Channels that nobody named, as most of the images have them: colours of a picture, or numbers."""
+    kinds: Counter[tuple[str, ...]] = Counter()
+    for case in cases[:: 1 + len(cases) // _ASKED]:
+        if len(case.images) > 1:
+            kinds[tuple(f"channel {index}" for index in range(len(case.images)))] += 1
+            continue
+        with contextlib.suppress(AutosegError):  # what cannot be read is reported by the check, case by case
+            header = images.read_header(case.images[0])
+            many = ("R", "G", "B") if header.channels == 3 and not header.stored.placed else None
+            kinds[many or tuple(f"channel {index}" for index in range(header.channels)) if header.channels > 1 else ("image",)] += 1
+    return channels_from(kinds.most_common(1)[0][0] if kinds else ("image",))
+
+
+def broken_link(name: str, path: Path) -> MissingPath:
+    """The error for a link to a file that is not there, as git-annex and moved disks leave them."""
+    return MissingPath(
+        "the link leads to no file",
+        case=name,
+        file=path,
+        found=f"a link to {os.readlink(path)}",
+        expected="the file itself",
+        fix="mount the disk or fetch the file (git annex get, datalad get), or link it anew",
+    )
 
 
 def _labels(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autoseg import images
 from autoseg.cases import Case, load_label
-from autoseg.checking.faults import Fault, fault_of
+from autoseg.checking.faults import Fault, fault_of, left_out
 from autoseg.errors import AutosegError, GridMismatch, MissingChannel
 from autoseg.geometry import Orientation, Shape, Spacing
 from autoseg.images import Image
@@ -198,8 +198,12 @@ def _grid_remedy(case: Case, label: Image, image: Image) -> str:
     choices = []
     if label.stored and image.stored and label.stored.shape == image.stored.shape:
         choices.append("--fix-geometry copy-image, if the voxels line up and the header of the label is wrong")
-    choices.append("--fix-geometry resample-label, if the headers are right and the label was drawn on another grid")
-    choices.append(f"--exclude {case.name}, if it is the label of another scan")
+    exchanged = label.shape != image.shape and sorted(label.shape) == sorted(image.shape)
+    if exchanged:
+        choices.append("nothing, but store the label anew: its shape is that of the image in another order, so its axes seem exchanged")
+    else:
+        choices.append("--fix-geometry resample-label, if the headers are right and the label was drawn on another grid")
+    choices.append(f"{left_out(case.name)}, if it is the label of another scan")
     return "look at the two in a viewer, then give\n" + "\n".join(choices)
 
 
@@ -251,7 +255,7 @@ def _note_constant(case: Case, parts: Sequence[_Part], minima: Sequence[float], 
             summary="the image holds one single value" if whole else f"channel {number} holds one single value",
             found=f"{minima[place]:g} everywhere",
             expected="an image",
-            remedy=f"leave the case out: --exclude {case.name}" if whole else "it tells the network nothing about this case",
+            remedy=f"leave the case out: {left_out(case.name)}" if whole else "it tells the network nothing about this case",
         )
     )
 
@@ -273,7 +277,7 @@ def _note_non_finite(case: Case, array: NDArray[Any], path: Path, faults: list[F
             summary="the image holds values that are no numbers",
             found=", ".join(f"{count} {name}" for name, count in counts.items() if count) + f" of {array.size} voxels",
             expected="finite numbers",
-            remedy=f"replace them, by 0 where they mean background; or leave the case out with --exclude {case.name}",
+            remedy=f"replace them, by 0 where they mean background; or leave the case out with {left_out(case.name)}",
         )
     )
 
@@ -334,9 +338,9 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
         options = " ".join(f"--map-labels {value}={labels.values[0]}" for value, _ in strange[:3])
-        remedy = f"declare them; or map them onto declared ones, for example {options}; or --exclude {case.name}"
+        remedy = f"declare them; or map them onto declared ones, for example {options}; or {left_out(case.name)}"
         if len(strange) > _MANY:
-            remedy = f"so many values look like an image: check that this file is the label, or --exclude {case.name}"
+            remedy = f"so many values look like an image: check that this file is the label, or {left_out(case.name)}"
         faults.append(
             Fault(
                 case=case.name,
@@ -394,7 +398,7 @@ def _note_same(case: Case, parts: Sequence[_Part], label: Image, faults: list[Fa
                         summary=summary,
                         found=f"also in {other}" if other else None,
                         expected="an image, and what is segmented in it",
-                        remedy=f"one of them was copied under the wrong name; restore it, or --exclude {case.name}",
+                        remedy=f"one of them was copied under the wrong name; restore it, or {left_out(case.name)}",
                     )
                 )
 

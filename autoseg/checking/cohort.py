@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autoseg.cases import Channel, Dataset
 from autoseg.checking.case import Facts
-from autoseg.checking.faults import Fault, Severity
+from autoseg.checking.faults import Fault, Severity, left_out
 
 _NEAR_DUPLICATE = 0.9995  # correlation of two thumbnails
 _FLIPS = ((3,), (2,), (1,), (2, 3), (1, 3), (1, 2), (1, 2, 3))  # axes of a stack (n, z, y, x)
@@ -168,7 +168,7 @@ def _leak(code: str, summary: str, same: Sequence[Facts], found: str) -> Fault:
         found=found,
         remedy="they are in one group, so no fold is validated on what it was trained on"
         if together
-        else f"it would be trained on in one fold and validated on as new: --exclude {same[-1].name}, or give them one group",
+        else f"it would be trained on in one fold and validated on as new: {left_out(same[-1].name)}, or give them one group",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +57,33 @@ def fault_of(error: AutosegError, *, case: str | None = None) -> Fault:
     """An error as a fault of severity "error"."""
     code = next((code for code, kind in _KINDS.items() if type(error) is kind), "other")
     found = "\n".join([*([error.found] if error.found else []), *(f"{name}: {text}" for name, text in error.details.items())])
+    case = error.case or case
     return Fault(
-        case=error.case or case,
+        case=case,
         file=error.file,
         severity="error",
         code=code,
         summary=error.summary,
         found=found or None,
         expected=error.expected,
-        remedy=error.fix,
+        remedy=_with_way_out(error.fix, case),
     )
+
+
+def left_out(case: str) -> str:
+    """The option that leaves a case out, as a shell takes it."""
+    return f"--exclude {shlex.quote(case)}"
+
+
+def _with_way_out(remedy: str | None, case: str | None) -> str | None:
+    """A remedy for a fault of one case names the option that leaves it out."""
+    if case is None:
+        return remedy
+    if remedy is None:
+        return f"leave the case out: {left_out(case)}"
+    if "--exclude" not in remedy:
+        return f"{remedy}; or leave the case out with {left_out(case)}"
+    return re.sub(r"--exclude(?! [^,;)])", lambda _: left_out(case), remedy)
 
 
 def faulty(faults: Iterable[Fault]) -> FaultyCases | None:
@@ -73,7 +92,7 @@ def faulty(faults: Iterable[Fault]) -> FaultyCases | None:
     if not errors:
         return None
     cases = sorted({fault.case for fault in errors if fault.case})
-    options = " ".join(f"--exclude {case}" for case in cases[:_NAMED])
+    options = " ".join(left_out(case) for case in cases[:_NAMED])
     more = f" and so on, {len(cases)} cases in all" if len(cases) > _NAMED else ""
     fix = f"mend the files, or leave the cases out: {options}{more}" if cases else "mend the data set and try again"
     return FaultyCases([_error_of(fault) for fault in errors], fix=fix)

@@ -455,6 +455,14 @@ def _with_channels(image: Image, path: Path | None, channels: int) -> Image:
         and all(np.array_equal(image.array[0], image.array[k]) for k in (1, 2))
     ):
         return replace(image, array=image.array[:1], notes=(*image.notes, "equal colour channels; one was kept"))
+    if image.stored.format == "planar" and found == 3:
+        raise GeometryError(
+            f"a picture in colours where {channels} {'channel is' if channels == 1 else 'channels are'} declared",
+            file=path,
+            found="3 channels: red, green, blue",
+            expected=f"{channels} channel{'s' if channels > 1 else ''}",
+            fix="convert the picture to grey, or all of them to colours",
+        )
     if channels == 1 or found > channels:
         raise GeometryError(
             f"the file holds {found} volumes (a 4D image) where {channels} {'channel is' if channels == 1 else 'channels are'} declared",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from autoseg import images
 from autoseg.cases import Case, load_label
 from autoseg.checking.faults import Fault, fault_of, left_out
+from autoseg.checking.fit import Fit, fit_of
 from autoseg.errors import AutosegError, GridMismatch, MissingChannel
 from autoseg.geometry import Orientation, Shape, Spacing
 from autoseg.images import Image
@@ -32,6 +33,7 @@ class Facts:
 
     name: str
     group: str | None
+    label_file: Path | None = None  # None where the label has several files
     faults: tuple[Fault, ...] = ()
     shape: Shape | None = None  # of the image; None where it could not be read
     spacing: Spacing | None = None
@@ -44,6 +46,7 @@ class Facts:
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False)
     voxels: dict[str, int] | None = None  # label name -> voxels, only those that occur; None: the label could not be read
     centres: dict[str, tuple[float, float, float]] = field(default_factory=dict)  # label name -> centroid (x, y, z), mm, RAS+
+    fit: Fit | None = None  # None: no label, no border, or not on the grid of the image
     middle: tuple[float, float, float] | None = None  # of the volume, (x, y, z), mm
 
 
@@ -73,7 +76,11 @@ def examine(task: Task) -> Facts:
         facts |= _label_facts(label, task.labels)
         _note_label(case, label, task.labels, image, faults)
         _note_same(case, parts, label, faults)
-    return Facts(name=case.name, group=case.group, faults=tuple(faults), **facts)
+        if image is not None and label.shape == image.shape:
+            facts["fit"] = fit_of(np.concatenate([part.image.array for part in parts]) if len(parts) > 1 else image.array, label.array[0])
+    return Facts(
+        name=case.name, group=case.group, label_file=case.label if isinstance(case.label, Path) else None, faults=tuple(faults), **facts
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

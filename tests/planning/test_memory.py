@@ -14,6 +14,7 @@ from autoseg.networks import footprint
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import feature_maps, forward_flops, modelled_footprint, parameters, scored_shapes, stage_shapes
 from autoseg.planning.topology import features_per_stage, first_entries, plan_topology
+from tests.planning.fingerprints import CPU
 
 
 def configuration(patch, spacing=(1, 1, 1), *, batch=2, base=8, network="unet", norm="group") -> Configuration:
@@ -116,3 +117,29 @@ def test_the_loss_sees_all_outputs_but_the_lowest():
     c = KINDS["isotropic"]
     assert len(scored_shapes(c)) == c.stages - 2
     assert scored_shapes(KINDS["one stage"]) == stage_shapes(KINDS["one stage"])[:1]
+
+
+def test_what_does_not_change_the_memory_is_not_traced_again(monkeypatch):
+    traced = []
+
+    def count(c, **options):
+        traced.append(c)
+        return 10**6
+
+    monkeypatch.setattr(footprint, "traced_bytes", count)
+    trace = footprint.tracer(CPU)
+    c = KINDS["isotropic"]
+    first = trace(c, 1, 3)
+    again = trace(replace(c, name="3d_lowres", batch_dice=True, spacing=(2.0, 2.0, 2.0), reasons=("for a test",)), 1, 3)
+    assert (again, len(traced)) == (first, 1)
+    trace(replace(c, batch_size=3), 1, 3)
+    trace(c, 2, 3)
+    assert len(traced) == 3
+
+
+def test_the_bytes_of_a_batch_grow_with_its_patches():
+    c = KINDS["residual"]
+    one, two, four = (
+        footprint.traced_bytes(replace(c, batch_size=n), channels=1, heads=3, precision=torch.bfloat16) for n in (32, 64, 128)
+    )
+    assert four - two == pytest.approx(2 * (two - one), rel=0.02)

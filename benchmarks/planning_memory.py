@@ -12,12 +12,11 @@ import argparse
 import gc
 import json
 import os
-import platform
-import statistics
 import tempfile
 import time
 
 import torch
+from _report import report
 
 from autoseg import machine, presets
 from autoseg.cases import Channel
@@ -76,18 +75,15 @@ def main() -> None:
             seconds[name] = expected / step
             line += f"   {step:7.3f} {expected:9.3f} {seconds[name]:6.2f}"
         print(line, flush=True)
-    print(
-        json.dumps(
-            {
-                "benchmark": "planning_memory",
-                "predicted_over_measured_bytes": {name: round(ratio, 3) for name, ratio in memory.items()},
-                "worst_bytes": round(max(abs(ratio - 1) for ratio in memory.values()), 3),
-                "median_model_bytes": round(statistics.median(model.values()), 3),
-                "predicted_over_measured_seconds": {name: round(ratio, 3) for name, ratio in seconds.items()},
-                "device": offered.to_json(),
-                "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            }
-        )
+    report(
+        "planning_memory",
+        {
+            "predicted_over_measured_bytes": {name: round(ratio, 3) for name, ratio in memory.items()},
+            "worst_bytes": round(max(abs(ratio - 1) for ratio in memory.values()), 3),
+            "modelled_over_measured_bytes": {name: round(ratio, 3) for name, ratio in model.items()},
+            "predicted_over_measured_seconds": {name: round(ratio, 3) for name, ratio in seconds.items()},
+            "device": offered.to_json(),
+        },
     )
 
 

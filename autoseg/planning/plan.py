@@ -28,6 +28,7 @@ from autoseg.machine import Machine
 from autoseg.planning import reasons
 from autoseg.planning.configuration import Configuration, Plan, Predicted
 from autoseg.planning.memory import Footprint, modelled_footprint
+from autoseg.planning.preflight import stored_bytes
 from autoseg.planning.rules import Rules, read_rules
 from autoseg.planning.sizing import Sized, Wanted, size_by_cost, size_by_feature_maps
 from autoseg.planning.spacing import SpacingChoice, axis_order, choose_spacing, coarser_spacing, median_resampled_shape
@@ -70,7 +71,7 @@ def make_plan(
         sized += [full] if low is None else [low, full.with_batch_dice(), task.plan_cascade(full.with_batch_dice())]
     wanted = preset.values.get("training", {}).get("augmentation", {}).get("mirror_axes", "all")
     mirror, swap = mirroring(fingerprint, task.order, planar=task.planar, wanted=wanted, brief=task.time_budget is not None)
-    return Plan(
+    plan = Plan(
         planner=preset.name,
         planner_values=preset.documented,
         device={**machine.to_json(), "time_budget": task.time_budget},
@@ -87,6 +88,7 @@ def make_plan(
         reasons=reasons.of_plan(task.facts(sized, mirror=mirror, swap=swap)),
         version=__version__,
     )
+    return replace(plan, configurations=tuple(_with_disk(c, plan, fingerprint) for c in plan.configurations))
 
 
 def mirroring(
@@ -163,6 +165,12 @@ class _Task:
         )
 
     @property
+    def timed(self) -> bool:
+        """Whether the time budget shapes the networks."""
+        known = self.machine.cpu or self.machine.conv_flops is not None
+        return self.rules.sizing == "machine" and self.time_budget is not None and known
+
+    @property
     def step_limit(self) -> float | None:
         """Seconds that one step may take; None without a time budget."""
         return None if self.time_budget is None else self.time_budget / steps_within(self.time_budget, self.rules)
@@ -176,14 +184,14 @@ class _Task:
         return self._sized("3d_fullres", self.spacing, self.median_shape, self.median_shape)
 
     def plan_lowres(self, full: Sized) -> Sized | None:
-        """A coarser stage that sees a quarter of the median case at once; None where the full resolution does, or nearly does.
+        """A coarser stage that sees enough of the median case at once; None where the full resolution does, or nearly does.
 
         Source: nnU-Net 2.8.1, ExperimentPlanner.plan_experiment.
         """
         full_voxels, rules = float(np.prod(self.median_shape)), self.rules
         low, spacing = None, self.spacing
         patch, voxels = math.prod(full.configuration.patch_size), full_voxels
-        while patch / voxels < rules.low_resolution_coverage:
+        while patch / voxels < rules.coverage(timed=self.timed):
             spacing = coarser_spacing(spacing, step=rules.low_resolution_step)
             edges = np.asarray(self.spacing) / np.asarray(spacing) * np.asarray(self.median_shape)
             voxels = float(np.prod(edges))
@@ -230,6 +238,7 @@ class _Task:
             rules=self.rules,
             machine=self.machine,
             time_budget=self.time_budget,
+            timed=self.timed,
             choice=self.choice,
             order=self.order,
             spacing=self.spacing,
@@ -247,7 +256,7 @@ class _Task:
         if self.rules.sizing == "feature-maps":
             return size_by_feature_maps(wanted, self.rules)
         exact = corrected and self.footprint is not self.model
-        deep = self.time_budget is None and self.rules.network == "unet" and bool(self.rules.deep_blocks)
+        deep = not self.timed and self.rules.network == "unet" and bool(self.rules.deep_blocks)
         return size_by_cost(wanted, self.rules, self._obstacle, deep=deep, correction=self._correction if exact else None)
 
     def _wanted(self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float]) -> Wanted:
@@ -288,6 +297,13 @@ class _Task:
         if limit is not None and step is not None and step > limit:
             return f"{step:.2f} s per step, and {limit:.2f} s are left for each"
         return None
+
+
+def _with_disk(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> Configuration:
+    """With the bytes that its preprocessed cases will take; those of the cascade are those of the full resolution."""
+    assert configuration.predicted is not None
+    disk = int(stored_bytes(configuration, plan, fingerprint))
+    return replace(configuration, predicted=replace(configuration.predicted, disk_bytes=disk))
 
 
 def normalization(fingerprint: Fingerprint, rules: Rules) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class Facts:
     rules: Rules
     machine: Machine
     time_budget: float | None
+    timed: bool  # whether it shapes the networks
     choice: SpacingChoice
     order: Axes
     spacing: Spacing  # of the full resolution, plan axes
@@ -102,6 +103,10 @@ def _machine(facts: Facts) -> str:
     text = f"Planned for {machine.name} with {_gb(machine.memory_bytes)} of memory, of which training may use {rules.memory_share:.0%}"
     if machine.conv_flops is not None:
         text += f"; its convolutions run at {machine.conv_flops / 1e9:,.0f} GFLOP/s"
+    if facts.time_budget is not None and not facts.timed:
+        return (
+            f"{text}; how fast it is, is not known here, so the time budget of {_duration(facts.time_budget)} does not shape the networks."
+        )
     if facts.time_budget is not None:
         steps = steps_within(facts.time_budget, rules)
         text += (
@@ -172,7 +177,7 @@ def _stages(facts: Facts) -> str:
     if full is None:
         return "Single slices: there is only the 2d configuration."
     seen = math.prod(full.patch_size) / math.prod(facts.median_shape)
-    wanted = facts.rules.low_resolution_coverage
+    wanted = facts.rules.coverage(timed=facts.timed)
     if low is not None:
         return (
             f"A full-resolution patch sees {seen:.0%} of the median case, less than {wanted:.0%}; so there is a first stage at "

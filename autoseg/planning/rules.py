@@ -52,6 +52,7 @@ class Rules:
     fewest_in_batch: int
     dataset_share: float
     low_resolution_coverage: float
+    timed_coverage: float
     low_resolution_step: float
     low_resolution_reduction: float
     memory_2d: Reference
@@ -79,6 +80,10 @@ class Rules:
     def reference(self, *, planar: bool) -> Reference:
         """The memory currency of 2D or 3D."""
         return self.memory_2d if planar else self.memory_3d
+
+    def coverage(self, *, timed: bool) -> float:
+        """The share of the median case that a patch must see, or there is a low-resolution stage."""
+        return self.timed_coverage if timed else self.low_resolution_coverage
 
     def most_features(self, *, planar: bool) -> int:
         """The most features any stage may have."""
@@ -112,6 +117,7 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             fewest_in_batch=int(values["batch"]["fewest"]),
             dataset_share=float(values["batch"]["dataset_share"]),
             low_resolution_coverage=float(values["low_resolution"]["coverage"]),
+            timed_coverage=float(values["low_resolution"]["timed_coverage"]),
             low_resolution_step=float(values["low_resolution"]["step"]),
             low_resolution_reduction=float(values["low_resolution"]["reduction"]),
             memory_2d=_reference(values["memory_2d"]),

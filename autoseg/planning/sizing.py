@@ -131,11 +131,11 @@ def ladder(wanted: Wanted, rules: Rules, *, deep: bool) -> tuple[Configuration, 
     floor = rules.floor_voxels_2d if wanted.planar else rules.floor_voxels_3d
     low = [t for t in patches if math.prod(t.patch_size) <= floor] or patches[:1]
     high = [t for t in patches if math.prod(t.patch_size) > math.prod(low[-1].patch_size)]
-    fewest, widest = rules.fewest_in_batch, rules.base_features
-    rungs = [_configuration(wanted, t, rules, base=rules.narrow_features, batch=fewest) for t in low]
-    rungs += [_configuration(wanted, low[-1], rules, base=base, batch=fewest) for base in _widths(rules)[1:]]
+    fewest, (narrow, *wider), widest = rules.fewest_in_batch, _widths(rules), rules.base_features
+    rungs = [_configuration(wanted, t, rules, base=narrow, batch=fewest) for t in low]
+    rungs += [_configuration(wanted, low[-1], rules, base=base, batch=fewest) for base in wider]
     for smaller, larger in pairwise([low[-1], *high]):
-        fits = 2 * fewest * math.prod(larger.patch_size) // (2 * math.prod(smaller.patch_size))
+        fits = fewest * math.prod(larger.patch_size) // math.prod(smaller.patch_size)
         rungs += [
             _configuration(wanted, smaller, rules, base=widest, batch=batch)
             for batch in range(fewest + 1, min(fits, _batch_cap(wanted, smaller.patch_size, rules)) + 1)

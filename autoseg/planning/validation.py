@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.machine import Machine
@@ -44,7 +44,7 @@ def validate_plan(
             fix="correct these places in plan.json, or plan again",
         )
     if machine is not None:
-        _check_memory(plan, machine, footprint or modelled_footprint)
+        check_memory(plan, [c.name for c in plan.configurations], machine=machine, footprint=footprint)
 
 
 def _of_the_whole(plan: Plan) -> Iterator[str]:
@@ -152,8 +152,21 @@ def _edges(c: Configuration) -> Iterator[str]:
             )
 
 
-def _check_memory(plan: Plan, machine: Machine, footprint: Callable[[Configuration, int, int], Footprint]) -> None:
-    for c in plan.configurations:
+def check_memory(
+    plan: Plan,
+    names: Sequence[str],
+    *,
+    machine: Machine,
+    footprint: Callable[[Configuration, int, int], Footprint] | None = None,
+) -> None:
+    """Nothing, if the configurations of these names can be trained in the memory of a machine.
+
+    Raises
+    ------
+    NotEnough : one of them takes more than there is; with figures
+    """
+    footprint = footprint or modelled_footprint
+    for c in map(plan.configuration, names):
         channels = len(plan.channels) + (len(plan.labels.foreground) if c.previous_stage else 0)
         needed = footprint(c, channels, plan.labels.heads).training_bytes
         if needed > machine.memory_bytes:

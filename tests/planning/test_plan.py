@@ -15,6 +15,7 @@ from autoseg.labels import make_labels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.plan import make_plan
+from autoseg.planning.preflight import stored_bytes
 from autoseg.planning.validation import validate_plan
 from tests.planning.fingerprints import CPU, TWO_LABELS, card, make_fingerprint, preset
 
@@ -131,6 +132,30 @@ def test_reasons_tell_the_numbers_behind_thick_slices():
     assert "6 mm along z" in text
     assert "6.0 times the spacing in plane" in text
     assert "1 x 3 x 3" in text
+
+
+def test_the_room_on_disk_is_predicted_for_every_configuration():
+    fingerprint = make_fingerprint([(200, 260, 240)] * 6, [(1.0, 1.0, 1.0)] * 6)
+    plan = make_plan(fingerprint, preset=preset(), machine=CPU, time_budget=60)
+    assert {c.name for c in plan.configurations} == {"2d", "3d_lowres", "3d_fullres", "3d_cascade"}
+    for c in plan.configurations:
+        assert c.predicted is not None
+        assert c.predicted.disk_bytes == int(stored_bytes(c, plan, fingerprint))
+
+
+def test_a_time_budget_shapes_nothing_on_a_card_whose_speed_is_unknown():
+    fingerprint = make_fingerprint([(200, 260, 240)] * 30, [(1.0, 1.0, 1.0)] * 30)
+    free, bound = (make_plan(fingerprint, preset=preset(), machine=card(24e9), time_budget=budget) for budget in (None, 600))
+    for one, other in zip(free.configurations, bound.configurations, strict=True):
+        assert replace(one, reasons=()) == replace(other, reasons=())
+    assert "how fast it is, is not known here" in bound.reasons[0]
+
+
+def test_a_time_budget_asks_for_a_low_resolution_stage_that_sees_half_of_the_case():
+    fingerprint = make_fingerprint([(90, 110, 100)] * 30, [(1.0, 1.0, 1.0)] * 30)
+    low = make_plan(fingerprint, preset=preset(), machine=CPU, time_budget=600).configuration("3d_lowres")
+    assert math.prod(low.patch_size) / math.prod(low.median_shape) >= 0.5
+    assert "3d_lowres" not in by_name(make_plan(fingerprint, preset=preset(), machine=card(24e9)))
 
 
 def by_name(plan: Plan) -> dict[str, Configuration]:

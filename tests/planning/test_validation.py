@@ -10,7 +10,7 @@ import pytest
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.labels import make_labels
 from autoseg.planning.plan import make_plan
-from autoseg.planning.validation import validate_plan
+from autoseg.planning.validation import check_memory, validate_plan
 from tests.planning.fingerprints import CPU, card, make_fingerprint, preset
 
 PLAN = make_plan(make_fingerprint([(36, 50, 35)] * 20, [(1.0, 1.0, 1.0)] * 20), preset=preset(), machine=CPU)
@@ -62,6 +62,13 @@ def test_a_batch_beyond_the_memory_is_an_error_with_figures():
     with pytest.raises(NotEnough, match="takes more memory") as error:
         validate_plan(plan, machine=card(8e9))
     assert "8.0 GB" in str(error.value) and "batch 400" in str(error.value)
+
+
+def test_memory_is_asked_for_the_named_configurations_alone():
+    plan = edited(batch_size=400)
+    check_memory(plan, ["2d"], machine=card(8e9))
+    with pytest.raises(NotEnough, match="training 3d_fullres takes more memory"):
+        check_memory(plan, ["2d", "3d_fullres"], machine=card(8e9))
 
 
 def with_cascade(**changes):

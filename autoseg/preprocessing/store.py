@@ -31,26 +31,24 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import files, images
 from autoseg.cases import Case, Dataset, load_classes, load_image
-from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
+from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.preprocessing.blocks import read_box
 from autoseg.preprocessing.case import Geometry, Prepared, prepare_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
 from autoseg.workers import run_cases
 
-if TYPE_CHECKING:
-    import blosc2
-
-STORE_FORMAT = 1  # raised whenever the same input would give other arrays
+STORE_FORMAT = 2  # raised whenever the same input would give other files
 RECORD = "case.json"
 
 Slices = tuple[slice, slice, slice]
@@ -138,8 +136,7 @@ class StoredCase:
         self._folder, self._place = folder, place
         self._scale, self._offset = (np.array(record[key], dtype=np.float32)[:, None, None, None] for key in ("scale", "offset"))
         self._spans: Mapping[str, Sequence[int]] = record["locations"]
-        self._masked = "mask.b2nd" in record["files"]
-        self._open = threading.local()  # a handle of blosc2 belongs to one thread
+        self._files: Mapping[str, Mapping[str, Any]] = record["files"]
 
     def image(self, slices: Slices | None = None) -> NDArray[np.float32]:
         """Channels `(c, z, y, x)` inside the slices, which must lie inside the case; all of it without them."""
@@ -157,7 +154,7 @@ class StoredCase:
 
     def mask(self, slices: Slices | None = None) -> NDArray[np.bool_] | None:
         """What was not zero `(z, y, x)`; None unless a channel is normalised inside it."""
-        return self._read("mask.b2nd", slices or ()).astype(bool) if self._masked else None
+        return self._read("mask.b2nd", slices or ()).view(bool) if "mask.b2nd" in self._files else None
 
     @functools.cached_property
     def locations(self) -> Mapping[int, NDArray[Any]]:
@@ -170,14 +167,8 @@ class StoredCase:
         return (open_case, (self._folder, self.name))
 
     def _read(self, file: str, where: tuple[slice, ...]) -> NDArray[Any]:
-        handle = getattr(self._open, file, None)
-        if handle is None:
-            handle = _opened(self._place / file)
-            setattr(self._open, file, handle)
-        try:
-            return handle[where]
-        except RuntimeError as error:
-            raise _damaged(self._place / file, str(error)) from None
+        facts = self._files[file]
+        return read_box(self._place / file, where, size=facts["bytes"], version=facts["sha256"])
 
 
 # --- what is current ---------------------------------------------------------------------------------------------------------
@@ -379,19 +370,6 @@ def _write_arrays(place: Path, prepared: Prepared, labels: Labels, *, planar: bo
         "locations": spans,
         "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in sorted(contents.items())},
     }
-
-
-def _opened(path: Path) -> blosc2.NDArray:
-    import blosc2
-
-    try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
-    except (RuntimeError, ValueError, OSError) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _damaged(path: Path, found: str) -> UnreadableFile:
-    return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="give `autoseg train` again: it is made anew")
 
 
 def _write_record(place: Path, record: Mapping[str, Any]) -> None:

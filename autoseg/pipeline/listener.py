@@ -31,6 +31,16 @@ class Logged:
         log.debug("%s %d/%d %s", stage, done, total, detail)
 
 
+class Unheard:
+    """The listener of a process that another one speaks for."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        """Nothing."""
+
+
 def counter(listener: Listener, stage: str) -> Callable[[int, int], None]:
     """A `(done, total)` callback for `workers.run_cases`, bound to one stage."""
     return lambda done, total: listener.progress(stage, done, total)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from autoseg.cases import Case, Dataset
 from autoseg.errors import AutosegError, MissingPath, SettingsError
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
-from autoseg.pipeline.listener import Listener, Logged, counter
+from autoseg.pipeline.listener import Listener, Logged, Unheard, counter
 from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop
+from autoseg.training.group import Group, joined
 from autoseg.workspace import Run, Workspace
 
 SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
@@ -41,10 +44,11 @@ def train(
     workers: int | None = None,
     overwrite: bool = False,
     started: float | None = None,
-    outermost: bool = True,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Train folds of one or all configurations, and validate each on the cases it has not seen.
+
+    Started by `torchrun --nproc-per-node N -m autoseg.cli train ...`, N processes train every fold together, one card each.
 
     Parameters
     ----------
@@ -53,7 +57,6 @@ def train(
     epochs, time_budget : length of one fold's training; the budget is in seconds and includes its validation
     settings : training settings that replace those of the plan, by their dotted names
     started : `time.monotonic()` of the moment from which the first fold's time budget counts
-    outermost : whether to select at the end; not for the folds that a cascade has trained before its own
 
     Returns
     -------
@@ -73,35 +76,71 @@ def train(
     loop.check_settings(plan, settings or {})
     if epochs is None and time_budget is None and "epochs" not in (settings or {}):
         time_budget = _planned_budget(plan, listener)
-    folds = _folds(splits, fold)
+    _folds(splits, fold)
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
         _require_out_of_fold(splits, dataset)
-    results: dict[str, Any] = {}
-    for name in _wanted(plan, configuration):
-        plan_of = plan.configuration(name)
-        _prepare(workspace, dataset, plan, plan_of, workers, listener)
-        if plan_of.previous_stage is not None:
-            _complete_previous_stage(
-                workspace, plan_of.previous_stage, len(splits), listener,
-                lambda k, stage=plan_of.previous_stage: train(
-                    workspace, configuration=stage, fold=k, epochs=epochs, time_budget=time_budget, deterministic=deterministic,
-                    settings=settings, device=device, seed=seed, workers=workers, outermost=False, listener=listener))  # fmt: skip
-        for k in folds:
-            run = workspace.run(name, k)
-            with files.only_one(run.root, doing=f"training {name} fold {k}"):
-                if overwrite:
-                    files.empty_folder(run.root)
-                results[f"{name}/fold_{k}"] = _train_fold(
-                    workspace, dataset, plan, plan_of, splits[k], k,
-                    epochs=epochs, budget=_budget(time_budget, started), asked=time_budget,
-                    deterministic=deterministic, settings=settings or {}, device=chosen, seed=seed,
-                    workers=workers, listener=listener)  # fmt: skip
+    with joined(chosen) as group:
+        work = _Work(
+            workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
+            deterministic=deterministic, settings=settings or {}, device=group.device or chosen, seed=seed, workers=workers,
+            overwrite=overwrite, group=group, listener=listener if group.leads else Unheard())  # fmt: skip
+        results: dict[str, Any] = {}
+        for name in _wanted(plan, configuration):
+            results |= _train_configuration(work, name, _folds(splits, fold), started)
             started = None
-    if outermost:
-        try:
-            select(workspace, listener=listener)
-        except AutosegError as error:
-            listener.say(f"warning: nothing selected, though the training is finished: {error}")
+        if group.leads:
+            try:
+                select(workspace, listener=listener)
+            except AutosegError as error:
+                listener.say(f"warning: nothing selected, though the training is finished: {error}")
+        group.wait()
+    return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What one call of `train` was asked to do, and with what."""
+
+    workspace: Workspace
+    plan: Plan
+    dataset: Dataset
+    splits: Sequence[Mapping[str, Sequence[str]]]
+    epochs: int | None
+    time_budget: float | None
+    deterministic: bool
+    settings: Mapping[str, Any]
+    device: str
+    seed: int
+    workers: int | None
+    overwrite: bool
+    group: Group
+    listener: Listener
+
+
+def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: float | None) -> dict[str, Any]:
+    """Folds of one configuration; those of the stage before it first, where they are missing."""
+    configuration = work.plan.configuration(name)
+    if work.group.leads:
+        _prepare(work, configuration)
+    work.group.wait()
+    if configuration.previous_stage is not None:
+        stage, before = configuration.previous_stage, replace(work, overwrite=False)
+        missing = [k for k in range(len(work.splits)) if not work.workspace.run(stage, k).summary.exists()]
+        if missing:
+            work.listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
+        work.group.wait()
+        if missing:
+            _train_configuration(before, stage, missing, None)
+            started = None
+    results = {}
+    for k in folds:
+        run = work.workspace.run(name, k)
+        with files.only_one(run.root, doing=f"training {name} fold {k}") if work.group.leads else contextlib.nullcontext():
+            if work.overwrite and work.group.leads:
+                files.empty_folder(run.root)
+            work.group.wait()
+            results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k, budget=_budget(work.time_budget, started))
+        started = None
     return results
 
 
@@ -196,48 +235,22 @@ def cache_name(configuration: Configuration) -> str:
     return "3d_fullres" if configuration.name == "3d_cascade" else configuration.name
 
 
-def _prepare(
-    workspace: Workspace, dataset: Dataset, plan: Plan, configuration: Configuration, workers: int | None, listener: Listener
-) -> None:
+def _prepare(work: _Work, configuration: Configuration) -> None:
     name = cache_name(configuration)
     store.prepare_dataset(
-        dataset,
-        plan,
-        plan.configuration(name),
-        workspace.preprocessed(name),
-        workers=workers,
-        progress=counter(listener, f"preprocess {name}"),
+        work.dataset,
+        work.plan,
+        work.plan.configuration(name),
+        work.workspace.preprocessed(name),
+        workers=work.workers,
+        progress=counter(work.listener, f"preprocess {name}"),
     )
 
 
-def _complete_previous_stage(workspace: Workspace, stage: str, folds: int, listener: Listener, train_fold: Any) -> None:
-    """The cascade learns from predictions that the first stage made out of fold: every fold of it must be there."""
-    missing = [k for k in range(folds) if not workspace.run(stage, k).summary.exists()]
-    if missing:
-        listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
-    for k in missing:
-        train_fold(k)
-
-
-def _train_fold(
-    workspace: Workspace,
-    dataset: Dataset,
-    plan: Plan,
-    configuration: Configuration,
-    split: Mapping[str, Sequence[str]],
-    fold: int,
-    *,
-    epochs: int | None,
-    budget: float | None,
-    asked: float | None,
-    deterministic: bool,
-    settings: Mapping[str, Any],
-    device: str,
-    seed: int,
-    workers: int | None,
-    listener: Listener,
-) -> dict[str, Any]:
-    run = workspace.run(configuration.name, fold)
+def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget: float | None) -> dict[str, Any]:
+    """Train one fold to its end and validate it; the summary is the leader's, of others it is empty."""
+    workspace, dataset, plan, device, listener = work.workspace, work.dataset, work.plan, work.device, work.listener
+    run, split = workspace.run(configuration.name, fold), work.splits[fold]
     folder = workspace.preprocessed(cache_name(configuration))
     by_name = {case.name: case for case in dataset.cases}
     stored = {name: store.open_case(folder, name) for name in (*split["train"], *split["validation"])}
@@ -250,13 +263,14 @@ def _train_fold(
         validation_cases=tuple(stored[name] for name in split["validation"]),
         run=run,
         device=device,
-        seed=seed,
-        epochs=epochs,
+        seed=work.seed,
+        epochs=work.epochs,
         time_budget=budget,
-        asked_budget=asked,
-        deterministic=deterministic,
-        settings=settings,
+        asked_budget=work.time_budget,
+        deterministic=work.deterministic,
+        settings=work.settings,
         previous=previous,
+        group=work.group,
     )
     references = _References(by_name, plan)
 
@@ -290,8 +304,12 @@ def _train_fold(
         draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
         say=listener.say,
     )
-    return _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
-                          device=device, workers=workers, network=finished, listener=listener)  # fmt: skip
+    summary = {}
+    if work.group.leads:
+        summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
+                                 device=device, workers=work.workers, network=finished, listener=listener)  # fmt: skip
+    work.group.wait()
+    return summary
 
 
 def _validate_fold(

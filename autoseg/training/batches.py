@@ -22,6 +22,7 @@ from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training import augmentation, cascade
 from autoseg.training.augmentation import Spatial
+from autoseg.training.group import ALONE, Group
 from autoseg.training.sampling import CaseInMemory, Patch, PatchSource, bytes_in_memory, generator_for, pick_patches, read_patch
 from autoseg.training.settings import TrainingSettings
 
@@ -46,6 +47,7 @@ class Batches:
     cases : the training cases
     previous : per case the class map `(z, y, x)` of the cascade's previous stage
     memory : bytes in which cases may be kept
+    group : the processes among which every batch is divided; this one gets its share
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Batches:
         device: torch.device,
         memory: float,
         previous: Mapping[str, NDArray[Any]] | None = None,
+        group: Group = ALONE,
     ) -> None:
         channels = len(plan.channels)
+        self._share = group.share(configuration.batch_size)
+        self._rank = (group.rank,) if group.size > 1 else ()  # each process draws its own numbers; one alone draws as it always did
         self.in_memory = sum(bytes_in_memory(case, channels) for case in cases) <= memory
         self._cases: Sequence[PatchSource] = [CaseInMemory(case) for case in cases] if self.in_memory else cases
         self._plan, self._configuration, self._settings = plan, configuration, settings
@@ -103,9 +108,9 @@ class Batches:
             share=settings.foreground,
             rounding=settings.foreground_rounding,
         )
-        generator = generator_for(self._seed, 3, step)
+        generator = generator_for(self._seed, 3, step, *self._rank)
         read = []
-        for pick in picks:
+        for pick in (picks[place] for place in self._share):
             spatial = augmentation.draw_spatial(patch, settings=settings.augmentation, generator=generator)
             box = augmentation.source_box(patch, spatial)
             start = tuple(a + b for a, b in zip(pick.start, box.start, strict=True))
@@ -121,7 +126,7 @@ class Batches:
         maps = [torch.stack([patch.label for patch in patches])]
         if self._previous is not None:
             maps.append(torch.stack([patch.previous for patch in patches if patch.previous is not None]))
-        generator = generator_for(self._seed, 4, step)
+        generator = generator_for(self._seed, 4, step, *self._rank)
         if settings.backend == "batchgenerators":
             from autoseg.training import reference_augmentation
 

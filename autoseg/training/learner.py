@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autoseg import machine, networks
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch
+from autoseg.training.group import ALONE, Group
 from autoseg.training.loss import make_loss
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import OptimizerSettings, TrainingSettings
@@ -36,7 +37,16 @@ class Step:
 class Learner:
     """The network of one run with its optimizer. `averaged` is what validation, checkpoints and prediction use."""
 
-    def __init__(self, *, plan: Plan, configuration: Configuration, settings: TrainingSettings, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        configuration: Configuration,
+        settings: TrainingSettings,
+        device: torch.device,
+        seed: int,
+        group: Group = ALONE,
+    ) -> None:
         self.device = device
         self.precision = choose_precision(settings.precision, device)
         self.network: nn.Module = networks.build(
@@ -50,8 +60,8 @@ class Learner:
         self._clip = settings.optimizer.clip_norm or math.inf
         self._optimizer = make_optimizer(self.network, settings.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
-        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss)
-        self._forward: Callable[[Tensor], Any] = self.network
+        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, group=group)
+        self._forward: Callable[[Tensor], Any] = group.wrap(self.network, device)
         self.steps = 0  # taken
 
     def step(self, batch: Batch, *, learning_rate: float) -> Step:
@@ -83,9 +93,10 @@ class Learner:
         """
         if wanted == "off" or (wanted == "auto" and self.device.type != "cuda"):
             return
-        compiled = torch.compile(self.network)
+        plain = self._forward
+        compiled = torch.compile(plain)
         try:
-            plain_seconds = self._timed(self.network, batch) if wanted == "auto" else math.inf
+            plain_seconds = self._timed(plain, batch) if wanted == "auto" else math.inf
             seconds = self._timed(compiled, batch)
         except Exception as error:  # noqa: BLE001 - compilers fail in many ways, and none of them is fatal here
             say(f"not compiled: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")

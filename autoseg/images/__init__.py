@@ -216,8 +216,11 @@ def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
     raw = replace(raw, array=as_label_values(raw.array, path=path))
     if like is None:
         return _canonical(raw)
-    image = _canonical(raw, orientation=grids.aligned(raw.affine, raw.shape, to=like.affine) if raw.placed else None)
+    image = _canonical(raw, orientation=_orientation_on(raw, like))
     require_same_grid(like, image, kinds=("image", "label"))
+    if like.stored is not None and raw.placed != like.stored.placed and orientation_of(raw.affine) != like.stored.orientation:
+        silent = "image" if raw.placed else "label"
+        image = replace(image, notes=(*image.notes, f"the {silent}'s file stores no position: image and label were paired voxel by voxel"))
     return replace(image, affine=like.affine)
 
 
@@ -439,7 +442,14 @@ def _read_onto(path: Path, first: Image) -> Image:
     """Read a further channel, its axes turned as those of the first."""
     raw = _raw(path, voxels=True, label=False)
     raw = replace(raw, array=_as_image_values(raw))
-    return _canonical(raw, orientation=grids.aligned(raw.affine, raw.shape, to=first.affine) if raw.placed else None)
+    return _canonical(raw, orientation=_orientation_on(raw, first))
+
+
+def _orientation_on(raw: Raw, like: Image | Header) -> Orientation | None:
+    """How to turn an array as stored onto the grid of another: by its position, or, where one of the two has none, voxel by voxel."""
+    if raw.placed and (like.stored is None or like.stored.placed):
+        return grids.aligned(raw.affine, raw.shape, to=like.affine)
+    return None if like.stored is None else like.stored.orientation
 
 
 def _with_channels(image: Image, path: Path | None, channels: int) -> Image:

@@ -28,6 +28,7 @@ _KINDS = {
     for sign in ("signed", "unsigned")
 }
 _PIXELS = b"\xe0\x7f\x10\x00"  # the tag of the pixel data; what has none (a report, a contour, an index) is no image
+_ROWS = b"\x28\x00\x10\x00"  # the tag of the number of rows: an image, also where its pixels were cut off
 _SERIES, _DESCRIPTION, _NUMBER, _POSITION = "0020|000e", "0008|103e", "0020|0013", "0020|0032"
 
 
@@ -94,6 +95,15 @@ def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
     if not path.exists():
         raise MissingPath("no such file or folder", file=path, fix="check the spelling of the path")
     files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
+    strange = [file for file in files if file.suffix.casefold() in (".dcm", ".ima") and not _looks_like_dicom(file)]
+    if strange and len(strange) < len(files):  # the slice that it was may be the first or last: no gap would tell
+        raise UnreadableFile(
+            "a file that is named as DICOM and is none",
+            file=strange[0],
+            found=f"{strange[0].stat().st_size} bytes" + (f"; {len(strange)} such files" if len(strange) > 1 else ""),
+            expected="a DICOM slice",
+            fix="copy it again from its source, or take it out of the folder",
+        )
     found = [item for item in (_tags(file) for file in files if _looks_like_dicom(file)) if item is not None]
     if not found:
         raise UnreadableFile(
@@ -139,7 +149,8 @@ def _tags(path: Path) -> _Slice | None:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if _PIXELS in path.read_bytes():
+        data = path.read_bytes()
+        if _PIXELS in data or _ROWS in data:
             raise _undecodable(path, error) from None
         return None
     keys = set(reader.GetMetaDataKeys())

@@ -6,6 +6,7 @@ nnU-Net's 3D TIFF reader. Without it 1 mm is assumed.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import struct
@@ -81,6 +82,8 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: dict[str, 
     """
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told here
+
     array = array.astype(np.float32) if array.dtype == np.float16 else array
     array = array.astype(np.uint8) if array.dtype == np.bool_ else array
     stack = contiguous(np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array)
@@ -100,6 +103,8 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: dict[str, 
 def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype[Any], NDArray[Any] | None]:
     """Shape, axes, type and array of the only series."""
     import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told here
 
     try:
         with tifffile.TiffFile(path) as file:
@@ -211,5 +216,7 @@ def _stem(path: Path) -> str:
 
 def _can_deflate() -> bool:
     import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told here
 
     return hasattr(tifffile.TIFF, "COMPRESSORS") and 8 in tifffile.TIFF.COMPRESSORS

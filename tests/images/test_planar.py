@@ -97,7 +97,7 @@ def test_a_label_of_equal_colours_is_one_channel_and_real_colours_are_refused(tm
     with pytest.raises(LabelError, match="colours"):
         images.read_label(tmp_path / "colours.png")
     assert np.array_equal(images.read_channels([tmp_path / "same.png"], channels=1).array[0, 0], GREY)
-    with pytest.raises(GeometryError, match="3 volumes"):
+    with pytest.raises(GeometryError, match="a picture in colours"):
         images.read_channels([tmp_path / "colours.png"], channels=1)
 
 

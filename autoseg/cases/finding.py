@@ -268,7 +268,7 @@ def _dataset(root: Path, match: _Match, map_labels: Mapping[int, int]) -> Datase
     problems: list[AutosegError] = []
     cases: list[Case] = []
     unlabelled = []
-    listed = _listed_but_absent(root, match)
+    listed, listed_notes = _listed_otherwise(root, match)
     for name, collected in match.cases.items():
         problem = _problem_of(root, name, collected, match)
         if problem is None:
@@ -277,7 +277,7 @@ def _dataset(root: Path, match: _Match, map_labels: Mapping[int, int]) -> Datase
             unlabelled.append(name)
         else:
             problems.append(problem)
-    notes += _other_number(match, len(cases) + len(problems))
+    notes += [*listed_notes, *_other_number(match, len(cases) + len(problems))]
     if unlabelled:
         notes.append(f"{len(unlabelled)} cases have no label and are left aside ({_some(unlabelled)})")
     if match.unused and len(match.unused) < 10_000:
@@ -436,18 +436,24 @@ def _labels_of_recipe(recipe: Recipe, map_labels: Mapping[int, int]) -> tuple[La
     return Labels.from_json(value), notes
 
 
-def _listed_but_absent(root: Path, match: _Match) -> list[AutosegError]:
-    """Cases that dataset.json lists and the folder does not hold."""
+def _listed_otherwise(root: Path, match: _Match) -> tuple[list[AutosegError], list[str]]:
+    """Cases that dataset.json lists and the folder does not hold, or that it pairs otherwise than the names do; and remarks on the list."""
     names = match.recipe.names
-    listed = match.declared.get(names.cases, []) if names and names.cases else []
+    entries = match.declared.get(names.cases) if names and names.cases else None
+    if entries is None:
+        return [], []
     problems: list[AutosegError] = []
-    for entry in listed if isinstance(listed, list) else []:
+    listed: set[str] = set()
+    strange = 0
+    for entry in entries if isinstance(entries, list) else [entries]:
         path = entry.get("label") if isinstance(entry, Mapping) else None
         if not isinstance(path, str):
+            strange += 1
             continue
         relative = path.removeprefix("./")
-        suffix = images.suffix_of(relative) or ""
-        name = Path(relative).name.removesuffix(suffix)
+        name = _bare(relative)
+        listed.add(name)
+        image = entry.get("image")
         if name not in match.cases and not (root / relative).exists():
             problems.append(
                 MissingPath(
@@ -457,7 +463,29 @@ def _listed_but_absent(root: Path, match: _Match) -> list[AutosegError]:
                     fix=f"{_nearest_files(root, relative)}; or leave the case out with --exclude {shlex.quote(name)}",
                 )
             )
-    return problems
+        elif isinstance(image, str) and _bare(image) != name and _bare(image) in match.cases:
+            listed.add(_bare(image))
+            problems.append(
+                SettingsError(
+                    "dataset.json pairs an image with the label of another name",
+                    case=_bare(image),
+                    file=root / "dataset.json",
+                    found=f"image {image}, label {path}",
+                    expected="image and label of one case under one name, as they are paired here",
+                    fix=f"correct the list, or the names; or leave the case out with --exclude {shlex.quote(_bare(image))}",
+                )
+            )
+    notes = [f"{strange} entries of the list of cases in dataset.json cannot be understood and were left aside"] if strange else []
+    further = sorted(name for name, case in match.cases.items() if case.has_label and name not in listed)
+    if listed and further:
+        notes.append(f"{len(further)} cases are used that dataset.json does not list ({_some(further)})")
+    return problems, notes
+
+
+def _bare(path: str) -> str:
+    """The name of a file without folder and suffix."""
+    name = Path(path).name
+    return name.removesuffix(images.suffix_of(name) or "")
 
 
 def _other_number(match: _Match, found: int) -> list[str]:
@@ -548,6 +576,7 @@ def _no_such_path(path: Path) -> MissingPath:
 def _unknown_layout(root: Path, paths: Sequence[str], tried: Sequence[_Match]) -> UnknownLayout:
     nearest = max((match for match in tried if match.cases), key=lambda m: (len(m.cases), m.recipe.specificity), default=None)
     seen = [path for path in paths if images.suffix_of(path)]
+    nearest = nearest or max(tried, key=lambda match: _likeness(match.recipe, seen), default=None)
     details = {"nearest": _shortfall(nearest)} if nearest else {}
     if lacking := _lacking_keys(root):
         details["dataset.json"] = lacking
@@ -592,6 +621,12 @@ def _not_as_described(root: Path, paths: Sequence[str], recipe: Recipe) -> Unkno
         expected=lacking + ", ".join(glob_of(pattern) for pattern in recipe.patterns),
         fix="correct the recipe, or leave --recipe out",
     )
+
+
+def _likeness(recipe: Recipe, seen: Sequence[str]) -> float:
+    """How much the paths of a folder look like a recipe's patterns, where not one of them matches."""
+    some = seen[:: 1 + len(seen) // 20]
+    return max((difflib.SequenceMatcher(None, glob_of(pattern), path).ratio() for pattern in recipe.patterns for path in some), default=0.0)
 
 
 def _shortfall(match: _Match) -> str:

@@ -19,6 +19,7 @@ from autoseg.presets import refuse_unknown
 
 _MOST_VALUES = 1000  # more different values than any atlas has structures: the file is an image
 _GREY_STEP = 16  # values of a mask painted in grey levels lie at least so far apart
+_MOST_BETWEEN = 5  # values of one case between the grey levels of all cases; more are blurred borders and no labels
 _WORTH_WORKERS = 4_000_000  # bytes of label files; fewer are read before a worker has started
 _LISTED = 8
 
@@ -82,8 +83,9 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
             expected="label maps with some values each",
             fix="check which files are the labels",
         )
-    aliases = {**_strays(counts, len(found)), **map_labels}
-    values = [value for value in counts if value not in aliases]
+    aliases = {**_strays(found, map_labels), **map_labels}
+    odd = _odd_values(found, {*aliases})
+    values = [value for value in counts if value not in aliases and value not in odd]
     if len(values) < 2:
         raise LabelError(
             "there is no labelled voxel in the whole data set",
@@ -96,6 +98,10 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
     notes = [f"label values found by reading: {_listed(labels.values)}; {labels.labels[0].value} is taken as background, and names "
              "can be declared in a dataset.json"]  # fmt: skip
     strays = {alias: value for alias, value in aliases.items() if alias not in map_labels}
+    if odd:
+        notes.append(
+            f"{len(odd)} values occur only in label files that look painted over or scaled, and are no labels: {_listed(sorted(odd))}"
+        )
     if strays:
         notes.append(
             "stray grey levels stand for the level near them: "
@@ -123,18 +129,45 @@ def _values_of(case: Case) -> frozenset[int]:
     return frozenset(np.unique(array).tolist())
 
 
-def _strays(counts: Counter[int], cases: int) -> dict[int, int]:
-    """Values that stand for a grey level near them."""
-    levels = sorted(value for value, count in counts.items() if 2 * count >= cases)
-    if len(levels) < 2 or min(b - a for a, b in pairwise(levels)) < _GREY_STEP:
+def _levels(found: Sequence[frozenset[int]]) -> list[int]:
+    """The grey levels of masks painted in them: values of at least half of the cases, far apart; empty for other label maps."""
+    counts = Counter(value for values in found for value in values)
+    levels = sorted(value for value, count in counts.items() if 2 * count >= len(found))
+    return levels if len(levels) >= 2 and min(b - a for a, b in pairwise(levels)) >= _GREY_STEP else []
+
+
+def _strays(found: Sequence[frozenset[int]], map_labels: Mapping[int, int]) -> dict[int, int]:
+    """Values that stand for a grey level near them. A case without two levels of its own is painted otherwise: its values stay."""
+    found = [values - {*map_labels} for values in found]
+    levels = _levels(found)
+    if not levels:
         return {}
     reach = min(b - a for a, b in pairwise(levels)) / 4
+    kept = {value for values in found if len(values & {*levels}) < 2 for value in values}
     strays = {}
-    for value in sorted(set(counts) - set(levels)):
+    for value in sorted({value for values in found for value in values} - {*levels} - kept):
         nearest = min(levels, key=lambda level: abs(level - value))
         if abs(nearest - value) < reach:
             strays[value] = nearest
     return strays
+
+
+def _odd_values(found: Sequence[frozenset[int]], known: set[int]) -> set[int]:
+    """Values of a few cases beside the grey levels of all others: borders blurred by an editor, or a mask of 0 and 1 among those of 255.
+
+    They become no labels; the check then names them case by case, as undeclared.
+    """
+    levels = _levels(found)
+    if len(found) < 3 or not levels:
+        return set()
+    rest = [values - {*levels} - known for values in found]
+    strange = [
+        len(more) > _MOST_BETWEEN or (len(more) > 0 and len(values & {*levels}) < 2) for more, values in zip(rest, found, strict=True)
+    ]
+    if 2 * sum(strange) >= len(found):
+        return set()
+    sound = {value for more, is_strange in zip(rest, strange, strict=True) if not is_strange for value in more}
+    return {value for more in rest for value in more} - sound
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -23,6 +23,8 @@ from autoseg.labels import Labels
 _THUMBNAIL = 12  # blocks along each axis of a volume; a planar image gets the square of it in plane, roughly
 _SLAB = 16  # slices
 _LARGEST = np.float32(1e20)  # intensities beyond are cut for the thumbnail, so that its sums stay finite
+_MARKER = np.float32(1e18)  # nothing measured is so large, and its square is beyond float32: it marks what was not measured
+_FAR = 1000.0  # times the range of 99.8 % of the voxels: a few voxels so far out squeeze all others into one grey
 _LISTED = 10
 _MANY = 25  # undeclared values; more are no slip of a pen
 
@@ -42,6 +44,8 @@ class Facts:
     minima: tuple[float, ...] = ()  # per channel, finite values only
     maxima: tuple[float, ...] = ()
     image_hash: str = ""
+    part_hashes: tuple[tuple[int, str], ...] = ()  # (channel, hash) where each channel has a file of its own
+    empty_share: float | None = None  # of the foreground, where the image is as dark as its darkest; None: no foreground
     label_hash: str = ""  # empty for a label without foreground
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False)
     voxels: dict[str, int] | None = None  # label name -> voxels, only those that occur; None: the label could not be read
@@ -77,7 +81,10 @@ def examine(task: Task) -> Facts:
         _note_label(case, label, task.labels, image, faults)
         _note_same(case, parts, label, faults)
         if image is not None and label.shape == image.shape:
-            facts["fit"] = fit_of(np.concatenate([part.image.array for part in parts]) if len(parts) > 1 else image.array, label.array[0])
+            facts["empty_share"] = _share_in_the_dark(image.array[0], label.array[0], task.labels)
+            facts["fit"] = fit_of(
+                [channel for part in parts for channel in part.image.array], _without_aliases(label.array[0], task.labels)
+            )
     return Facts(
         name=case.name, group=case.group, label_file=case.label if isinstance(case.label, Path) else None, faults=tuple(faults), **facts
     )
@@ -188,6 +195,10 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
     if image is None:
         return label
     try:
+        if image.stored and label.stored and image.stored.placed != label.stored.placed:  # then positions tell nothing
+            paired = load_label(case, path, like=image)
+            faults += [replace(_note(case, path, "grid", note), severity="warning") for note in paired.notes if note not in label.notes]
+            return paired
         images.require_same_grid(image, label)
     except GridMismatch:
         try:
@@ -216,17 +227,19 @@ def _grid_remedy(case: Case, label: Image, image: Image) -> str:
 
 def _image_facts(case: Case, parts: Sequence[_Part], faults: list[Fault]) -> dict[str, Any]:
     first = parts[0].image
-    digest = hashlib.blake2b(digest_size=16)
+    digests: list[str] = []
     minima: list[float] = []
     maxima: list[float] = []
     constant = []
     for part in parts:
         array = part.image.array
-        digest.update(repr((part.number, array.dtype.str, array.shape)).encode())
+        digest = hashlib.blake2b(repr((array.dtype.str, array.shape)).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(array).data)
+        digests.append(digest.hexdigest())
         _note_non_finite(case, array, part.path, faults)
         for channel in array:
             low, high = _finite_range(channel)
+            _note_far_out(case, channel, low, high, part.path, faults)
             minima.append(low)
             maxima.append(high)
             constant.append(low == high and not np.isnan(low))
@@ -239,7 +252,12 @@ def _image_facts(case: Case, parts: Sequence[_Part], faults: list[Fault]) -> dic
         "orientation": None if first.stored is None else first.stored.orientation,
         "minima": tuple(minima),
         "maxima": tuple(maxima),
-        "image_hash": digest.hexdigest(),
+        "image_hash": "".join(f"{part.number}:{text} " for part, text in zip(parts, digests, strict=True)),
+        "part_hashes": tuple(
+            (part.number, text)
+            for part, text, empty in zip(parts, digests, constant, strict=False)  # a file of one value stands for a missing channel
+            if len(parts) > 1 and not empty
+        ),
         "thumbnail": None if all(constant) else thumbnail(first.array[0]),
         "middle": tuple(middle[:3].tolist()),
     }
@@ -268,23 +286,53 @@ def _note_constant(case: Case, parts: Sequence[_Part], minima: Sequence[float], 
 
 
 def _note_non_finite(case: Case, array: NDArray[Any], path: Path, faults: list[Fault]) -> None:
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    low, high = (array.min(), array.max()) if array.size else (0, 0)  # NaN where there is any
+    if array.dtype.kind != "f" or max(-low, high) < _MARKER:
         return
-    counts = {
-        "NaN": int(np.count_nonzero(np.isnan(array))),
-        "+Inf": int(np.count_nonzero(np.isposinf(array))),
-        "-Inf": int(np.count_nonzero(np.isneginf(array))),
-    }
+    with np.errstate(invalid="ignore"):
+        counts = {
+            "NaN": int(np.count_nonzero(np.isnan(array))),
+            "+Inf": int(np.count_nonzero(np.isposinf(array))),
+            "-Inf": int(np.count_nonzero(np.isneginf(array))),
+            f"beyond {_MARKER:g}": int(np.count_nonzero((np.abs(array) >= _MARKER) & np.isfinite(array))),
+        }
     faults.append(
         Fault(
             case=case.name,
             file=str(path),
             severity="error",
             code="non-finite",
-            summary="the image holds values that are no numbers",
+            summary="the image holds values that are no numbers"
+            if any(list(counts.values())[:3])
+            else "the image holds absurdly large values",
             found=", ".join(f"{count} {name}" for name, count in counts.items() if count) + f" of {array.size} voxels",
             expected="finite numbers",
             remedy=f"replace them, by 0 where they mean background; or leave the case out with {left_out(case.name)}",
+        )
+    )
+
+
+def _note_far_out(case: Case, channel: NDArray[Any], low: float, high: float, path: Path, faults: list[Fault]) -> None:
+    """A few voxels that are so far from all others that they alone decide mean and deviation."""
+    if not low < high or max(-low, high) >= _MARKER:
+        return
+    some = channel.ravel()[:: 1 + channel.size // 50_000].astype(np.float32)
+    some = some[np.isfinite(some)]
+    bottom, top = np.percentile(some, (0.1, 99.9)) if some.size else (low, high)
+    usual = float(top - bottom)
+    if usual <= 0 or max(high - top, bottom - low) < _FAR * usual:
+        return
+    faults.append(
+        Fault(
+            case=case.name,
+            file=str(path),
+            severity="warning",
+            code="far-out",
+            summary="a few voxels are absurdly far from all others",
+            found=f"from {low:g} to {high:g}, while 99.8 % lie between {bottom:g} and {top:g}",
+            expected="intensities of one scale",
+            remedy="such values mark what was not measured, or are a defect of the file: replace them; z-score normalisation would leave "
+            f"nothing of the rest. Or leave the case out: {left_out(case.name)}",
         )
     )
 
@@ -345,7 +393,7 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
     if strange:
         listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange[:_LISTED])
         options = " ".join(f"--map-labels {value}={labels.values[0]}" for value, _ in strange[:3])
-        remedy = f"declare them; or map them onto declared ones, for example {options}; or {left_out(case.name)}"
+        remedy = f"declare them; or map them onto the declared ones they stand for, for example {options}; or {left_out(case.name)}"
         if len(strange) > _MANY:
             remedy = f"so many values look like an image: check that this file is the label, or {left_out(case.name)}"
         faults.append(
@@ -360,7 +408,8 @@ def _note_label(case: Case, label: Image, labels: Labels, image: Image | None, f
                 remedy=remedy,
             )
         )
-    if not strange and not any(value in known and value != labels.values[0] and value != labels.ignore for value in values):
+    means = _names_of(labels)
+    if not strange and not any(means.get(value, "") not in ("", labels.names[0]) for value in values):
         faults.append(
             Fault(
                 case=case.name,
@@ -408,6 +457,28 @@ def _note_same(case: Case, parts: Sequence[_Part], label: Image, faults: list[Fa
                         remedy=f"one of them was copied under the wrong name; restore it, or {left_out(case.name)}",
                     )
                 )
+
+
+def _without_aliases(label: NDArray[Any], labels: Labels) -> NDArray[Any]:
+    """The label map with every alias turned into the value that it stands for."""
+    turned = label if not labels.aliases else label.copy()
+    for alias, value in labels.aliases:
+        turned[label == alias] = value
+    return turned
+
+
+def _share_in_the_dark(channel: NDArray[Any], label: NDArray[Any], labels: Labels) -> float | None:
+    """How much of the foreground lies where the image is within a hundredth of its darkest: air, or the padding around a scan."""
+    inside = np.flatnonzero((label != labels.values[0]) & (label != (labels.values[0] if labels.ignore is None else labels.ignore)))
+    if not inside.size:
+        return None
+    some = channel.ravel()[:: 1 + channel.size // 50_000].astype(np.float32)
+    some = some[np.isfinite(some)]
+    if not some.size:
+        return None
+    low, high = np.percentile(some, (0, 99))
+    values = channel.ravel()[inside[:: 1 + inside.size // 50_000]]
+    return float(np.mean(values <= low + (high - low) / 50))
 
 
 def _names_of(labels: Labels) -> dict[int, str]:

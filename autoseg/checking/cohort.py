@@ -20,6 +20,10 @@ _CT_AIR = -500.0  # HU; only CT goes so far below zero
 _PAIR_OFFSET = 0.25  # off-axis distance of a left/right pair, as a part of the distance between its halves
 _PAIR_VOLUMES = 0.6  # smaller half to larger half
 _MIRRORED = 0.85  # edges at the label's borders, by those at the borders of its mirror image: a label this far below is mirrored
+_BORDER = 200  # places at a label's border; fewer are too few to judge by
+_EDGES = 0.2  # by which the edges at the borders of the other labels are stronger than usual, so that anything can be told
+_COMPARED = 60  # labels whose places are compared by pairs
+_SMALLEST, _LARGEST = 2.0, 5000.0  # mm along the longest axis of a scan of a body, or of a part of one
 _SHIFTED = 0.8  # the same for a label shifted by 3 voxels
 _LISTED = 6
 _SESSION = re.compile(  # what stands behind a patient's name to tell his scans apart
@@ -49,7 +53,11 @@ def compare(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
         *_contradicted_modalities(dataset.channels, facts),
         *_exchanged_sides(dataset, facts),
         *_unnamed_pairs(dataset, facts),
+        *_empty_places(facts),
         *_misfits(facts),
+        *_reversed_labels(dataset, facts),
+        *_flat_among_volumes(facts),
+        *_absurd_extents(dataset.channels, facts),
         *_few_cases(dataset),
     ]
 
@@ -113,6 +121,7 @@ def _duplicates(facts: Sequence[Facts]) -> list[Fault]:
         if len(same) > 1:
             labels = "with equal labels" if len({fact.label_hash for fact in same}) == 1 else "with labels that differ"
             faults.append(_leak("duplicate", f"the same image under {len(same)} names", same, f"{_some(f.name for f in same)}, {labels}"))
+    faults += _shared_channels(facts)
     for same in by_label.values():
         if len(same) > 1 and len({fact.image_hash for fact in same}) > 1:
             faults.append(
@@ -125,6 +134,34 @@ def _duplicates(facts: Sequence[Facts]) -> list[Fault]:
                     remedy="check that no label was copied to another case",
                 )
             )
+    return faults
+
+
+def _shared_channels(facts: Sequence[Facts]) -> list[Fault]:
+    """One channel's file in two cases whose other channels differ, or twice in one case."""
+    holders: dict[str, list[tuple[Facts, int]]] = {}
+    for fact in facts:
+        for number, text in fact.part_hashes:
+            holders.setdefault(text, []).append((fact, number))
+    faults = []
+    for held in holders.values():
+        if len(held) < 2 or len({fact.image_hash for fact, _ in held}) == 1 and len({fact.name for fact, _ in held}) > 1:
+            continue  # once, or whole cases that are equal: told already
+        if 2 * len({fact.name for fact, _ in held}) > len(facts) > 3:
+            continue  # meant so: a template or prior
+        last = held[-1][0]
+        alone = len({fact.name for fact, _ in held}) == 1
+        faults.append(
+            _fault(
+                "warning",
+                "same-channel",
+                "two channels of the case are the same image" if alone else "a channel of another case",
+                case=last.name,
+                found=", ".join(f"channel {number} of {fact.name}" for fact, number in held[:_LISTED]) + " hold the same voxels",
+                expected="an image of its own for each channel",
+                remedy=f"one of them was copied under the wrong name; restore it, or leave the case out: {left_out(last.name)}",
+            )
+        )
     return faults
 
 
@@ -320,13 +357,16 @@ def _exchanged_sides(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
                 )
             )
             wrong = [fact.name for fact in both if fact.name not in wrong]
+        sure = len(both) - len(wrong) >= 3 and len(wrong) <= len(both) / 4  # then the few are wrong, and not the many
         faults += [
             _fault(
-                "warning",
+                "error" if sure else "warning",
                 "sides",
                 f"'{left}' and '{right}' lie the other way round than in the other cases",
                 case=name,
-                remedy="check whether left and right are exchanged in this case",
+                found=f"in {len(wrong)} of {len(both)} cases",
+                expected="the sides of the other cases, by the files' headers",
+                remedy=f"check whether its left and right are exchanged, or its orientation was lost; mend it, or {left_out(name)}",
             )
             for name in wrong
         ]
@@ -376,22 +416,125 @@ def _mirrored(gap: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:  
     return same_sign and level and alike
 
 
+def _empty_places(facts: Sequence[Facts]) -> list[Fault]:
+    """Labels that lie outside of what was imaged, although those of the other cases do not."""
+    known = [(fact, fact.empty_share) for fact in facts if fact.empty_share is not None]
+    shares = [share for _, share in known]
+    if len(known) < 3 or np.median(shares) > 0.1:
+        return []
+    return [
+        _fault(
+            "warning",
+            "label-place",
+            "the label lies in the empty part of the image",
+            case=fact.name,
+            file=fact.label_file,
+            found=f"{share:.0%} of it where the image is as dark as its darkest",
+            expected=f"about {np.median(shares):.0%}, as in the other cases",
+            remedy=f"check that the label is of this image, and not mirrored or shifted; or leave the case out: {left_out(fact.name)}",
+        )
+        for fact, share in known
+        if share > 0.7
+    ]
+
+
+def _flat_among_volumes(facts: Sequence[Facts]) -> list[Fault]:
+    read = [fact for fact in facts if fact.shape is not None]
+    flat = [fact for fact in read if fact.shape is not None and min(fact.shape) == 1]
+    if not 0 < len(flat) < len(read) / 2:
+        return []
+    return [
+        _fault(
+            "warning",
+            "shape",
+            "a single slice among volumes",
+            case=fact.name,
+            found=f"shape {fact.shape} (z, y, x)",
+            expected="volumes, as the other cases are",
+            remedy=f"check that the volume was not cut; or leave the case out: {left_out(fact.name)}",
+        )
+        for fact in flat
+    ]
+
+
+def _absurd_extents(channels: Sequence[Channel], facts: Sequence[Facts]) -> list[Fault]:
+    """Scans smaller than a grain or larger than a room: a spacing in metres or micrometres that is given as mm."""
+    if not any(channel.modality in ("CT", "MR", "PET") for channel in channels):
+        return []
+    faults = []
+    for fact in facts:
+        if fact.shape is None or fact.spacing is None or not fact.placed:
+            continue
+        extent = max(n * step for n, step in zip(fact.shape, fact.spacing, strict=True))
+        if not _SMALLEST < extent < _LARGEST:
+            faults.append(
+                _fault(
+                    "warning",
+                    "spacing",
+                    "an extent that no scan has",
+                    case=fact.name,
+                    found=f"spacing {_mm(fact.spacing)} mm: {extent:.3g} mm along the longest axis",
+                    expected=f"{_SMALLEST:g} mm to {_LARGEST / 1000:g} m",
+                    remedy="perhaps the spacing is in metres or micrometres; write it in mm",
+                )
+            )
+    return faults
+
+
+def _reversed_labels(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
+    """Cases in which two labels lie the other way round than in all others: their values were exchanged, or the label mirrored."""
+    named = {frozenset(pair) for pair in dataset.labels.pairs}  # those have a check of their own
+    names = [label.name for label in dataset.labels.foreground][:_COMPARED]
+    read = [fact for fact in facts if fact.centres]
+    if len(read) < 4:
+        return []
+    places = {name: np.array([fact.centres.get(name, (np.nan,) * 3) for fact in read]) for name in names}  # (cases, 3), mm
+    found: dict[str, list[str]] = {}
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            if frozenset((first, second)) in named:
+                continue
+            gap = places[second] - places[first]
+            seen = np.flatnonzero(np.isfinite(gap[:, 0]))
+            if len(seen) < 4:
+                continue
+            way = np.median(gap[seen], axis=0)
+            cosine = gap[seen] @ way / np.maximum(np.linalg.norm(gap[seen], axis=1) * np.linalg.norm(way), 1e-9)
+            wrong = seen[cosine < -0.5]
+            if 0 < len(wrong) <= len(seen) / 10 + 0.6 and np.count_nonzero(cosine > 0.5) + len(wrong) == len(seen):
+                for case in wrong:
+                    found.setdefault(read[case].name, []).append(f"'{first}' and '{second}'")
+    return [
+        _fault(
+            "warning",
+            "label-place",
+            "labels lie the other way round than in all other cases",
+            case=name,
+            found=_some(pairs),
+            remedy=f"check whether their values are exchanged in this case, or the label is mirrored; or leave it out: {left_out(name)}",
+        )
+        for name, pairs in found.items()
+    ]
+
+
 def _misfits(facts: Sequence[Facts]) -> list[Fault]:
     """Labels that do not lie at the edges of their image although those of the other cases do.
 
     Measured on the real sets of the tests: labels that belong there are at least 0.98 times as strong as their mirror images, in sets
     whose labels follow edges; mirrored ones at most 0.87 times.
     """
-    known = [(fact, fact.fit) for fact in facts if fact.fit is not None and fact.fit.mirrored > 0]
+    known = [(fact, fact.fit) for fact in facts if fact.fit is not None and fact.fit.mirrored > 0 and fact.fit.count >= _BORDER]
     faults = []
     for fact, fit in known:
         others = [other for _, other in known if other is not fit]
         if len(others) < 2:
             break
-        mirror = fit.here < _MIRRORED * fit.mirrored and _most(other.here > other.mirrored for other in others)
-        shift = fit.here < _SHIFTED * fit.shifted and _most(other.here > 0.92 * other.shifted for other in others)
         strengths = np.array([other.here for other in others]) - 1
         usual = float(np.median(strengths))
+        if usual < _EDGES:
+            continue
+        mirror = fit.here < _MIRRORED * fit.mirrored and _most(other.here > other.mirrored for other in others)
+        shift = fit.here < _SHIFTED * fit.shifted and _most(other.here > 0.92 * other.shifted for other in others)
         foreign = len(others) >= 4 and fit.here - 1 < usual / 4 and np.percentile(strengths, 10) > max(0.1, usual / 2)
         if not (mirror or shift or foreign):
             continue

@@ -36,6 +36,7 @@ _KINDS: dict[str, type[InputError]] = {
     "labels": LabelError,
     "ambiguous": SettingsError,
 }
+_SHOWN = 3  # findings of a remark about many cases
 _NAMED = 6  # cases named in the common remedy
 
 
@@ -119,6 +120,8 @@ def table(faults: Sequence[Fault]) -> str:
         rows = [f"{first.severity:<8}{first.code:<18}{named + ': ' if named else ''}{first.summary}"]
         if len(group) == 1:
             rows += _rows("file", first.file) + _rows("found", first.found)
+        else:
+            rows += _rows("found", "\n".join(f"{fault.case}: {fault.found}" for fault in group[:_SHOWN] if fault.found and fault.case))
         rows += _rows("expected", first.expected) + _rows("fix", first.remedy)
         blocks.append("\n".join(rows))
     return "\n".join(blocks)

@@ -6,6 +6,7 @@ labels of a data set do not follow edges at all (tumours without contrast), noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ _AXES = ("z (up and down)", "y (front and back)", "x (left and right)")
 class Fit:
     """How strong the edges of an image are at the borders of its label; 1 is as strong as anywhere around it."""
 
+    count: int  # places at the border that were looked at
     here: float
     mirrored: float  # at the best of the borders mirrored along one axis
     mirror: str  # that axis
@@ -30,12 +32,12 @@ class Fit:
     shift: str  # that axis
 
 
-def fit_of(image: NDArray[Any], label: NDArray[Any]) -> Fit | None:
+def fit_of(channels: Sequence[NDArray[Any]], label: NDArray[Any]) -> Fit | None:
     """How a label map fits its image.
 
     Parameters
     ----------
-    image : (c, z, y, x), of which the channel with the strongest edges counts
+    channels : of the image, each (z, y, x); the one with the strongest edges counts
     label : (z, y, x), canonical; values
 
     Returns
@@ -48,7 +50,7 @@ def fit_of(image: NDArray[Any], label: NDArray[Any]) -> Fit | None:
     flips = [axis for axis in range(3) if label.shape[axis] > 1]
     moves = [(axis, way * step) for axis in flips if label.shape[axis] > 8 for step in _SHIFTS for way in (1, -1)]
     best: Fit | None = None
-    for channel in image[:_CHANNELS]:
+    for channel in channels[:_CHANNELS]:
         usual = _usual_steps(channel, label)
         here = _strength(channel, borders, usual)
         if here is None or (best is not None and here <= best.here):
@@ -56,7 +58,14 @@ def fit_of(image: NDArray[Any], label: NDArray[Any]) -> Fit | None:
         turned = [(_strength(channel, _mirrored(borders, axis, label.shape), usual) or 0.0, _AXES[axis]) for axis in flips]
         moved = [(_strength(channel, _moved(borders, axis, by, label.shape), usual) or 0.0, _AXES[axis]) for axis, by in moves]
         mirrored, shifted = max(turned, default=(0.0, "")), max(moved, default=(0.0, ""))
-        best = Fit(here=here, mirrored=mirrored[0], mirror=mirrored[1], shifted=shifted[0], shift=shifted[1])
+        best = Fit(
+            count=sum(at.shape[1] for at in borders.values()),
+            here=here,
+            mirrored=mirrored[0],
+            mirror=mirrored[1],
+            shifted=shifted[0],
+            shift=shifted[1],
+        )
     return best
 
 

@@ -327,10 +327,8 @@ def test_left_and_right_that_are_exchanged_in_one_case(write: Write, declare: De
         label[2 + number : 6 + number, 3:8, 1:4] = 1
         label[2 + number : 6 + number, 3:8, 11:14] = 2
         write(name, label=label if name != "c" else label[:, :, ::-1])
-    assert codes(declare(kidney_left=1, kidney_right=2)) == [("c", "warning", "sides")]
-    assert codes(declare(kidney_right=1, kidney_left=2)) == [(None, "warning", "sides"), ("c", "warning", "sides")], (
-        "names of the other side"
-    )
+    assert codes(declare(kidney_left=1, kidney_right=2)) == [("c", "error", "sides")]
+    assert codes(declare(kidney_right=1, kidney_left=2)) == [("c", "error", "sides"), (None, "warning", "sides")], "names of the other side"
 
 
 def test_a_pair_that_lies_mirrored_but_is_not_named_so(write: Write, declare: Declare) -> None:

@@ -134,3 +134,15 @@ def test_of_very_many_differences_the_first_are_told_and_the_rest_counted():
     with pytest.raises(SettingsError) as error:
         files.check_shape([None] * 100, [int], what="it", fix="mend it")
     assert str(error.value).count("null instead of") == 12 and "and 88 more" in str(error.value)
+
+
+def test_what_lies_beside_a_header_is_part_of_its_hash(tmp_path):
+    (tmp_path / "scan.mhd").write_text("NDims = 3\nElementDataFile = scan.raw\n")
+    (tmp_path / "scan.nhdr").write_text("NRRD0004\ndata file: voxels.raw\n")
+    (tmp_path / "scan_0000.tif").write_bytes(b"pixels")
+    for header, beside in (("scan.mhd", "scan.raw"), ("scan.nhdr", "voxels.raw"), ("scan_0000.tif", "scan.json")):
+        hashes = [files.hash_file(tmp_path / header)]
+        for content in (b"one", b"two", b"one"):
+            (tmp_path / beside).write_bytes(content)
+            hashes.append(files.hash_file(tmp_path / header))
+        assert len(set(hashes[:3])) == 3 and hashes[3] == hashes[1], header

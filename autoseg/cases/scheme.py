@@ -137,13 +137,13 @@ def _levels(found: Sequence[frozenset[int]]) -> list[int]:
 
 
 def _strays(found: Sequence[frozenset[int]], map_labels: Mapping[int, int]) -> dict[int, int]:
-    """Values that stand for a grey level near them. A case without two levels of its own is painted otherwise: its values stay."""
+    """Values that stand for a grey level near them. A clean mask without two of the levels is painted otherwise: its values stay."""
     found = [values - {*map_labels} for values in found]
     levels = _levels(found)
     if not levels:
         return {}
     reach = min(b - a for a, b in pairwise(levels)) / 4
-    kept = {value for values in found if len(values & {*levels}) < 2 for value in values}
+    kept = {value for values in found if len(values & {*levels}) < 2 and len(values) <= len(levels) for value in values}
     strays = {}
     for value in sorted({value for values in found for value in values} - {*levels} - kept):
         nearest = min(levels, key=lambda level: abs(level - value))

@@ -183,3 +183,73 @@ def test_whatever_dataset_json_says_the_answer_is_a_data_set_or_a_named_error(to
         assert isinstance(find(root), Dataset)
     except AutosegError as error:
         assert str(error)
+
+
+def test_names_are_compared_in_one_unicode_form(touch: Touch) -> None:
+    root = declare(touch("imagesTr/Mu\u0308ller_0000.nii.gz", "labelsTr/M\u00fcller.nii.gz"))
+    (case,) = find(root).cases
+    assert case.name == "M\u00fcller" and case.images[0].name == "Mu\u0308ller_0000.nii.gz", "the file keeps its own name"
+
+
+def test_a_link_that_leads_nowhere_and_a_name_that_cannot_be_printed_are_told(touch: Touch) -> None:
+    root = declare(touch(*CASES, "imagesTr/bad\nname_0000.nii.gz", "labelsTr/bad\nname.nii.gz"))
+    (root / CASES[-1]).unlink()
+    (root / CASES[-1]).symlink_to("../.git/annex/objects/x")
+    told = {problem.case: str(problem) for problem in find(root).problems}
+    assert set(told) == {"bad\\nname", "p2_t0"}
+    assert "rename the files" in told["bad\\nname"] and "a link to ../.git/annex/objects/x" in told["p2_t0"]
+
+
+def test_a_name_that_differs_in_upper_and_lower_case_is_the_nearest(touch: Touch) -> None:
+    root = declare(touch("imagesTr/liver_0000.nii.gz", "labelsTr/LIVER.nii.gz", "labelsTr/kidney.nii.gz", "imagesTr/kidney_0000.nii.gz"))
+    told = {problem.case: problem.fix for problem in find(root).problems}
+    assert "(nearest there: LIVER.nii.gz" in str(told["liver"]) and "(nearest there: liver_0000.nii.gz" in str(told["LIVER"])
+
+
+def test_a_list_in_dataset_json_is_held_against_the_names(touch: Touch) -> None:
+    root = touch(*(f"{part}/p{number}.nii.gz" for part in ("imagesTr", "labelsTr") for number in range(4)))
+    pairs = [{"image": f"./imagesTr/p{number}.nii.gz", "label": f"./labelsTr/p{number}.nii.gz"} for number in range(3)]
+    pairs[0]["label"] = "./labelsTr/p1.nii.gz"
+    declare(root, channel_names=None, modality={"0": "CT"}, training=[*pairs, 7, {"image": 3}])
+    dataset = find(root)
+    (problem,) = dataset.problems
+    assert problem.case == "p0" and "labelsTr/p1.nii.gz" in str(problem)
+    assert any("2 entries of the list of cases" in note for note in dataset.notes)
+    assert any("1 cases are used that dataset.json does not list (p3)" in note for note in dataset.notes)
+
+
+def test_a_dataset_json_that_lacks_a_key_is_told_recipe_by_recipe(touch: Touch) -> None:
+    with pytest.raises(UnknownLayout) as caught:
+        find(declare(touch(*CASES[:1]), labels=None))
+    assert "lacks \"labels\" for 'nnunet-v2'" in str(caught.value)
+    with pytest.raises(UnknownLayout) as caught:
+        find(touch("a/deep/thing.nii.gz", root="other"))
+    assert "recipe '" in str(caught.value) and "matches 0" in str(caught.value), "the nearest recipe is proposed where none matches"
+
+
+def test_one_odd_or_damaged_picture_does_not_decide_the_channels(tmp_path: Path) -> None:
+    from PIL import Image as Pillow
+
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate("abcde"):
+        shape = (9, 8, 3) if name == "a" else (9, 8)
+        Pillow.fromarray(np.random.default_rng(number).integers(0, 255, shape).astype(np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Pillow.fromarray(np.eye(9, 8, dtype=np.uint8)).save(tmp_path / "labels" / f"{name}.png")
+    (tmp_path / "images" / "b.png").write_bytes(b"nothing")
+    assert [channel.name for channel in find(tmp_path).channels] == ["image"]
+
+
+def test_integers_written_as_floats_are_values_and_true_is_none(touch: Touch) -> None:
+    root = declare(touch(*CASES), labels={"background": 0.0, "kidney": 1.0})
+    assert find(root).labels.values == (0, 1)
+    with pytest.raises(LabelError, match="the value of the label 'kidney' is no integer"):
+        find(declare(root, labels={"background": 0, "kidney": True}))
+
+
+def test_a_name_said_twice_in_a_json_object_is_refused(touch: Touch) -> None:
+    root = declare(touch(*CASES))
+    text = (root / "dataset.json").read_text().replace('"kidney_right"', '"kidney_left"')
+    (root / "dataset.json").write_text(text)
+    with pytest.raises(UnreadableFile, match="kidney_left"):
+        find(root)

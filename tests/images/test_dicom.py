@@ -139,3 +139,13 @@ def test_a_single_file_is_one_slice(tmp_path: Path, volume) -> None:
     assert images.label_suffix(paths[2]) == ".nii.gz"
     with pytest.raises(UnreadableFile, match="read only"):
         images.write_label(tmp_path / "label.dcm", image.array[0], like=image)
+
+
+def test_a_slice_that_is_no_dicom_any_more_is_named_also_at_the_end_of_the_series(tmp_path: Path, volume) -> None:
+    write_series(tmp_path / "s", volume)
+    last = sorted((tmp_path / "s").iterdir())[-1]
+    last = last.rename(last.with_suffix(".dcm"))
+    last.write_bytes(b"")
+    with pytest.raises(UnreadableFile, match="named as DICOM and is none") as caught:
+        images.read(tmp_path / "s")
+    assert last.name in str(caught.value)

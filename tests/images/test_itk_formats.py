@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -227,3 +228,18 @@ def test_a_label_can_be_written_in_another_format_than_its_image(tmp_path: Path)
         back = images.read_label(tmp_path / name, like=image)
         assert np.array_equal(back.array[0], image.array[0] % 9)
         assert back.stored.orientation == image.stored.orientation
+
+
+def test_a_label_and_an_image_without_position_are_paired_voxel_by_voxel(tmp_path: Path) -> None:
+    array = np.arange(60, dtype=np.int16).reshape(1, 3, 4, 5)
+    affine = np.array([[0, 0, -1.0, 4], [0, -1.0, 0, 3], [2.0, 0, 0, 0], [0, 0, 0, 1]])  # stored x to the left, y to the back
+    for name in ("image.nrrd", "label.nrrd"):
+        images.write_image(tmp_path / name, array, affine=affine)
+    data = (tmp_path / "image.nrrd").read_bytes()
+    head, body = data.split(b"\n\n", 1)
+    head = re.sub(rb"\nspace[^\n]*", b"", head)
+    (tmp_path / "image.nrrd").write_bytes(head + b"\n\n" + body)
+    image = images.read(tmp_path / "image.nrrd")
+    assert image.stored is not None and not image.stored.placed
+    label = images.read_label(tmp_path / "label.nrrd", like=image)
+    assert np.array_equal(label.array, image.array), "as stored, whatever the label's header says of its place"

@@ -360,3 +360,28 @@ def test_writing_is_reproducible_and_leaves_nothing_behind(tmp_path: Path) -> No
         images.write_label(tmp_path / "out" / name, image.array[0], like=image)
     assert (tmp_path / "out" / "b.nii.gz").read_bytes() == (tmp_path / "out" / "c.nii.gz").read_bytes()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.nii.gz", "c.nii.gz"]
+
+
+def test_a_quaternion_longer_than_one_is_refused_where_nothing_else_tells_the_place(tmp_path: Path) -> None:
+    image = scan()
+    bad = {"quatern_b": 5, "quatern_c": 5, "quatern_d": 5}
+    with pytest.raises(GeometryError, match="quaternion 5, 5, 5"):
+        images.read(save(tmp_path / "a.nii", image, sform_code=0, qform_code=1, **bad))
+    read = images.read(save(tmp_path / "b.nii", image, qform_code=1, **bad))
+    assert np.array_equal(read.array[0], SEEN), "the sform tells it"
+
+
+def test_values_that_float32_would_turn_into_infinity_are_counted(tmp_path: Path) -> None:
+    volume = VOLUME.astype(np.float64)
+    volume[0, 0, :2] = 1e300, -1e300
+    with pytest.raises(UnreadableFile, match="2 of 120 voxels"):
+        images.read(save(tmp_path / "a.nii", scan(volume)))
+    volume[0, 0, :2] = np.inf, np.nan
+    assert np.isinf(images.read(save(tmp_path / "b.nii", scan(volume))).array).sum() == 1, "what was no number before stays for the check"
+
+
+def test_a_mask_divided_by_its_largest_value_is_no_empty_label(tmp_path: Path) -> None:
+    label = (VOLUME > 50).astype(np.float32)
+    assert images.read_label(save(tmp_path / "a.nii", scan(label * np.float32(0.9999)))).array.sum() == (VOLUME > 50).sum()
+    with pytest.raises(AutosegError, match="between integers"):
+        images.read_label(save(tmp_path / "b.nii", scan(label / 255)))

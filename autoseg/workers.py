@@ -61,7 +61,10 @@ class Failure:
         details = {"stage": self.stage, "cause": self.cause}
         if self.traceback:
             details["trace"] = self.traceback.strip()
-        return WorkerDied("no result", case=self.case, found=self.message, fix=self.remedy, details=details)
+        died = WorkerDied("no result", case=self.case, found=self.message, fix=self.remedy, details=details)
+        if self.cause == "defect":
+            died.exit_code = AutosegError.exit_code  # ours, not the user's
+        return died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +225,7 @@ def _together(
         for lane in crew:
             lane.start()
         for _ in items:
-            yield _next_outcome(done, crew)
+            yield _next_outcome(done, crew, stage)
     finally:
         queue_.close()
         for lane in crew:
@@ -231,17 +234,32 @@ def _together(
             lane.join(timeout=10)
 
 
-def _next_outcome(done: queue.Queue[Outcome[R] | BaseException], crew: Sequence[_Lane]) -> Outcome[R]:
+SILENCE = 120.0  # seconds without any outcome, after which it is told what is being waited for; then after twice as long, and so on
+
+
+def _next_outcome(done: queue.Queue[Outcome[R] | BaseException], crew: Sequence[_Lane], stage: str) -> Outcome[R]:
+    started, silence = time.monotonic(), SILENCE
     while True:
         try:
-            outcome = done.get(timeout=1.0)
+            outcome = done.get(timeout=min(1.0, silence))
         except queue.Empty:
             if not any(lane.is_alive() for lane in crew) and done.empty():
                 raise AssertionError("all lanes ended before all cases were done") from None
+            if time.monotonic() - started > silence:
+                silence *= 2
+                _tell_waiting(crew, stage)
             continue
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
+
+
+def _tell_waiting(crew: Sequence[_Lane], stage: str) -> None:
+    """A worker that waits for a disk cannot be told from one that has much to do: it is named and not ended."""
+    now = time.monotonic()
+    waited = [f"case '{name}' for {now - since:.0f} s" for name, since in (lane.at_work for lane in crew) if name]
+    log.warning("%s: still at work on %s; if that is too long for it, stop with Ctrl-C, look at the disk it is on, and give the same "
+                "command again", stage, ", ".join(waited) or "the start of a worker")  # fmt: skip
 
 
 class _Queue:
@@ -306,11 +324,14 @@ class _Lane(threading.Thread):
         self._waiting, self._done = waiting, done
         self._process: _Process | None = None
         self._over = False
+        self.at_work: tuple[str, float] = ("", 0.0)  # the case under way, and since when
 
     def run(self) -> None:
         try:
             while not self._over and (index := self._waiting.take()) is not None:
+                self.at_work = (self._names[index], time.monotonic())
                 outcome = self._one(index)
+                self.at_work = ("", 0.0)
                 self._waiting.release(index, outcome.peak_bytes)
                 self._done.put(outcome)
                 if outcome.failure is not None and outcome.failure.cause == "start":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def fail_as_defect(item: int) -> int:
 def kill_itself(item: int) -> int:
     if item == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def stop_itself(item: int) -> int:
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
     return item
 
 
@@ -106,6 +113,7 @@ def test_a_defect_comes_back_with_the_trace_of_the_worker(count: int) -> None:
     failure = found["a"].failure
     assert failure is not None and failure.cause == "defect"
     assert "ZeroDivisionError" in failure.message and "return 1 // item" in failure.traceback
+    assert failure.as_error().exit_code == 1
     assert found["b"].value == 1
 
 
@@ -119,6 +127,30 @@ def test_a_killed_worker_is_told_at_once_and_the_other_cases_finish() -> None:
     assert isinstance(error, WorkerDied) and error.exit_code == 3
     assert all(word in str(error) for word in ("case 'b'", "preprocessing", "--workers 1"))
     assert [found[name].value for name in "acde"] == [0, 2, 3, 4]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_worker_that_hangs_is_named_while_the_others_go_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    outcomes = run_cases(stop_itself, [0, 1, 2], names=["a", "b", "c"], stage="preprocessing", workers=2)
+    assert {next(outcomes).name, next(outcomes).name} == {"a", "c"}
+    monkeypatch.setattr(workers, "SILENCE", 0.2)
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(next, outcomes)
+        time.sleep(1.5)
+        for place in Path("/proc").glob("[0-9]*"):
+            if _is_stopped_child(place):
+                os.kill(int(place.name), signal.SIGKILL)
+        failure = hanging.result(timeout=20).failure
+    assert "preprocessing: still at work on case 'b' for" in caplog.text
+    assert failure is not None and failure.case == "b" and failure.cause in ("killed", "oom")
+
+
+def _is_stopped_child(place: Path) -> bool:
+    try:
+        state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return False
+    return state == "T" and int(parent) == os.getpid()
 
 
 def test_a_crash_of_a_library_leaves_its_stack() -> None:

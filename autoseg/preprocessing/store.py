@@ -421,10 +421,14 @@ def _check_disk(folder: Path, needed: float) -> None:
         raise NotEnough(
             "the disk cannot hold the preprocessed cases",
             file=folder,
-            found=f"{free / 1e9:.1f} GB free",
-            expected=f"about {needed / 1e9:.1f} GB",
+            found=f"{_told(free)} free",
+            expected=f"about {_told(needed)}",
             fix="free some space, or plan into a folder on another disk with -o",
         )
+
+
+def _told(amount: float) -> str:
+    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 
 _TEMPORARY = ".writing-"

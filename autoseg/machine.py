@@ -74,6 +74,21 @@ def choose_device(wanted: str = "auto") -> str:
     raise SettingsError(f"there is no device '{wanted}' here", found=", ".join(there), expected=wanted, fix=fix)
 
 
+def choose_devices(wanted: str = "auto") -> tuple[str, ...]:
+    """The devices on which folds may be trained side by side: every CUDA device there is where none is named, else the one chosen.
+
+    Parameters
+    ----------
+    wanted : as for `choose_device`
+
+    Raises
+    ------
+    SettingsError : no such device here, or not a device at all
+    """
+    chosen = choose_device(wanted)
+    return tuple(f"cuda:{index}" for index in range(_cards())) if chosen == "cuda:0" and wanted != chosen else (chosen,)
+
+
 def describe(device: str, *, memory: int | None = None, probe: bool = True) -> Machine:
     """What a device of `choose_device` offers now.
 

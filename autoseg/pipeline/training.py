@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from autoseg.cases import Case, Dataset
 from autoseg.errors import AutosegError, MissingPath, SettingsError
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
+from autoseg.pipeline import side_by_side
 from autoseg.pipeline.listener import Listener, Logged, Unheard, counter
 from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
@@ -79,11 +81,13 @@ def train(
     _folds(splits, fold)
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
         _require_out_of_fold(splits, dataset)
+    devices = machine.choose_devices(device)
     with joined(chosen) as group:
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
             deterministic=deterministic, settings=settings or {}, device=group.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, group=group, listener=listener if group.leads else Unheard())  # fmt: skip
+            overwrite=overwrite, group=group, devices=devices if group.size == 1 else (),
+            listener=listener if group.leads else Unheard())  # fmt: skip
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
             results |= _train_configuration(work, name, _folds(splits, fold), started)
@@ -114,6 +118,7 @@ class _Work:
     workers: int | None
     overwrite: bool
     group: Group
+    devices: Sequence[str]  # with several, each has a fold of its own
     listener: Listener
 
 
@@ -133,6 +138,9 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: 
             _train_configuration(before, stage, missing, None)
             started = None
     results = {}
+    if len(folds) > 1 and len(work.devices) > 1:
+        side_by_side.train_folds({k: _command(work, name, k) for k in folds}, devices=work.devices, listener=work.listener)
+        return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
         with files.only_one(run.root, doing=f"training {name} fold {k}") if work.group.leads else contextlib.nullcontext():
@@ -233,6 +241,17 @@ def _budget(time_budget: float | None, started: float | None) -> float | None:
 def cache_name(configuration: Configuration) -> str:
     """The cascade's second stage learns from the very arrays of the full resolution."""
     return "3d_fullres" if configuration.name == "3d_cascade" else configuration.name
+
+
+def _command(work: _Work, name: str, fold: int) -> list[str]:
+    """What a user would type to have one fold trained."""
+    words = ["train", str(work.workspace.root), "--configuration", name, "--fold", str(fold), "--seed", str(work.seed)]
+    words += [] if work.epochs is None else ["--epochs", str(work.epochs)]
+    words += [] if work.time_budget is None else ["--time-budget", f"{work.time_budget:g}s"]
+    words += [] if work.workers is None else ["--workers", str(work.workers)]
+    words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in work.settings.items()}
+    return words + [word for key, text in texts.items() for word in ("--set", f"{key}={text}")]
 
 
 def _prepare(work: _Work, configuration: Configuration) -> None:

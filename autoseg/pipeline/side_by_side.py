@@ -1,0 +1,106 @@
+"""Several folds at once, each on a device of its own and in a process of its own, which is the command for that fold alone.
+
+A process that fails takes no other with it. All end when this one ends, however it ends: they save their state first.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+from autoseg.errors import TrainingFailed
+from autoseg.pipeline.listener import Listener
+from autoseg.workers import available_cores
+
+_PROGRAM = "import sys; from autoseg.pipeline import side_by_side; side_by_side.follow(); from autoseg.cli import main; sys.exit(main())"
+
+
+def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str], listener: Listener) -> None:
+    """Run the command of every fold, as many at once as there are devices.
+
+    Parameters
+    ----------
+    commands : fold -> arguments of `autoseg`, the device apart
+    devices : each has one fold at a time
+    listener : gets every line that the commands print
+
+    Raises
+    ------
+    TrainingFailed : some folds ended with an error; the others are finished
+    """
+    waiting = list(commands)
+    free, running = list(devices), dict[int, tuple[str, subprocess.Popen[str]]]()
+    lines: queue.Queue[str | int] = queue.Queue()
+    failed: dict[int, int] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                fold, device = waiting.pop(0), free.pop(0)
+                listener.say(f"fold {fold} on {device}")
+                running[fold] = device, _start([*commands[fold], "--device", device], fold, lines, shared_by=len(devices))
+            told = lines.get()
+            if isinstance(told, str):
+                listener.say(told)
+                continue
+            device, process = running.pop(told)
+            free.append(device)
+            if code := _end(process):
+                failed[told] = code
+    finally:
+        for _, process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for _, process in running.values():
+            _end(process)
+    if failed:
+        raise TrainingFailed(
+            f"{len(failed)} of {len(commands)} folds did not finish",
+            found="; ".join(f"fold {fold}: exit code {code}" for fold, code in sorted(failed.items())),
+            expected="every fold trained and validated",
+            fix="see what they said above; the same command goes on with what is missing",
+        )
+
+
+def follow() -> None:
+    """In the process of a fold: stop as SIGTERM does when the starting process is gone. That one holds our standard input open."""
+
+    def watch() -> None:
+        while os.read(0, 1024):  # not sys.stdin: its lock, held here, would spoil the end of the program
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent watcher", daemon=True).start()
+
+
+def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[str | int], *, shared_by: int) -> subprocess.Popen[str]:
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // shared_by))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**threads, **os.environ},
+    )
+
+    def pass_on() -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                lines.put(line.rstrip("\n"))
+        lines.put(fold)
+
+    threading.Thread(target=pass_on, name=f"fold {fold}", daemon=True).start()
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    """Wait for it; its exit code."""
+    code = process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    return code

@@ -1,0 +1,86 @@
+"""Folds side by side: a process and a device for each, one failure takes no other with it, none outlives who started it."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from autoseg import cli, demo, machine
+from autoseg.errors import SettingsError, TrainingFailed
+from autoseg.pipeline import side_by_side, training
+
+
+class Heard:
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def progress(self, stage, done, total, detail=""):
+        pass
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Four phantoms in two folds, and a very small network."""
+    root = tmp_path_factory.mktemp("side_by_side")
+    demo.write_phantoms(root / "data", root / "new", training_cases=4, new_cases=0, seed=5)
+    names = [f"phantom_{i:03d}" for i in range(4)]
+    folds = [{"train": names[2:], "validation": names[:2]}, {"train": names[:2], "validation": names[2:]}]
+    (root / "splits.json").write_text(json.dumps(folds))
+    assert (
+        cli.main(["plan", str(root / "data"), "-o", str(root / "workspace"), "--splits", str(root / "splits.json"), "--device", "cpu"]) == 0
+    )
+    file = root / "workspace/plan.json"
+    plan = json.loads(file.read_text())
+    plan["configurations"]["3d_fullres"] |= {
+        "patch_size": [16, 32, 32], "strides": [[1, 1, 1], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 2, "features_per_stage": [4, 8],
+        "blocks_per_stage": [1, 1], "decoder_blocks_per_stage": [1], "predicted": None, "batch_size": 2,
+    }  # fmt: skip
+    plan["mirror_axes"] = []
+    file.write_text(json.dumps(plan))
+    return root / "workspace"
+
+
+def test_all_folds_are_trained_at_once_where_there_are_several_devices(workspace, monkeypatch):
+    monkeypatch.setattr(machine, "choose_devices", lambda wanted: ("cpu", "cpu"))
+    heard = Heard()
+    settings = {"steps_per_epoch": 2, "augmentation.mirror": 0.0, "optimizer.nesterov": False}
+    results = training.train(workspace, configuration="3d_fullres", epochs=1, settings=settings, workers=0, seed=3, listener=heard)
+    assert heard.said[:2] == ["fold 0 on cpu", "fold 1 on cpu"]
+    assert list(results) == ["3d_fullres/fold_0", "3d_fullres/fold_1"] and all(len(summary["cases"]) == 2 for summary in results.values())
+    for fold in range(2):
+        model = json.loads((workspace / f"runs/3d_fullres/fold_{fold}/model.json").read_text())
+        assert model["finished"] and model["steps"] == 2 and model["seed"] == 3
+        assert any(f"3d_fullres fold_{fold}: mean Dice" in line for line in heard.said)
+    assert (workspace / "selection.json").exists()
+
+
+def test_a_fold_that_fails_is_named_and_the_others_finish(workspace):
+    heard = Heard()
+    commands = {0: ["train", "nowhere"], 1: ["train", "--help"], 2: ["train", "--help"]}
+    with pytest.raises(TrainingFailed, match="1 of 3 folds") as failed:
+        side_by_side.train_folds(commands, devices=("cpu",), listener=heard)
+    assert "fold 0: exit code 3" in str(failed.value)
+    assert sum("Usage: autoseg train" in line for line in heard.said) == 2
+
+
+def test_a_fold_stops_when_the_process_that_started_it_is_gone():
+    program = "from autoseg.pipeline import side_by_side; import time; side_by_side.follow(); print('here', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"here\n"
+    child.stdin.close()  # as the system does when the starting process dies
+    assert child.wait(20) == -signal.SIGTERM
+    child.stdout.close()
+
+
+def test_every_card_takes_part_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "_cards", lambda: 3)
+    assert machine.choose_devices("auto") == machine.choose_devices("cuda") == ("cuda:0", "cuda:1", "cuda:2")
+    assert machine.choose_devices("cuda:1") == ("cuda:1",) and machine.choose_devices("cuda:0") == ("cuda:0",)
+    assert machine.choose_devices("cpu") == ("cpu",)
+    with pytest.raises(SettingsError):
+        machine.choose_devices("cuda:3")

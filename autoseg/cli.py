@@ -181,6 +181,7 @@ def train(
     seed: Seed = 0,
     workers: Workers = "auto",
     overwrite: Overwrite = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")] = False,
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -206,6 +207,7 @@ def train(
             seed=seed,
             workers=_workers(workers),
             overwrite=overwrite,
+            tensorboard=tensorboard,
             started=started,
             listener=terminal,
         )

@@ -102,6 +102,11 @@ class Run:
         return self.root / "progress.png"
 
     @property
+    def tensorboard(self) -> Path:
+        """A folder of TensorBoard's event files, where they are wanted."""
+        return self.root / "tensorboard"
+
+    @property
     def validation(self) -> Path:
         """Out-of-fold predictions."""
         return self.root / "validation"

@@ -26,6 +26,7 @@ from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, P
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop
+from autoseg.training import tensorboard as board
 from autoseg.training.group import Group, joined
 from autoseg.workspace import Run, Workspace
 
@@ -45,6 +46,7 @@ def train(
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
+    tensorboard: bool = False,
     started: float | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def train(
     fold : one fold; by default all
     epochs, time_budget : length of one fold's training; the budget is in seconds and includes its validation
     settings : training settings that replace those of the plan, by their dotted names
+    tensorboard : also write TensorBoard's event files; needs the extra of that name
     started : `time.monotonic()` of the moment from which the first fold's time budget counts
 
     Returns
@@ -76,6 +79,8 @@ def train(
     splits = read_splits(workspace, dataset)
     chosen = machine.choose_device(device)
     loop.check_settings(plan, settings or {})
+    if tensorboard:
+        board.require()
     if epochs is None and time_budget is None and "epochs" not in (settings or {}):
         time_budget = _planned_budget(plan, listener)
     _folds(splits, fold)
@@ -86,7 +91,7 @@ def train(
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
             deterministic=deterministic, settings=settings or {}, device=group.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, group=group, devices=devices if group.size == 1 else (),
+            overwrite=overwrite, tensorboard=tensorboard, group=group, devices=devices if group.size == 1 else (),
             listener=listener if group.leads else Unheard())  # fmt: skip
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
@@ -117,6 +122,7 @@ class _Work:
     seed: int
     workers: int | None
     overwrite: bool
+    tensorboard: bool
     group: Group
     devices: Sequence[str]  # with several, each has a fold of its own
     listener: Listener
@@ -249,7 +255,7 @@ def _command(work: _Work, name: str, fold: int) -> list[str]:
     words += [] if work.epochs is None else ["--epochs", str(work.epochs)]
     words += [] if work.time_budget is None else ["--time-budget", f"{work.time_budget:g}s"]
     words += [] if work.workers is None else ["--workers", str(work.workers)]
-    words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite
+    words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite + ["--tensorboard"] * work.tensorboard
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in work.settings.items()}
     return words + [word for key, text in texts.items() for word in ("--set", f"{key}={text}")]
 
@@ -316,13 +322,20 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget:
 
     stage = f"{configuration.name} fold {fold}"
     listener.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
-    finished = loop.train(
-        task,
-        validate=validate,
-        report=lambda row: listener.progress(f"train {stage}", row["done"], row["total"], loop.line(row)),
-        draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
-        say=listener.say,
-    )
+    with board.Board(run.tensorboard) if work.tensorboard and work.group.leads else contextlib.nullcontext() as events:
+
+        def report(row: dict[str, Any]) -> None:
+            listener.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
+            if events is not None:
+                events.add(row)
+
+        finished = loop.train(
+            task,
+            validate=validate,
+            report=report,
+            draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
+            say=listener.say,
+        )
     summary = {}
     if work.group.leads:
         summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,

@@ -433,7 +433,11 @@ def _labels_of_recipe(recipe: Recipe, map_labels: Mapping[int, int]) -> tuple[La
         for region in recipe.regions
     }
     value = {**labels.to_json(), "regions": {name: {"of": members, "writes": writes} for name, (members, writes) in regions.items()}}
-    return Labels.from_json(value), notes
+    try:
+        return Labels.from_json(value), notes
+    except LabelError as error:
+        error.file = error.file or str(file)
+        raise
 
 
 def _listed_otherwise(root: Path, match: _Match) -> tuple[list[AutosegError], list[str]]:

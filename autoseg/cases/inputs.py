@@ -11,7 +11,7 @@ from pathlib import Path
 from autoseg import images
 from autoseg.cases.lists import is_list, read_list
 from autoseg.cases.values import Case
-from autoseg.errors import MissingChannel, MissingPath, SettingsError
+from autoseg.errors import AutosegError, MissingChannel, MissingPath, SettingsError
 
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<channel>\d{4})")
 
@@ -73,7 +73,8 @@ def _files_at(path: Path) -> list[Path]:
     if _is_series(path):
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    found = [entry for entry in entries if entry.is_file() and images.suffix_of(entry) and not _is_data_of_header(entry)]
+    named = [entry for entry in entries if images.suffix_of(entry) and not _is_data_of_header(entry)]
+    found = [entry for entry in named if not entry.is_dir() or not _is_series(entry)]  # a link to nothing fails when it is read
     found = found or [entry for entry in entries if entry.is_dir() and _is_series(entry)]
     if not found:
         others = ", ".join(entry.name for entry in entries[:3])
@@ -100,14 +101,22 @@ def _by_channel(found: Sequence[Path], channels: int, *, explicit: bool) -> list
     for (folder, stem, suffix), numbered in groups.items():
         if max(numbered) >= channels:  # numbers of cases, not of channels
             plain += numbered.values()
-        elif channels > 1 and len(numbered) == 1 and images.read_header(numbered[0]).channels == channels if 0 in numbered else False:
+        elif channels > 1 and list(numbered) == [0] and _channels_in(numbered[0]) == channels:
             cases.append(Case(name=stem, images=(numbered[0],)))
         else:
             expected = tuple(numbered.get(index, folder / f"{stem}_{index:04d}{suffix}") for index in range(channels))
             cases.append(Case(name=stem, images=expected))
-    if explicit and not cases and len(plain) == channels > 1 and all(images.read_header(path).channels == 1 for path in plain):
+    if explicit and not cases and len(plain) == channels > 1 and all(_channels_in(path) == 1 for path in plain):
         return [Case(name=_stem(plain[0]), images=tuple(plain))]  # the channels of one case, in their order
     return cases + [Case(name=_stem(path), images=(path,)) for path in plain]
+
+
+def _channels_in(path: Path) -> int | None:
+    """`None` for a file that cannot be read: its case fails alone, when its turn comes."""
+    try:
+        return images.read_header(path).channels
+    except AutosegError:
+        return None
 
 
 def _no_whole_case(cases: Sequence[Case], channels: int) -> MissingChannel:

@@ -88,3 +88,12 @@ def test_two_inputs_of_one_name_are_refused(touch: Touch) -> None:
     root = touch("one/a.nii.gz", "two/a.nii.gz")
     with pytest.raises(SettingsError, match="same name"):
         names(root, "one/a.nii.gz", "two/a.nii.gz")
+
+
+def test_what_cannot_be_read_is_an_input_that_fails_alone(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    volume(tmp_path / "good_0000.nii.gz")
+    volume(tmp_path / "good_0001.nii.gz")
+    (tmp_path / "bad_0000.nii.gz").write_bytes(b"nothing")
+    (tmp_path / "folder.nii.gz").mkdir()
+    (tmp_path / "link.nii.gz").symlink_to("/nowhere/scan.nii.gz")
+    assert [case.name for case in find_inputs([tmp_path], channels=2)] == ["bad", "folder.nii.gz", "good", "link"]

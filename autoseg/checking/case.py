@@ -81,7 +81,9 @@ def examine(task: Task) -> Facts:
         _note_label(case, label, task.labels, image, faults)
         _note_same(case, parts, label, faults)
         if image is not None and label.shape == image.shape:
-            facts["empty_share"] = _share_in_the_dark(image.array[0], label.array[0], task.labels)
+            facts["empty_share"] = (
+                _share_in_the_dark(image.array[0], label.array[0], task.labels) if facts["thumbnail"] is not None else None
+            )
             facts["fit"] = fit_of(
                 [channel for part in parts for channel in part.image.array], _without_aliases(label.array[0], task.labels)
             )

@@ -201,3 +201,27 @@ def test_every_fault_of_a_case_that_cannot_be_read_names_the_way_to_leave_it_out
     assert [fault.case for fault in found] == ["a", "b", "c"] and all(fault.file for fault in found)
     assert all(fault.remedy and f"--exclude {fault.case}" in fault.remedy for fault in found)
     assert "a link to /nowhere/scan.nii.gz" in str(found[2].found)
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1000.0, True), (0.001, True), (1.0, False)])
+def test_a_ct_in_other_units_than_the_others_is_told(write: Write, declare: Declare, factor: float, told: bool) -> None:
+    for seed, name in enumerate("abcde"):
+        image, label = organ(seed)
+        image = np.maximum(image - 100, -150)
+        image[:2] = -1000
+        write(name, image=(image * (factor if name == "c" else 1)).astype(np.float32), label=label)
+    found = [(fault.case, fault.code) for fault in faults_of(declare(channel="CT", head=1, tail=2)) if fault.code == "modality"]
+    assert found == ([("c", "modality")] if told else [])
+
+
+def test_a_copy_with_other_noise_or_on_another_grid_is_a_near_duplicate(
+    write: Write, declare: Declare, smooth: Callable[[int], Any]
+) -> None:
+    for seed in range(4):
+        write(f"p{seed}", image=smooth(seed), seed=seed)
+    rng = np.random.default_rng(0)
+    image = smooth(0)
+    write("anna", image=(image + rng.normal(0, image.std() / 20, image.shape)).astype(np.float32), seed=7)
+    write("bert", image=np.kron(smooth(1), np.ones((2, 2, 2), np.float32)), seed=8)
+    found = [fault.found for fault in faults_of(declare()) if fault.code == "near-duplicate"]
+    assert len(found) == 2 and "anna and p0" in str(found[0]) and "bert and p1" in str(found[1])

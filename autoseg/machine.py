@@ -13,7 +13,8 @@ from typing import Any
 from autoseg.errors import SettingsError
 from autoseg.workers import available_cores, free_memory
 
-PROBE_SECONDS = 0.3  # of measuring; short enough for every `plan`
+PROBE_SECONDS = 0.5  # of measuring; short enough for every `plan`
+_PROBES = 5  # the best of so many counts
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -121,7 +122,7 @@ def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
     if memory is not None and (wanted == "auto" or wanted.startswith("cuda")) and not _cards():
         return Machine(
             device="cuda",
-            name=f"a graphics card with {memory / 1e9:g} GB (there is none here)",
+            name=f"a {memory / 1e9:g} GB graphics card that is not here",
             memory_bytes=memory,
             cores=available_cores(),
             bf16=True,
@@ -163,8 +164,8 @@ def conv_flops(device: str) -> float:
     """FLOP/s of a 3 x 3 x 3 convolution of 32 channels on 32 x 64 x 64 voxels, in the precision that training uses there.
 
     On a processor one core is measured, by its own time and not by the clock on the wall, and taken times the number of cores:
-    what else runs meanwhile must not make the plan smaller. The rate is rounded to steps of 19 %, so that the same machine gives
-    the same plan.
+    what else runs meanwhile must not make the plan smaller. Of several measurements the best counts, and it is rounded to steps
+    of 19 %, so that the same machine gives the same plan.
     """
     import time
 
@@ -192,8 +193,8 @@ def conv_flops(device: str) -> float:
     try:
         run(2)  # compiles kernels, wakes the clock
         once = run(1)
-        times = max(2, min(200, int(PROBE_SECONDS / 3 / max(once, 1e-5))))
-        rate = each * times / min(run(times) for _ in range(3))
+        times = max(2, min(200, int(PROBE_SECONDS / _PROBES / max(once, 1e-5))))
+        rate = each * times / min(run(times) for _ in range(_PROBES))
     finally:
         torch.set_num_threads(threads)
     return float(2 ** (round(4 * math.log2(rate)) / 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -15,7 +16,7 @@ from autoseg.geometry import Axes, permuted
 from autoseg.machine import Machine
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, Predicted
 from autoseg.planning.memory import Footprint, modelled_footprint
-from autoseg.planning.plan import hash_fingerprint, mirroring
+from autoseg.planning.plan import hash_fingerprint, mirroring, with_disk
 from autoseg.planning.rules import read_rules
 from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.validation import validate_plan
@@ -86,7 +87,7 @@ def import_plan(
         version=__version__,
     )
     validate_plan(plan)
-    return plan
+    return replace(plan, configurations=tuple(with_disk(c, plan, fingerprint) for c in plan.configurations))
 
 
 def _resolved(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -130,6 +130,8 @@ class Footprint:
     forward_flops: float  # one batch, forward
     values: int  # of all feature maps that are normalised, one batch
     scores: int  # voxels times heads of the outputs that the loss sees, one batch
+    layers: int  # convolutions
+    inputs: int  # voxels times channels of the network's input, one batch
     training_bytes: int  # peak of one training step
 
 
@@ -142,6 +144,8 @@ def counted(configuration: Configuration, *, channels: int, heads: int, training
         forward_flops=forward_flops(configuration, channels=channels, heads=heads),
         values=sum(layer.outputs * layer.voxels for layer in layers if layer.normed) * configuration.batch_size,
         scores=heads * sum(voxels) * configuration.batch_size,
+        layers=len(layers),
+        inputs=channels * math.prod(configuration.patch_size) * configuration.batch_size,
         training_bytes=training_bytes,
     )
 

@@ -88,7 +88,7 @@ def make_plan(
         reasons=reasons.of_plan(task.facts(sized, mirror=mirror, swap=swap)),
         version=__version__,
     )
-    return replace(plan, configurations=tuple(_with_disk(c, plan, fingerprint) for c in plan.configurations))
+    return replace(plan, configurations=tuple(with_disk(c, plan, fingerprint) for c in plan.configurations))
 
 
 def mirroring(
@@ -195,7 +195,7 @@ class _Task:
             spacing = coarser_spacing(spacing, step=rules.low_resolution_step)
             edges = np.asarray(self.spacing) / np.asarray(spacing) * np.asarray(self.median_shape)
             voxels = float(np.prod(edges))
-            rounded = tuple(float(round(edge)) for edge in edges)
+            rounded = tuple(float(max(round(edge), 1)) for edge in edges)
             low = self._sized("3d_lowres", spacing, rounded, edges, corrected=False)  # type: ignore[arg-type]
             patch = math.prod(low.configuration.patch_size)
         if low is None or full_voxels / voxels < rules.low_resolution_reduction:
@@ -299,7 +299,7 @@ class _Task:
         return None
 
 
-def _with_disk(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> Configuration:
+def with_disk(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> Configuration:
     """With the bytes that its preprocessed cases will take; those of the cascade are those of the full resolution."""
     assert configuration.predicted is not None
     disk = int(stored_bytes(configuration, plan, fingerprint))

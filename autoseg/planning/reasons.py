@@ -100,9 +100,11 @@ def _machine(facts: Facts) -> str:
             f"Sized as the reference does it, for a card of {rules.memory_3d.target:g} GB whatever the device: "
             f"{rules.memory_3d.budget / 1e6:.0f} million feature-map values in 3D, {rules.memory_2d.budget / 1e6:.0f} million in 2D."
         )
-    text = f"Planned for {machine.name} with {_gb(machine.memory_bytes)} of memory, of which training may use {rules.memory_share:.0%}"
+    text = f"Planned for {machine.name}: {_gb(machine.memory_bytes)} of memory, of which training may use {rules.memory_share:.0%}"
     if machine.conv_flops is not None:
         text += f"; its convolutions run at {machine.conv_flops / 1e9:,.0f} GFLOP/s"
+    elif facts.time_budget is None and not machine.cpu:
+        text += "; how fast it is, is not known here, so no times are predicted"
     if facts.time_budget is not None and not facts.timed:
         return (
             f"{text}; how fast it is, is not known here, so the time budget of {_duration(facts.time_budget)} does not shape the networks."
@@ -126,17 +128,22 @@ def _spacing(facts: Facts) -> str:
     if choice.percentile is not None:
         return (
             f"Target spacing {target}. Slices are thick ({choice.median_spacing[choice.coarse_axis]:.3g} mm along {axis}, "
-            f"{choice.spacing_ratio:.1f} times the spacing in plane) and few (the image is {choice.shape_ratio:.1f} times as many voxels "
-            f"wide), both beyond {rules.anisotropy:g}; so along {axis} "
-            f"the {choice.percentile:g}th percentile of the cases is taken in place of the median, and thin-sliced cases lose less."
+            f"{choice.spacing_ratio:.1f} times the spacing in plane) and few (in plane the image has {choice.shape_ratio:.1f} times as "
+            f"many voxels as there are slices), both beyond {rules.anisotropy:g} times; so along {axis} "
+            f"the {choice.percentile:g}th percentile of the cases is taken in place of the median, so that thin-sliced cases lose less."
         )
     median = f"Target spacing {target}: the median of {len(facts.fingerprint.cases)} case{'s' * (len(facts.fingerprint.cases) != 1)}."
     if choice.spacing_ratio < 1.05:
         return f"{median} No axis is coarser than the others."
+    if choice.spacing_ratio > rules.anisotropy:
+        return (
+            f"{median} Slices along {axis} are thick ({choice.spacing_ratio:.3g} times the spacing in plane, more than "
+            f"{rules.anisotropy:g}) but not few (in plane the image has {choice.shape_ratio:.3g} times as many voxels as there are slices, "
+            f"not more than {rules.anisotropy:g}); only where they are both would a finer spacing than the median be taken along {axis}."
+        )
     return (
-        f"{median} The coarsest axis, {axis}, is "
-        f"{choice.spacing_ratio:.2f} times as coarse as the others; only beyond {rules.anisotropy:g} times, "
-        "and with few slices, would it be treated apart."
+        f"{median} Voxels are longest along {axis}, {choice.spacing_ratio:.3g} times as long as along the others; up to "
+        f"{rules.anisotropy:g} times the median is taken along every axis."
     )
 
 
@@ -251,8 +258,9 @@ def _kernels(c: Configuration, facts: Facts) -> str:
     flat = [i for i, kernel in enumerate(c.kernel_sizes) if 1 in kernel]
     if not flat:
         return "Kernels are 3 x 3 x 3 everywhere: no axis is twice as coarse as another."
+    where = "first" if len(flat) == 1 else f"first {len(flat)}"
     return (
-        f"Kernels are {_x(c.kernel_sizes[0])} in the first {len(flat)} of {c.stages} resolutions and 3 x 3 x 3 below, because "
+        f"Kernels are {_x(c.kernel_sizes[0])} in the {where} of {c.stages} resolutions and 3 x 3 x 3 below, because "
         f"{facts.names[0]} is {c.spacing[0] / min(c.spacing[1:]):.1f} times as coarse as the finest axis (from "
         f"{facts.rules.pooling_ratio:g} on, neighbours are too far apart)."
     )
@@ -263,6 +271,8 @@ def _batch(sized: Sized, facts: Facts) -> str:
     share = f"{facts.rules.dataset_share:.0%} of all voxels"
     if c.batch_size == sized.batch_cap > facts.rules.fewest_in_batch:
         text = f"Batch {c.batch_size}: more would show the network more than {share} in one step."
+    elif c.batch_size == facts.rules.fewest_in_batch == sized.batch_cap:
+        text = f"Batch {c.batch_size}, the smallest that is used: even one patch more would be more than {share}."
     elif c.batch_size == facts.rules.fewest_in_batch:
         text = f"Batch {c.batch_size}, the smallest that is used: room goes to the patch first."
     else:
@@ -292,7 +302,7 @@ def _width(sized: Sized, facts: Facts) -> str:
 
 def _cost(sized: Sized, facts: Facts, cost: Footprint, step: float | None) -> str:
     text = (
-        f"{cost.parameters / 1e6:.2g} million weights; a training step takes {_gb(cost.training_bytes)} and computes "
+        f"{cost.parameters / 1e6:.3g} million weights; a training step takes {_gb(cost.training_bytes)} and computes "
         f"{3 * cost.forward_flops / 1e9:,.0f} GFLOP"
     )
     if step is not None:

@@ -72,6 +72,8 @@ class Rules:
     cpu_value_seconds: float
     cpu_score_seconds: float
     cpu_weight_seconds: float
+    cpu_layer_seconds: float
+    cpu_input_seconds: float
     card_efficiency: float
     mask_below: float
     schemes: Mapping[str, str]
@@ -137,6 +139,8 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             cpu_value_seconds=float(values["sizing"]["cpu_value_seconds"]),
             cpu_score_seconds=float(values["sizing"]["cpu_score_seconds"]),
             cpu_weight_seconds=float(values["sizing"]["cpu_weight_seconds"]),
+            cpu_layer_seconds=float(values["sizing"]["cpu_layer_seconds"]),
+            cpu_input_seconds=float(values["sizing"]["cpu_input_seconds"]),
             card_efficiency=float(values["sizing"]["card_efficiency"]),
             mask_below=float(values["normalization"]["mask_below"]),
             schemes={name: scheme for name, scheme in values["normalization"].items() if name != "mask_below"},

@@ -184,7 +184,7 @@ def _start_patch(wanted: Wanted, rules: Rules) -> tuple[float, float, float]:
     for value in density:
         product *= value
     factor = (edge ** len(axes) / product) ** (1 / len(axes))
-    sizes = [min(round(value * factor), wanted.median_shape[axis]) for value, axis in zip(density, axes, strict=True)]
+    sizes = [min(max(round(value * factor), 1), wanted.median_shape[axis]) for value, axis in zip(density, axes, strict=True)]
     return (1, *sizes) if wanted.planar else tuple(sizes)  # type: ignore[return-value]
 
 

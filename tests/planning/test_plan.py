@@ -199,6 +199,9 @@ class TestEdgeCases:
         c = by_name(plan)["3d_fullres"]
         assert c.kernel_sizes[0] != (3, 3, 3)
 
+    def test_slices_that_are_far_finer_across_than_in_plane(self, name, machine):
+        self.plan(name, machine, [(2, 608, 380)], [(0.0315, 4.28, 0.2)])
+
     def test_eight_channels(self, name, machine):
         plan = self.plan(name, machine, [(60, 70, 80)] * 5, [(1.0, 1.0, 1.0)] * 5, modalities=["MR"] * 7 + ["CT"])
         assert by_name(plan)["3d_fullres"].normalization == ("zscore",) * 7 + ("ct",)

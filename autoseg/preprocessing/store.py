@@ -97,8 +97,9 @@ def prepare_dataset(
     )
     errors = [outcome.failure.as_error() for outcome in outcomes if outcome.failure is not None]
     _sweep(folder)
-    if len(errors) == 1:
-        raise errors[0]
+    full = next((error for error in errors if isinstance(error, NotEnough)), None)
+    if len(errors) == 1 or full is not None:  # a full disk is one fault, however many cases met it
+        raise full or errors[0]
     if errors:
         raise FaultyCases(errors, fix="mend these cases, or leave them out; the others are done and will not be done again")
 

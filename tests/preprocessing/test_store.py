@@ -385,7 +385,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(NotEnough, match="disk is full"):
-        prepare(dataset.only(["case_0"]), make_plan(), tmp_path / "store")
+        prepare(dataset, make_plan(), tmp_path / "store", workers=0)
     assert list((tmp_path / "store").iterdir()) == []
 
 

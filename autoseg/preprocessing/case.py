@@ -1,6 +1,10 @@
 """One case in memory: from the image as read to the arrays a network is trained on, and the way back to the image's own grid.
 
 The same function serves training and prediction, so that a network sees the same numbers in both.
+
+Memory: beside image and label as read, at most 6 bytes per voxel read (one channel as float32, the mask, the label with what is
+outside marked), 4 c + 2 per voxel made (the result) and 30 to 80 MB of a slab. Measured: 362 MB for a CT of 20.4 million voxels made
+into 32.6 million, 380 MB for a head MR of 40.4 million made into 18.4 million. Storing takes 4 more per voxel made than the result.
 """
 
 from __future__ import annotations

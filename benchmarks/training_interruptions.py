@@ -49,8 +49,9 @@ def main() -> None:
             table.writerow([label.name.removesuffix(".nii.gz"), source / "imagesTr" / label.name, label])
     settings = ["--epochs", given.epochs, "--set", f"steps_per_epoch={given.steps}", "--deterministic"]
     words = {}
+    subprocess.run([*AUTOSEG, "plan", work / "cases.csv", "-o", work / "undisturbed", "--quiet"], check=True)
+    shutil.copytree(work / "undisturbed", work / "disturbed")
     for name in ("undisturbed", "disturbed"):
-        subprocess.run([*AUTOSEG, "plan", work / "cases.csv", "-o", work / name, "--quiet"], check=True)
         words[name] = [*AUTOSEG, "train", work / name, "--fold", "0", *map(str, settings), "--device", "cpu", "--quiet"]
     begun = time.perf_counter()
     subprocess.run(words["undisturbed"], check=True)

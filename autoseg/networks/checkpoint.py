@@ -25,11 +25,14 @@ from autoseg.errors import MissingPath, ModelError, UnreadableFile
 from autoseg.workspace import Run
 
 MODEL_FORMAT = 1
-_HEADER = "autoseg"  # key of the JSON text in the safetensors header
-_DIGEST = "sha256"  # key of the digest over the tensors
+_HEADER = "autoseg"  # the only key in the safetensors header: of several, the order would change from process to process
+_DIGEST = "sha256"  # key, in the JSON text under it, of the digest over the tensors
+_DESCRIPTION = "description"
 
 
-def save_model(run: Run, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+def save_model(
+    run: Run, weights: Mapping[str, Tensor], description: Mapping[str, Any], *, remarks: Mapping[str, Any] | None = None
+) -> None:
     """Write `model.safetensors` and `model.json`: what `predict` needs of one trained fold.
 
     Parameters
@@ -37,6 +40,7 @@ def save_model(run: Run, weights: Mapping[str, Tensor], description: Mapping[str
     weights : a network's state_dict, on any device and in any memory format
     description : plain JSON values: plan (`Plan.to_json()`), configuration, fold, version, epochs, scores, ...; `format` is
         added here, and to `model.json` the `digest` of the weights, by which a result can tell the model that it is of
+    remarks : for `model.json` alone: what may differ between two runs that end with the same model: the time they took, when they were last scored
 
     Raises
     ------
@@ -44,7 +48,7 @@ def save_model(run: Run, weights: Mapping[str, Tensor], description: Mapping[str
     """
     whole = {"format": MODEL_FORMAT, **description}
     written = write_tensors(run.weights, weights, whole)
-    files.write_json(run.description, {**whole, "digest": written})
+    files.write_json(run.description, {**whole, **(remarks or {}), "digest": written})
 
 
 def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -127,8 +131,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     plain = _without_sharing(plain)
     sha256 = digest(plain)
+    header = json.dumps({_DIGEST: sha256, _DESCRIPTION: description}, allow_nan=False)
     with files.whole(path) as temporary:
-        save_file(plain, temporary, metadata={_HEADER: json.dumps(description, allow_nan=False), _DIGEST: sha256})
+        save_file(plain, temporary, metadata={_HEADER: header})
     return sha256
 
 
@@ -146,9 +151,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        description = json.loads(metadata[_HEADER])
-        recorded = metadata[_DIGEST]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        header = json.loads(metadata[_HEADER])
+        description, recorded = header[_DESCRIPTION], header[_DIGEST]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, str(error)) from None
     if digest(tensors) != recorded:
         raise _damaged(path, "the SHA-256 of the weights is not the recorded one")

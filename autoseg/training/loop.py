@@ -386,13 +386,15 @@ def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> Non
         "seed": task.seed,
         "epochs": progress.epoch,
         "steps": progress.step,
-        "seconds": round(progress.elapsed, 3),
         "finished": progress.finished,
         "settings": dict(task.settings or {}),
-        "scores": {"validation_dice": scores[-1] if scores else None, "cases": len(task.validation_cases)},
         "training_cases": sorted(case.name for case in task.train_cases),
     }
-    checkpoint.save_model(task.run, learner.weights(), description)
+    remarks = {
+        "seconds": round(progress.elapsed, 3),
+        "scores": {"validation_dice": scores[-1] if scores else None, "cases": len(task.validation_cases)},
+    }
+    checkpoint.save_model(task.run, learner.weights(), description, remarks=remarks)
 
 
 def _mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: Callable[[str], None]) -> None:

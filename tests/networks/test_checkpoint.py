@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,13 @@ def test_there_is_no_state_before_the_first_save(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_without_a_pickle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"state\.thing"):
         checkpoint.save_state(tmp_path, {"thing": object()})
+
+
+def test_the_same_model_is_the_same_file_however_often_it_is_written_and_however_long_it_took(tmp_path):
+    """Of several keys in the header, safetensors writes the order of a hash table, which changes from call to call."""
+    weights = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+    runs = [Run(root=tmp_path / str(seconds)) for seconds in range(8)]
+    for seconds, run in enumerate(runs):
+        checkpoint.save_model(run, weights, {"x": 1, "y": [2]}, remarks={"seconds": seconds})
+    assert len({run.weights.read_bytes() for run in runs}) == 1
+    assert [json.loads(run.description.read_text())["seconds"] for run in runs] == list(range(8))

@@ -203,6 +203,7 @@ def test_killed_at_any_step_the_same_call_ends_bit_for_bit_equal(cases, tmp_path
         train(task)
     monkeypatch.setattr(Learner, "step", whole)
     assert equal(dict(undisturbed.state_dict()), dict(train(task).state_dict()))
+    assert task.run.weights.read_bytes() == Run(root=tmp_path / "a").weights.read_bytes()  # the whole file
     assert [json.loads(line)["epoch"] for line in task.run.history_jsonl.read_text().splitlines()] == [1, 2, 3]
 
 

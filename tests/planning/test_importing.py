@@ -87,3 +87,10 @@ def test_another_json_file_is_no_plans_file():
 def test_configurations_that_inherit_in_a_circle_are_refused():
     with pytest.raises(SettingsError, match="circle"):
         read({**OLD_FORM, "configurations": {"2d": {"inherits_from": "3d_fullres"}, "3d_fullres": {"inherits_from": "2d"}}})
+
+
+def test_an_imported_plan_says_what_it_will_take() -> None:
+    plan = import_plan(OLD_FORM, FACTS, preset=presets.planner("nnunet"), machine=CPU)
+    for c in plan.configurations:
+        assert c.predicted is not None
+        assert c.predicted.training_memory_bytes and c.predicted.disk_bytes and c.predicted.seconds_per_epoch

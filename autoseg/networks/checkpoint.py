@@ -152,6 +152,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         header = json.loads(metadata[_HEADER])
+        if _DIGEST in metadata:  # how versions before the first release wrote it
+            header = {_DIGEST: metadata[_DIGEST], _DESCRIPTION: header}
         description, recorded = header[_DESCRIPTION], header[_DIGEST]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, str(error)) from None

@@ -40,7 +40,7 @@ def save_model(
     weights : a network's state_dict, on any device and in any memory format
     description : plain JSON values: plan (`Plan.to_json()`), configuration, fold, version, epochs, scores, ...; `format` is
         added here, and to `model.json` the `digest` of the weights, by which a result can tell the model that it is of
-    remarks : for `model.json` alone: what may differ between two runs that end with the same model: the time they took, when they were last scored
+    remarks : for `model.json` alone: what may differ between two runs that end with the same model, such as the time they took
 
     Raises
     ------

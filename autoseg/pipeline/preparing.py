@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg import __version__, cases, checking, files, fingerprint, machine, presets
 from autoseg.cases import Dataset
 from autoseg.checking import Fault
-from autoseg.errors import PlanMismatch, SettingsError, UsageError
+from autoseg.errors import InputError, PlanMismatch, SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
 from autoseg.networks import footprint
@@ -140,7 +140,7 @@ def plan(
             workers=workers, listener=listener)  # fmt: skip
         _stop_at_errors(checked, listener)
         workspace = _workspace(output, checked.dataset.name)
-        facts = fingerprint.extract(checked.dataset, workers=workers, progress=counter(listener, "fingerprint"))
+        facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, listener=listener)
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
     trace = footprint.tracer(offered)
@@ -160,6 +160,28 @@ def plan(
     files.write_json(workspace.plan, result.to_json())
     listener.say(describe_plan(result))
     return workspace
+
+
+def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, listener: Listener) -> Fingerprint:
+    """The fingerprint that lies in the workspace where it is of the very same files, else a new one."""
+    known = None if overwrite or not workspace.fingerprint.exists() else _known_fingerprint(workspace)
+    if known is not None and not any(case.grid_fix for case in dataset.cases):  # which fix it was measured with is not recorded
+        changed = fingerprint.outdated(known, dataset)
+        if not changed:
+            listener.say(f"fingerprint: no file has changed since it was measured; {workspace.fingerprint} is used again")
+            return replace(known, name=dataset.name)
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        listener.say(f"fingerprint: measured anew, since {changed[0]}{more}")
+    return fingerprint.extract(dataset, workers=workers, progress=counter(listener, "fingerprint"))
+
+
+def _known_fingerprint(workspace: Workspace) -> Fingerprint | None:
+    """None where what lies there cannot be read, or is of another version of autoseg."""
+    try:
+        known = Fingerprint.from_json(files.read_json(workspace.fingerprint))
+    except InputError:
+        return None
+    return known if known.version == __version__ else None
 
 
 def read_plan(workspace: Workspace) -> Plan:

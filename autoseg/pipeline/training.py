@@ -22,6 +22,7 @@ from autoseg.pipeline import side_by_side
 from autoseg.pipeline.listener import Listener, Logged, Unheard, counter
 from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
+from autoseg.planning import validation
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
@@ -86,6 +87,7 @@ def train(
     _folds(splits, fold)
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
         _require_out_of_fold(splits, dataset)
+    validation.check_memory(plan, _wanted(plan, configuration), machine=machine.describe(chosen, probe=False))
     devices = machine.choose_devices(device)
     with joined(chosen) as group:
         work = _Work(

@@ -1,0 +1,79 @@
+"""What `plan` measures once, and what a plan must fit into before `train` begins."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from autoseg.errors import NotEnough
+from autoseg.pipeline import preparing, training
+
+
+class Heard:
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def progress(self, stage, done, total, detail=""):
+        pass
+
+    def about(self, word):
+        return [text for text in self.said if text.startswith(word)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        image, label = rng.normal(100, 20, (12, 16, 14)).astype(np.float32), rng.integers(0, 2, (12, 16, 14)).astype(np.uint8)
+        for path, array in ((f"imagesTr/{name}_0000.nii.gz", image), (f"labelsTr/{name}.nii.gz", label)):
+            (tmp_path / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "data" / path)
+    facts = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "thing": 1}, "numTraining": 3, "file_ending": ".nii.gz"}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(facts))
+    return tmp_path / "data"
+
+
+def plan(data, **options):
+    heard = Heard()
+    workspace = preparing.plan(data, output=data.parent / "workspace", device="cpu", workers=0, listener=heard, **options)
+    return workspace, heard.about("fingerprint")
+
+
+def test_what_was_measured_is_used_again_until_a_file_changes(data):
+    workspace, told = plan(data)
+    first = workspace.fingerprint.read_bytes()
+    assert told == []
+    _, told = plan(data)
+    assert len(told) == 1 and "used again" in told[0] and workspace.fingerprint.read_bytes() == first
+    image = nibabel.load(data / "imagesTr/b_0000.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32) + 50, image.affine), data / "imagesTr/b_0000.nii.gz")
+    _, told = plan(data)
+    assert told == ["fingerprint: measured anew, since the files of case 'b' have changed"]
+    changed = json.loads(workspace.fingerprint.read_text())
+    assert changed["intensities"][0]["mean"] > json.loads(first)["intensities"][0]["mean"] + 10
+
+
+def test_a_fingerprint_that_was_tampered_with_or_is_of_another_version_is_measured_anew(data):
+    workspace, _ = plan(data)
+    first = json.loads(workspace.fingerprint.read_text())
+    for harm in ({"version": "0.0.1"}, {"format": 999}):
+        workspace.fingerprint.write_text(json.dumps({**first, **harm}))
+        _, told = plan(data)
+        assert told == [] and json.loads(workspace.fingerprint.read_text()) == first
+    _, told = plan(data, overwrite=True)
+    assert told == []
+
+
+def test_a_plan_edited_beyond_the_memory_is_refused_with_figures_before_training_begins(data):
+    workspace, _ = plan(data)
+    value = json.loads(workspace.plan.read_text())
+    value["configurations"]["3d_fullres"]["batch_size"] = 10**8
+    workspace.plan.write_text(json.dumps(value))
+    with pytest.raises(NotEnough, match="more memory than there is") as refused:
+        training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)
+    assert "batch 100000000" in str(refused.value) and "GB" in str(refused.value)
+    assert not workspace.preprocessed("3d_fullres").exists()

@@ -65,7 +65,7 @@ def main() -> None:
     for which in signals:
         moment = draw.uniform(0.0, length)
         code, seconds = disturbed(words["disturbed"], which, moment)
-        done.append({"signal": which.name, "moment_seconds": round(moment, 2), "exit_code": code})
+        done.append({"signal": which.name, "moment_seconds": round(moment, 2), "exit_code": code, "end_seconds": round(seconds, 2)})
         if which is signal.SIGTERM and code != 0:
             saving.append(seconds)
         print(done[-1], flush=True)

@@ -110,17 +110,20 @@ class Learner:
     def probe(self, batch: Batch, *, steps: int, learning_rate: float) -> tuple[float, float]:
         """Loss on one batch before and after some steps on nothing but it. Weights and optimizer are as new afterwards.
 
-        A network that cannot even learn two patches by heart will not learn the data set.
+        A network that cannot even learn two patches by heart will not learn the data set. May be abandoned at any place.
         """
         weights = copy.deepcopy(self.network.state_dict())
         averaged = copy.deepcopy(self.averaged.state_dict())
         fresh = copy.deepcopy(self._optimizer.state_dict())
-        losses = [self.step(batch, learning_rate=learning_rate).loss for _ in range(steps + 1)]
-        self.network.load_state_dict(weights)
-        self.averaged.load_state_dict(averaged)
-        self._optimizer.load_state_dict(fresh)
-        self._optimizer.state.clear()
-        self.steps = 0
+        try:
+            losses = [self.step(batch, learning_rate=learning_rate).loss for _ in range(steps + 1)]
+        finally:
+            self.network.load_state_dict(weights)
+            self.averaged.load_state_dict(averaged)
+            self._optimizer.load_state_dict(fresh)
+            self._optimizer.state.clear()
+            self._optimizer.zero_grad(set_to_none=True)
+            self.steps = 0
         return losses[0], losses[-1]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

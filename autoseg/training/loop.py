@@ -196,7 +196,8 @@ def _run(
     budget = _budget(task, settings, progress)
     saved = clock.now()
     if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
-        _probe(learner, batches.batch(0), settings, say)
+        with interruption.abandonable() if task.group.size == 1 else contextlib.nullcontext():  # together or not at all
+            _probe(learner, batches.batch(0), settings, say)
     if settings.compile != "off" and not task.deterministic:
         learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say)
     while True:

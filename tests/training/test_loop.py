@@ -296,6 +296,28 @@ def test_the_probe_before_the_first_epoch_changes_nothing_about_the_run(cases, t
     assert len(said) == 1 and said[0].startswith("probe: loss ")
 
 
+def test_a_signal_during_the_probe_is_not_kept_waiting_and_the_run_that_goes_on_is_as_undisturbed(cases, tmp_path, monkeypatch):
+    from autoseg.training.learner import Learner
+
+    probing = SETTINGS | {"probe_steps": 50}
+    undisturbed = train(make_task(cases, tmp_path / "a", settings=probing))
+    whole, count = Learner.step, []
+
+    def step(self, batch, *, learning_rate):
+        count.append(1)
+        if len(count) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self, batch, learning_rate=learning_rate)
+
+    monkeypatch.setattr(Learner, "step", step)
+    task = make_task(cases, tmp_path / "b", settings=probing)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        train(task)
+    assert len(count) == 4
+    monkeypatch.setattr(Learner, "step", whole)
+    assert equal(dict(undisturbed.state_dict()), dict(train(task).state_dict()))
+
+
 def test_a_network_that_cannot_learn_one_batch_is_named_before_hours_are_spent(cases, tmp_path):
     stuck = SETTINGS | {"probe_steps": 3, "optimizer.learning_rate": 0.0}
     with pytest.raises(TrainingFailed, match="by heart"):

@@ -28,7 +28,7 @@ from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop
 from autoseg.training import tensorboard as board
-from autoseg.training.group import Group, joined
+from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
 
 SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
@@ -89,22 +89,22 @@ def train(
         _require_out_of_fold(splits, dataset)
     validation.check_memory(plan, _wanted(plan, configuration), machine=machine.describe(chosen, probe=False))
     devices = machine.choose_devices(device)
-    with joined(chosen) as group:
+    with joined(chosen) as team:
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
-            deterministic=deterministic, settings=settings or {}, device=group.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, tensorboard=tensorboard, group=group, devices=devices if group.size == 1 else (),
-            listener=listener if group.leads else Unheard())  # fmt: skip
+            deterministic=deterministic, settings=settings or {}, device=team.device or chosen, seed=seed, workers=workers,
+            overwrite=overwrite, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (),
+            listener=listener if team.leads else Unheard())  # fmt: skip
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
             results |= _train_configuration(work, name, _folds(splits, fold), started)
             started = None
-        if group.leads:
+        if team.leads:
             try:
                 select(workspace, listener=listener)
             except AutosegError as error:
                 listener.say(f"warning: nothing selected, though the training is finished: {error}")
-        group.wait()
+        team.wait()
     return results
 
 
@@ -125,7 +125,7 @@ class _Work:
     workers: int | None
     overwrite: bool
     tensorboard: bool
-    group: Group
+    team: Team
     devices: Sequence[str]  # with several, each has a fold of its own
     listener: Listener
 
@@ -133,15 +133,15 @@ class _Work:
 def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: float | None) -> dict[str, Any]:
     """Folds of one configuration; those of the stage before it first, where they are missing."""
     configuration = work.plan.configuration(name)
-    if work.group.leads:
+    if work.team.leads:
         _prepare(work, configuration)
-    work.group.wait()
+    work.team.wait()
     if configuration.previous_stage is not None:
         stage, before = configuration.previous_stage, replace(work, overwrite=False)
         missing = [k for k in range(len(work.splits)) if not work.workspace.run(stage, k).summary.exists()]
         if missing:
             work.listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
-        work.group.wait()
+        work.team.wait()
         if missing:
             _train_configuration(before, stage, missing, None)
             started = None
@@ -151,10 +151,10 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: 
         return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
-        with files.only_one(run.root, doing=f"training {name} fold {k}") if work.group.leads else contextlib.nullcontext():
-            if work.overwrite and work.group.leads:
+        with files.only_one(run.root, doing=f"training {name} fold {k}") if work.team.leads else contextlib.nullcontext():
+            if work.overwrite and work.team.leads:
                 files.empty_folder(run.root)
-            work.group.wait()
+            work.team.wait()
             results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k, budget=_budget(work.time_budget, started))
         started = None
     return results
@@ -297,7 +297,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget:
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,
-        group=work.group,
+        team=work.team,
     )
     references = _References(by_name, plan)
 
@@ -324,7 +324,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget:
 
     stage = f"{configuration.name} fold {fold}"
     listener.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
-    with board.Board(run.tensorboard) if work.tensorboard and work.group.leads else contextlib.nullcontext() as events:
+    with board.Board(run.tensorboard) if work.tensorboard and work.team.leads else contextlib.nullcontext() as events:
 
         def report(row: dict[str, Any]) -> None:
             listener.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
@@ -339,10 +339,10 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget:
             say=listener.say,
         )
     summary = {}
-    if work.group.leads:
+    if work.team.leads:
         summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
                                  device=device, workers=work.workers, network=finished, listener=listener)  # fmt: skip
-    work.group.wait()
+    work.team.wait()
     return summary
 
 

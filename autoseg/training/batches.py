@@ -22,9 +22,9 @@ from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training import augmentation, cascade
 from autoseg.training.augmentation import Spatial
-from autoseg.training.group import ALONE, Group
 from autoseg.training.sampling import CaseInMemory, Patch, PatchSource, bytes_in_memory, generator_for, pick_patches, read_patch
 from autoseg.training.settings import TrainingSettings
+from autoseg.training.team import ALONE, Team
 
 READ_AHEAD = 3  # batches
 
@@ -47,7 +47,7 @@ class Batches:
     cases : the training cases
     previous : per case the class map `(z, y, x)` of the cascade's previous stage
     memory : bytes in which cases may be kept
-    group : the processes among which every batch is divided; this one gets its share
+    team : the processes among which every batch is divided; this one gets its share
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Batches:
         device: torch.device,
         memory: float,
         previous: Mapping[str, NDArray[Any]] | None = None,
-        group: Group = ALONE,
+        team: Team = ALONE,
     ) -> None:
         channels = len(plan.channels)
-        self._share = group.share(configuration.batch_size)
-        self._rank = (group.rank,) if group.size > 1 else ()  # each process draws its own numbers; one alone draws as it always did
+        self._share = team.share(configuration.batch_size)
+        self._rank = (team.rank,) if team.size > 1 else ()  # each process draws its own numbers; one alone draws as it always did
         self.in_memory = sum(bytes_in_memory(case, channels) for case in cases) <= memory
         self._cases: Sequence[PatchSource] = [CaseInMemory(case) for case in cases] if self.in_memory else cases
         self._plan, self._configuration, self._settings = plan, configuration, settings

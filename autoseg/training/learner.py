@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from autoseg import machine, networks
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch
-from autoseg.training.group import ALONE, Group
 from autoseg.training.loss import make_loss
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import OptimizerSettings, TrainingSettings
+from autoseg.training.team import ALONE, Team
 
 PROBE_STEPS = 10  # forward and backward passes that decide whether compiling pays
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,7 +45,7 @@ class Learner:
         settings: TrainingSettings,
         device: torch.device,
         seed: int,
-        group: Group = ALONE,
+        team: Team = ALONE,
     ) -> None:
         self.device = device
         self.precision = choose_precision(settings.precision, device)
@@ -60,8 +60,8 @@ class Learner:
         self._clip = settings.optimizer.clip_norm or math.inf
         self._optimizer = make_optimizer(self.network, settings.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
-        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, group=group)
-        self._forward: Callable[[Tensor], Any] = group.wrap(self.network, device)
+        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, team=team)
+        self._forward: Callable[[Tensor], Any] = team.wrap(self.network, device)
         self.steps = 0  # taken
 
     def step(self, batch: Batch, *, learning_rate: float) -> Step:

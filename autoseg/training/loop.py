@@ -23,7 +23,6 @@ from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFai
 from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch, Batches
-from autoseg.training.group import ALONE, Group
 from autoseg.training.history import Clock, EpochWatch, clock_text, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.learner import Learner, Step
@@ -31,6 +30,7 @@ from autoseg.training.origin import origin_of, refuse_another
 from autoseg.training.sampling import PatchSource
 from autoseg.training.schedule import Budget, learning_rate
 from autoseg.training.settings import TrainingSettings, read_settings
+from autoseg.training.team import ALONE, Team
 from autoseg.workspace import Run
 
 __all__ = ["Progress", "TrainingTask", "check_settings", "line", "train", "validation_subset"]
@@ -62,7 +62,7 @@ class TrainingTask:
     deterministic: bool = False
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
-    group: Group = ALONE  # the processes that train this fold together
+    team: Team = ALONE  # the processes that train this fold together
     final_passes: int | None = None  # forward passes per place in the final validation; None: one per mirror image
 
 
@@ -117,10 +117,10 @@ def train(
     settings = check_settings(task.plan, task.settings or {})
     with _reproducible(task), listening() as interruption:
         device = torch.device(task.device)
-        if not task.group.leads:
+        if not task.team.leads:
             report, draw, say = _unheard, _unheard, _unheard
         learner = Learner(
-            plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed, group=task.group
+            plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed, team=task.team
         )
         progress = _resume(task, learner, say)
         _extend(task, settings, progress, say)
@@ -136,7 +136,7 @@ def train(
             device=device,
             memory=settings.memory_share * workers.free_memory(),
             previous=task.previous,
-            group=task.group,
+            team=task.team,
         )
         try:
             _run(task, settings, learner, batches, progress, interruption, validate=validate, report=report, draw=draw, say=say)
@@ -192,16 +192,16 @@ def _run(
     """All steps that are left. The page to read."""
     clock = Clock(progress.elapsed)
     watch = EpochWatch(clock, batches)
-    subset = validation_subset(task.validation_cases, settings.validation_cases) if task.group.leads else ()
+    subset = validation_subset(task.validation_cases, settings.validation_cases) if task.team.leads else ()
     budget = _budget(task, settings, progress)
     saved = clock.now()
     if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
-        with interruption.abandonable() if task.group.size == 1 else contextlib.nullcontext():  # together or not at all
+        with interruption.abandonable() if task.team.size == 1 else contextlib.nullcontext():  # together or not at all
             _probe(learner, batches.batch(0), settings, say)
     if settings.compile != "off" and not task.deterministic:
         learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say)
     while True:
-        share, stopped_by = task.group.agree(budget.progress(step=progress.step, elapsed=clock.now()), interruption.name)
+        share, stopped_by = task.team.agree(budget.progress(step=progress.step, elapsed=clock.now()), interruption.name)
         if share >= 1:
             break
         if stopped_by:
@@ -227,7 +227,7 @@ def _run(
         if clock.now() - saved >= settings.checkpoint_seconds or len(progress.history) == 1:
             _save(task, learner, progress, clock)
             saved = clock.now()
-        if task.group.leads:
+        if task.team.leads:
             write_history(task.run, progress.history)
         if progress.drawn <= DRAWING_SHARE * clock.now():
             _draw(progress, clock, draw)
@@ -236,7 +236,7 @@ def _run(
         progress.history.append(_row(progress, watch, budget, learner, 1.0))
     progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, _asked_seconds(task, budget)
     _save(task, learner, progress, clock)
-    if task.group.leads:
+    if task.team.leads:
         write_history(task.run, progress.history)
     _draw(progress, clock, draw)
 
@@ -346,7 +346,7 @@ def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettin
 
 
 def _unheard(_: Any) -> None:
-    """What others than the leader of a group have to tell."""
+    """What others than the leader of a team have to tell."""
 
 
 def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock, signal_name: str) -> None:
@@ -362,7 +362,7 @@ def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock
 def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:
     """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
     progress.elapsed = clock.now()
-    if not task.group.leads:
+    if not task.team.leads:
         return
     kept = {name: value for name, value in vars(progress).items() if name != "history"}
     state = {
@@ -400,7 +400,7 @@ def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> Non
 
 def _mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: Callable[[str], None]) -> None:
     """The model of a finished run is written anew where it is not the state's: killed between the two, lost or damaged."""
-    if task.group.leads and not checkpoint.holds(task.run, learner.weights(), steps=progress.step):
+    if task.team.leads and not checkpoint.holds(task.run, learner.weights(), steps=progress.step):
         say(f"{task.run.weights} is missing, damaged or older than the saved state: written anew from it")
         _save_model(task, learner, progress)
 

@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.labels import Labels
-from autoseg.training.group import ALONE, Group
 from autoseg.training.settings import LossSettings
+from autoseg.training.team import ALONE, Team
 
 Loss = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]
 
 
-def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, group: Group = ALONE) -> Loss:
+def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team: Team = ALONE) -> Loss:
     """The loss of a plan.
 
     Parameters
     ----------
     labels : classes, regions and ignore class
     batch_dice : overlap sums run over the whole batch instead of over each sample
-    group : the processes among which the batch is divided; each gets the loss of all of it
+    team : the processes among which the batch is divided; each gets the loss of all of it
 
     Returns
     -------
@@ -53,8 +53,8 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, group
         if valid is not None:
             target = target.where(valid, 0)
         if labels.regions:
-            return _regions_loss(logits, target, valid, annotated, labels=labels, batch_dice=batch_dice, settings=settings, group=group)
-        return _labels_loss(logits, target, valid, annotated, batch_dice=batch_dice, settings=settings, group=group)
+            return _regions_loss(logits, target, valid, annotated, labels=labels, batch_dice=batch_dice, settings=settings, team=team)
+        return _labels_loss(logits, target, valid, annotated, batch_dice=batch_dice, settings=settings, team=team)
 
     return loss
 
@@ -112,9 +112,9 @@ def _labels_loss(
     *,
     batch_dice: bool,
     settings: LossSettings,
-    group: Group,
+    team: Team,
 ) -> Tensor:
-    if annotated is not None and bool(annotated.all()) and group.size == 1:
+    if annotated is not None and bool(annotated.all()) and team.size == 1:
         annotated = None
     scores = functional.log_softmax(logits, dim=1)
     # A voxel marked background in a case where some classes were not annotated may be any of those: its score is their sum.
@@ -125,7 +125,7 @@ def _labels_loss(
         share = settings.label_smoothing
         pixel = (1 - share) * pixel - share * scores.clamp(min=-1e4).mean(dim=1)
     weight = _voxel_weights(target, valid, settings)
-    total = settings.pixel_weight * _mean(pixel, weight, settings, group)
+    total = settings.pixel_weight * _mean(pixel, weight, settings, team)
 
     heads = logits.shape[1]
     inside = valid.float() if valid is not None else None
@@ -138,7 +138,7 @@ def _labels_loss(
     predicted = (probabilities if inside is None else probabilities * inside[:, None]).flatten(2).sum(dim=2)
     keep = None if annotated is None else annotated[:, 1:]
     counts = (overlap[:, 1:], predicted[:, 1:], truth[:, 1:])  # background is left out
-    return total + settings.overlap_weight * _overlap_term(*counts, keep, batch_dice=batch_dice, settings=settings, group=group)
+    return total + settings.overlap_weight * _overlap_term(*counts, keep, batch_dice=batch_dice, settings=settings, team=team)
 
 
 def _regions_loss(
@@ -150,7 +150,7 @@ def _regions_loss(
     labels: Labels,
     batch_dice: bool,
     settings: LossSettings,
-    group: Group,
+    team: Team,
 ) -> Tensor:
     members = [labels.classes_of(region.members) for region in labels.regions]
     table = torch.zeros((len(labels.labels), len(members)), device=logits.device)
@@ -165,13 +165,13 @@ def _regions_loss(
         weight = weight * keep[:, :, None, None, None]
     smooth = truth * (1 - settings.label_smoothing) + 0.5 * settings.label_smoothing
     pixel = _pixel_term(functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none"), settings)
-    total = settings.pixel_weight * _mean(pixel, weight.expand_as(pixel), settings, group)
+    total = settings.pixel_weight * _mean(pixel, weight.expand_as(pixel), settings, team)
 
     inside = 1.0 if valid is None else valid[:, None].float()
     probabilities = logits.sigmoid() * inside
     truth = truth * inside
     counts = ((probabilities * truth).flatten(2).sum(2), probabilities.flatten(2).sum(2), truth.flatten(2).sum(2))
-    return total + settings.overlap_weight * _overlap_term(*counts, keep, batch_dice=batch_dice, settings=settings, group=group)
+    return total + settings.overlap_weight * _overlap_term(*counts, keep, batch_dice=batch_dice, settings=settings, team=team)
 
 
 def _merge_unannotated(scores: Tensor, annotated: Tensor) -> Tensor:
@@ -200,25 +200,25 @@ def _voxel_weights(target: Tensor, valid: Tensor | None, settings: LossSettings)
     return weight
 
 
-def _mean(values: Tensor, weight: Tensor | None, settings: LossSettings, group: Group) -> Tensor:
-    if settings.pixel == "top_k":  # in a group: of each one's share
+def _mean(values: Tensor, weight: Tensor | None, settings: LossSettings, team: Team) -> Tensor:
+    if settings.pixel == "top_k":  # in a team: of each one's share
         values = values if weight is None else values * weight
         count = max(1, int(settings.top_k * values.numel()))
-        return group.mean(values.flatten().topk(count, sorted=False).values.mean())
+        return team.mean(values.flatten().topk(count, sorted=False).values.mean())
     if weight is None:
-        return group.mean(values.mean())
-    return group.sum((values * weight).sum()) / group.sum(weight.sum()).clamp(min=1e-8)
+        return team.mean(values.mean())
+    return team.sum((values * weight).sum()) / team.sum(weight.sum()).clamp(min=1e-8)
 
 
 def _overlap_term(
-    overlap: Tensor, predicted: Tensor, truth: Tensor, keep: Tensor | None, *, batch_dice: bool, settings: LossSettings, group: Group
+    overlap: Tensor, predicted: Tensor, truth: Tensor, keep: Tensor | None, *, batch_dice: bool, settings: LossSettings, team: Team
 ) -> Tensor:
     """Minus the mean Dice (or Tversky index) from sums `(n, channels)`."""
     if keep is not None:
         overlap, predicted, truth = overlap * keep, predicted * keep, truth * keep
     if batch_dice:
-        overlap, predicted, truth = group.sum(torch.stack((overlap.sum(0), predicted.sum(0), truth.sum(0))))
-        keep = None if keep is None else group.sum(keep.sum(dim=0)) > 0
+        overlap, predicted, truth = team.sum(torch.stack((overlap.sum(0), predicted.sum(0), truth.sum(0))))
+        keep = None if keep is None else team.sum(keep.sum(dim=0)) > 0
     if settings.overlap == "dice":
         score = (2 * overlap + settings.smooth) / (predicted + truth + settings.smooth).clamp(min=1e-8)
     else:  # Salehi et al. 2017, arXiv:1706.05721
@@ -228,7 +228,7 @@ def _overlap_term(
     if settings.overlap == "focal_tversky":  # Abraham & Khan 2018, arXiv:1810.07842
         score = 1 - (1 - score).clamp(min=1e-6) ** settings.tversky_gamma
     if keep is None:
-        return -score.mean() if batch_dice else -group.mean(score.mean())
+        return -score.mean() if batch_dice else -team.mean(score.mean())
     if batch_dice:
         return -(score * keep).sum() / keep.sum().clamp(min=1)
-    return -group.sum((score * keep).sum()) / group.sum(keep.sum()).clamp(min=1)
+    return -team.sum((score * keep).sum()) / team.sum(keep.sum()).clamp(min=1)

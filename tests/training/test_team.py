@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import SettingsError
-from autoseg.training.group import ALONE, Group
-from tests.training import group_program
+from autoseg.training.team import ALONE, Team
+from tests.training import team_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,17 +20,17 @@ def found(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     starter = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
-        [*starter, group_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*starter, team_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    subprocess.run([sys.executable, group_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, team_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=60)
     return [
         json.loads((folder / name).read_text())
         for folder, name in ((alone, "rank0.json"), (together, "rank0.json"), (together, "rank1.json"))
     ]
 
 
-@pytest.mark.parametrize("kind", group_program.KINDS)
+@pytest.mark.parametrize("kind", team_program.KINDS)
 def test_two_processes_have_the_loss_of_one_with_the_same_whole_batch(found, kind):
     alone, first, second = (each[kind] for each in found)
     assert first["losses"] == second["losses"]
@@ -38,7 +38,7 @@ def test_two_processes_have_the_loss_of_one_with_the_same_whole_batch(found, kin
     assert alone["losses"][2] < alone["losses"][0]
 
 
-@pytest.mark.parametrize("kind", [*group_program.KINDS, "loop"])
+@pytest.mark.parametrize("kind", [*team_program.KINDS, "loop"])
 def test_two_processes_end_with_the_weights_of_one(found, kind):
     alone, first, second = (each[kind]["weights"] for each in found)
     assert first == second
@@ -52,13 +52,13 @@ def test_two_processes_train_the_run_of_one_and_only_the_leader_tells_and_valida
     assert first["said"] == alone["said"] > 0 and second["said"] == 0
 
 
-def test_one_process_alone_is_a_group_of_one():
+def test_one_process_alone_is_a_team_of_one():
     assert ALONE.leads and list(ALONE.share(3)) == [0, 1, 2]
     assert ALONE.agree(0.25, "SIGTERM") == (0.25, "SIGTERM")
 
 
 def test_a_batch_that_cannot_be_divided_evenly_is_refused_with_the_remedy():
-    assert list(Group(rank=1, size=2).share(6)) == [1, 3, 5]
+    assert list(Team(rank=1, size=2).share(6)) == [1, 3, 5]
     with pytest.raises(SettingsError, match="evenly") as refused:
-        Group(rank=0, size=2).share(3)
+        Team(rank=0, size=2).share(3)
     assert "multiple of 2" in str(refused.value)

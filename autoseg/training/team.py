@@ -2,7 +2,7 @@
 
 Every process holds the whole network and sees its own share of each batch. What is summed or averaged over a batch is summed over the
 processes, so the loss is that of the whole batch; DistributedDataParallel does the same with the gradients. Files, messages and
-validation are the leader's business. A single process is a group of one, and nothing here costs it anything.
+validation are the leader's business. A single process is a team of one, and nothing here costs it anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = datetime.timedelta(hours=24)  # others wait while the leader prepares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class Team:
     """The processes that train together, seen from one of them."""
 
     rank: int = 0
@@ -84,12 +84,12 @@ class Group:
             distributed.barrier(group=self.control)
 
 
-ALONE = Group()
+ALONE = Team()
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Group]:
-    """The group that `torchrun` started this process in; `ALONE` where it did not.
+def joined(device: str) -> Iterator[Team]:
+    """The team that `torchrun` started this process in; `ALONE` where it did not.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def joined(device: str) -> Iterator[Group]:
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if cards else "gloo", timeout=PATIENCE)
     try:
-        yield Group(
+        yield Team(
             rank=distributed.get_rank(),
             size=distributed.get_world_size(),
             device=f"cuda:{local}" if cards else device,

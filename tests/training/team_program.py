@@ -1,4 +1,4 @@
-"""Trains on made cases, alone or as one of several processes that torchrun started, and writes what it saw: see test_group.py."""
+"""Trains on made cases, alone or as one of several processes that torchrun started, and writes what it saw: see test_team.py."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.training import loop
 from autoseg.training.batches import Batch
-from autoseg.training.group import joined
 from autoseg.training.learner import Learner
+from autoseg.training.team import joined
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
@@ -44,26 +44,26 @@ KINDS = {  # labels, whether Dice runs over the batch, whether some classes were
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    with joined("cpu") as group:
-        found = {kind: steps(kind, group) for kind in KINDS}
-        found["loop"] = whole_run(folder / "run", group)
-        (folder / f"rank{group.rank}.json").write_text(json.dumps(found))
+    with joined("cpu") as team:
+        found = {kind: steps(kind, team) for kind in KINDS}
+        found["loop"] = whole_run(folder / "run", team)
+        (folder / f"rank{team.rank}.json").write_text(json.dumps(found))
 
 
-def steps(kind, group):
+def steps(kind, team):
     """Losses and a sum of the weights of three steps on one batch of four."""
     labels, batch_dice, partly = KINDS[kind]
     plan, configuration = make_plan(patch=(8, 8, 8), batch=4, labels=labels)
     configuration = replace(configuration, batch_dice=batch_dice)
     settings = loop.check_settings(plan, PLAIN)
-    learner = Learner(plan=plan, configuration=configuration, settings=settings, device=torch.device("cpu"), seed=1, group=group)
+    learner = Learner(plan=plan, configuration=configuration, settings=settings, device=torch.device("cpu"), seed=1, team=team)
     generator = torch.Generator().manual_seed(3)
     image = torch.randn(4, 1, 8, 8, 8, generator=generator)
     target = torch.randint(0, 4 if labels.ignore_class else 3, (4, 8, 8, 8), generator=generator)
     target[0] = 0  # one sample without any foreground
     annotated = torch.ones(4, 3, dtype=torch.bool)
     annotated[1, 2] = annotated[2, 1] = False
-    mine = list(group.share(4))
+    mine = list(team.share(4))
     batch = Batch(
         image=image[mine], target=target[mine], annotated=annotated[mine] if partly else None, cases=tuple(f"case{i}" for i in mine)
     )
@@ -71,19 +71,19 @@ def steps(kind, group):
     return {"losses": losses, "weights": digest(learner.network.state_dict())}
 
 
-def whole_run(folder, group):
+def whole_run(folder, team):
     """Two epochs of the loop, and the files it leaves."""
     plan, configuration = make_plan(patch=(8, 12, 8), batch=4)
     cases = [make_case(f"case{i}", (9, 13 + i, 11), seed=i) for i in range(6)]
     validated = []
     task = loop.TrainingTask(
         plan=plan, configuration=configuration, fold=0, train_cases=cases[:4], validation_cases=cases[4:], run=Run(root=folder),
-        epochs=2, settings=PLAIN, seed=2, deterministic=True, group=group,
+        epochs=2, settings=PLAIN, seed=2, deterministic=True, team=team,
     )  # fmt: skip
     said = []
     network = loop.train(task, validate=lambda network, some: validated.append(len(some)) or 0.5, say=said.append)
-    rows = [json.loads(line) for line in task.run.history_jsonl.read_text().splitlines()] if group.leads else []
-    if group.leads:
+    rows = [json.loads(line) for line in task.run.history_jsonl.read_text().splitlines()] if team.leads else []
+    if team.leads:
         assert checkpoint.holds(task.run, network.state_dict(), steps=6)
     return {
         "losses": [row["loss"] for row in rows],

@@ -470,7 +470,7 @@ def _without_aliases(label: NDArray[Any], labels: Labels) -> NDArray[Any]:
 
 
 def _share_in_the_dark(channel: NDArray[Any], label: NDArray[Any], labels: Labels) -> float | None:
-    """How much of the foreground lies where the image is within a hundredth of its darkest: air, or the padding around a scan."""
+    """How much of the foreground lies where the image is near its darkest, by a fiftieth of its range: air, or padding around a scan."""
     inside = np.flatnonzero((label != labels.values[0]) & (label != (labels.values[0] if labels.ignore is None else labels.ignore)))
     if not inside.size:
         return None

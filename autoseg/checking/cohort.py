@@ -13,10 +13,9 @@ from autoseg.cases import Channel, Dataset
 from autoseg.checking.case import Facts
 from autoseg.checking.faults import Fault, Severity, left_out
 
-_NEAR_DUPLICATE = (
-    0.998  # correlation of two thumbnails. A copy with noise of a fifth of the image's deviation, or resampled to 1.5 times the
-)
-# voxels, has at least 0.9987 on the real sets of the tests; different scans have at most 0.9931 (atlas volumes one week apart)
+# Correlation of two thumbnails. A copy with noise of a fifth of the image's deviation, or resampled to 1.5 times the voxels, has at
+# least 0.9987 on the real sets of the tests; different scans have at most 0.9931 (atlas volumes one week apart).
+_NEAR_DUPLICATE = 0.998
 _CT_RANGE = (-20_000.0, 80_000.0)  # padding goes down to -10 000, metal and 16-bit scanners up to 65 535
 _FLIPS = ((3,), (2,), (1,), (2, 3), (1, 3), (1, 2), (1, 2, 3))  # axes of a stack (n, z, y, x)
 _SPACING_FACTOR = 3.0  # from the median along an axis; nnU-Net, too, calls a factor of 3 anisotropic
@@ -24,11 +23,11 @@ _CT_AIR = -500.0  # HU; only CT goes so far below zero
 _PAIR_OFFSET = 0.25  # off-axis distance of a left/right pair, as a part of the distance between its halves
 _PAIR_VOLUMES = 0.6  # smaller half to larger half
 _MIRRORED = 0.85  # edges at the label's borders, by those at the borders of its mirror image: a label this far below is mirrored
+_SHIFTED = 0.8  # the same for a label shifted by 3 voxels
 _BORDER = 200  # places at a label's border; fewer are too few to judge by
 _EDGES = 0.2  # by which the edges at the borders of the other labels are stronger than usual, so that anything can be told
 _COMPARED = 60  # labels whose places are compared by pairs
 _SMALLEST, _LARGEST = 2.0, 5000.0  # mm along the longest axis of a scan of a body, or of a part of one
-_SHIFTED = 0.8  # the same for a label shifted by 3 voxels
 _LISTED = 6
 _SESSION = re.compile(  # what stands behind a patient's name to tell his scans apart
     r"(?P<patient>.+?)(?:[_\-. ]|(?<=\d)(?=[A-Za-z]))"

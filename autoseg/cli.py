@@ -399,11 +399,14 @@ class _Terminal:
             return
         self._last = now
         line = _progress_line(stage, done, total, now - self._started, detail)
-        if self.live:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-            self._open = True
-        else:
-            print(line, file=sys.stderr, flush=True)
+        try:
+            if self.live:
+                print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+                self._open = True
+            else:
+                print(line, file=sys.stderr, flush=True)
+        except BrokenPipeError:  # nobody reads any more; the work goes on, and a stopped training still saves its state
+            sys.stderr = open(os.devnull, "w")
         if finished:
             self._close_line()
             self._stage = ""

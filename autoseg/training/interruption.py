@@ -28,6 +28,7 @@ class Interruption:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
         if self._abandonable:
+            self._abandonable = False  # a second signal must not cut short what is put right after the first
             raise StopRequested(self.name)
 
     @contextlib.contextmanager

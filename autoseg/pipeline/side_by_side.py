@@ -84,15 +84,18 @@ def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[str | int], *
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         env={**threads, **os.environ},
     )
 
     def pass_on() -> None:
         assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                lines.put(line.rstrip("\n"))
-        lines.put(fold)
+        try:
+            with process.stdout:
+                for line in process.stdout:
+                    lines.put(line.rstrip("\n"))
+        finally:
+            lines.put(fold)
 
     threading.Thread(target=pass_on, name=f"fold {fold}", daemon=True).start()
     return process

@@ -255,7 +255,7 @@ def _command(work: _Work, name: str, fold: int) -> list[str]:
     """What a user would type to have one fold trained."""
     words = ["train", str(work.workspace.root), "--configuration", name, "--fold", str(fold), "--seed", str(work.seed)]
     words += [] if work.epochs is None else ["--epochs", str(work.epochs)]
-    words += [] if work.time_budget is None else ["--time-budget", f"{work.time_budget:g}s"]
+    words += [] if work.time_budget is None else ["--time-budget", f"{work.time_budget:f}s"]
     words += [] if work.workers is None else ["--workers", str(work.workers)]
     words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite + ["--tensorboard"] * work.tensorboard
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in work.settings.items()}

@@ -82,7 +82,10 @@ def _opened(path: str) -> blosc2.NDArray:
     import blosc2
 
     way = {"mode": "r"} if _address_space_is_limited() else {"mmap_mode": "r"}
-    return blosc2.open(path, dparams={"nthreads": 1}, **way)
+    try:
+        return blosc2.open(path, dparams={"nthreads": 1}, **way)
+    except ValueError as error:  # of a header that makes no sense
+        raise OSError(str(error)) from None
 
 
 def _address_space_is_limited() -> bool:

@@ -210,7 +210,8 @@ def _free(device: str) -> int:
     if device.startswith("cuda"):
         import torch
 
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, from an earlier training in this process
+        # PyTorch keeps what an earlier training in this process gave back
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     return free_memory()
 

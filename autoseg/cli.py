@@ -182,6 +182,7 @@ def train(
     workers: Workers = "auto",
     overwrite: Overwrite = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")] = False,
+    beside: Annotated[int, typer.Option("--beside", hidden=True, help="Folds trained here at the same time.")] = 1,
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -208,6 +209,7 @@ def train(
             workers=_workers(workers),
             overwrite=overwrite,
             tensorboard=tensorboard,
+            beside=beside,
             started=started,
             listener=terminal,
         )

@@ -218,10 +218,14 @@ def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress 
     )
 
 
-def outdated(fingerprint: Fingerprint, dataset: Dataset) -> tuple[str, ...]:
+def outdated(fingerprint: Fingerprint, dataset: Dataset, *, progress: Progress | None = None) -> tuple[str, ...]:
     """What of a data set differs from what was measured, in words; empty where the fingerprint still holds.
 
     Cases are compared by the bytes of their files, so a fingerprint survives a move of the folder and a new time stamp.
+
+    Parameters
+    ----------
+    progress : called with (done, total) after each case
     """
     if fingerprint.channels != dataset.channels:
         return ("the channels are others",)
@@ -229,12 +233,14 @@ def outdated(fingerprint: Fingerprint, dataset: Dataset) -> tuple[str, ...]:
         return ("the labels are others",)
     known = {case.name: case for case in fingerprint.cases}
     found = []
-    for case in dataset.cases:
+    for done, case in enumerate(dataset.cases, start=1):
         before = known.pop(case.name, None)
         if before is None:
             found.append(f"case '{case.name}' is new")
         elif dict(before.files) != _hashes(case, dataset.root):
             found.append(f"the files of case '{case.name}' have changed")
+        if progress is not None:
+            progress(done, len(dataset.cases))
     return tuple(found + [f"case '{name}' is gone" for name in known])
 
 

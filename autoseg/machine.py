@@ -90,6 +90,14 @@ def choose_devices(wanted: str = "auto") -> tuple[str, ...]:
     return tuple(f"cuda:{index}" for index in range(_cards())) if chosen == "cuda:0" and wanted != chosen else (chosen,)
 
 
+def release() -> None:
+    """Give back the memory of cards that PyTorch keeps for this process though nothing lies in it."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def describe(device: str, *, memory: int | None = None, probe: bool = True) -> Machine:
     """What a device of `choose_device` offers now.
 

@@ -166,7 +166,7 @@ def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, ov
     """The fingerprint that lies in the workspace where it is of the very same files, else a new one."""
     known = None if overwrite or not workspace.fingerprint.exists() else _known_fingerprint(workspace)
     if known is not None and not any(case.grid_fix for case in dataset.cases):  # which fix it was measured with is not recorded
-        changed = fingerprint.outdated(known, dataset)
+        changed = fingerprint.outdated(known, dataset, progress=counter(listener, "compare with the fingerprint"))
         if not changed:
             listener.say(f"fingerprint: no file has changed since it was measured; {workspace.fingerprint} is used again")
             return replace(known, name=dataset.name)

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 
-from autoseg.errors import TrainingFailed
+from autoseg.errors import Interrupted, TrainingFailed
 from autoseg.pipeline.listener import Listener
 from autoseg.workers import available_cores
 
+LAST_LINES = 12  # of a fold that failed, kept for the message
 _PROGRAM = "import sys; from autoseg.pipeline import side_by_side; side_by_side.follow(); from autoseg.cli import main; sys.exit(main())"
 
 
@@ -31,37 +33,44 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
 
     Raises
     ------
-    TrainingFailed : some folds ended with an error; the others are finished
+    TrainingFailed : some folds ended with an error; the others are finished. The last lines that they printed are in its details
+    Interrupted : some folds were stopped from outside
     """
     waiting = list(commands)
     free, running = list(devices), dict[int, tuple[str, subprocess.Popen[str]]]()
-    lines: queue.Queue[str | int] = queue.Queue()
+    lines: queue.Queue[tuple[int, str | None]] = queue.Queue()  # of which fold; None: it has ended
+    last: dict[int, deque[str]] = {fold: deque(maxlen=LAST_LINES) for fold in commands}
     failed: dict[int, int] = {}
     try:
         while waiting or running:
             while waiting and free:
                 fold, device = waiting.pop(0), free.pop(0)
                 listener.say(f"fold {fold} on {device}")
-                running[fold] = device, _start([*commands[fold], "--device", device], fold, lines, shared_by=len(devices))
-            told = lines.get()
-            if isinstance(told, str):
-                listener.say(told)
+                sharing = ["--device", device, "--beside", str(len(devices))]
+                running[fold] = device, _start([*commands[fold], *sharing], fold, lines, shared_by=len(devices))
+            fold, line = lines.get()
+            if line is not None:
+                last[fold].append(line)
+                listener.say(line)
                 continue
-            device, process = running.pop(told)
+            device, process = running.pop(fold)
             free.append(device)
             if code := _end(process):
-                failed[told] = code
+                failed[fold] = code
     finally:
         for _, process in running.values():
             process.send_signal(signal.SIGTERM)
         for _, process in running.values():
             _end(process)
+    if failed and set(failed.values()) == {Interrupted.exit_code}:
+        raise Interrupted(f"{len(failed)} of {len(commands)} folds were stopped", fix="the same command goes on from there")
     if failed:
         raise TrainingFailed(
             f"{len(failed)} of {len(commands)} folds did not finish",
             found="; ".join(f"fold {fold}: exit code {code}" for fold, code in sorted(failed.items())),
             expected="every fold trained and validated",
-            fix="see what they said above; the same command goes on with what is missing",
+            fix="mend what they say; the same command goes on with what is missing",
+            details={f"fold {fold}": "\n".join(last[fold]) for fold in sorted(failed)},
         )
 
 
@@ -76,7 +85,7 @@ def follow() -> None:
     threading.Thread(target=watch, name="parent watcher", daemon=True).start()
 
 
-def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[str | int], *, shared_by: int) -> subprocess.Popen[str]:
+def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[tuple[int, str | None]], *, shared_by: int) -> subprocess.Popen[str]:
     threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // shared_by))}
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
@@ -93,9 +102,9 @@ def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[str | int], *
         try:
             with process.stdout:
                 for line in process.stdout:
-                    lines.put(line.rstrip("\n"))
+                    lines.put((fold, line.rstrip("\n")))
         finally:
-            lines.put(fold)
+            lines.put((fold, None))
 
     threading.Thread(target=pass_on, name=f"fold {fold}", daemon=True).start()
     return process

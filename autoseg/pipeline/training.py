@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summa
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
 from autoseg.planning import validation
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
+from autoseg.planning.memory import modelled_footprint
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop
@@ -48,6 +50,7 @@ def train(
     workers: int | None = None,
     overwrite: bool = False,
     tensorboard: bool = False,
+    beside: int = 1,
     started: float | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
@@ -62,6 +65,8 @@ def train(
     epochs, time_budget : length of one fold's training; the budget is in seconds and includes its validation
     settings : training settings that replace those of the plan, by their dotted names
     tensorboard : also write TensorBoard's event files; needs the extra of that name
+    beside : folds that are trained on this machine at the same time, each by a call of its own: they share its memory, and who
+        started them selects at the end
     started : `time.monotonic()` of the moment from which the first fold's time budget counts
 
     Returns
@@ -87,19 +92,19 @@ def train(
     _folds(splits, fold)
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
         _require_out_of_fold(splits, dataset)
-    validation.check_memory(plan, _wanted(plan, configuration), machine=machine.describe(chosen, probe=False))
     devices = machine.choose_devices(device)
     with joined(chosen) as team:
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
             deterministic=deterministic, settings=settings or {}, device=team.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (),
+            overwrite=overwrite, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (), beside=beside,
             listener=listener if team.leads else Unheard())  # fmt: skip
+        _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
             results |= _train_configuration(work, name, _folds(splits, fold), started)
             started = None
-        if team.leads:
+        if team.leads and beside == 1:
             try:
                 select(workspace, listener=listener)
             except AutosegError as error:
@@ -127,7 +132,25 @@ class _Work:
     tensorboard: bool
     team: Team
     devices: Sequence[str]  # with several, each has a fold of its own
+    beside: int
     listener: Listener
+
+
+def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> None:
+    """Nothing, if what is to be begun fits into the memory there is, the team's share of each batch considered.
+
+    Raises
+    ------
+    NotEnough : it does not fit
+    SettingsError : the batch cannot be divided among the processes of the team
+    """
+    names = [*names, *(stage for name in names if (stage := work.plan.configuration(name).previous_stage) is not None)]
+    new = [n for n in names if work.overwrite or not all(work.workspace.run(n, k).weights.exists() for k in folds)]
+    shares = {c.name: len(work.team.share(c.batch_size)) for c in work.plan.configurations if c.name in names}
+    shared = tuple(replace(c, batch_size=shares.get(c.name, c.batch_size)) for c in work.plan.configurations)
+    offered = machine.describe(work.device, probe=False)
+    footprint = partial(modelled_footprint, value_bytes=2 if offered.bf16 or not offered.cpu else 4)
+    validation.check_memory(replace(work.plan, configurations=shared), new, machine=offered, footprint=footprint)
 
 
 def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: float | None) -> dict[str, Any]:
@@ -147,6 +170,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: 
             started = None
     results = {}
     if len(folds) > 1 and len(work.devices) > 1:
+        machine.release()
         side_by_side.train_folds({k: _command(work, name, k) for k in folds}, devices=work.devices, listener=work.listener)
         return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
@@ -298,6 +322,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget:
         settings=work.settings,
         previous=previous,
         team=work.team,
+        beside=work.beside,
     )
     references = _References(by_name, plan)
 

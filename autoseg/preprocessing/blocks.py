@@ -53,6 +53,11 @@ def read_box(path: Path, where: tuple[slice, ...], *, size: int, version: str) -
     return box
 
 
+def forget_open_files() -> None:
+    """Close the files that are open and not in use: where their folder is about to be replaced, some file systems mind."""
+    _open_files.clear()
+
+
 class _OpenFiles:
     """The files used last. A file is taken out while it is read: a handle of blosc2 serves one thread at a time."""
 
@@ -63,6 +68,10 @@ class _OpenFiles:
 
     def __len__(self) -> int:
         return len(self._idle)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._idle.clear()
 
     def take(self, key: tuple[str, str]) -> blosc2.NDArray | None:
         with self._lock:

@@ -42,7 +42,7 @@ from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, N
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
-from autoseg.preprocessing.blocks import read_box
+from autoseg.preprocessing.blocks import forget_open_files, read_box
 from autoseg.preprocessing.case import Geometry, Prepared, prepare_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
@@ -77,6 +77,7 @@ def prepare_dataset(
     AutosegError : the one that could not be made: the data's own error, or `WorkerDied`
     NotEnough : the disk is full, or too small to begin with
     """
+    forget_open_files()
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     recipe = _Recipe(plan=plan, configuration=configuration, folder=folder)

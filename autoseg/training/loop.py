@@ -63,6 +63,7 @@ class TrainingTask:
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
     team: Team = ALONE  # the processes that train this fold together
+    beside: int = 1  # folds trained on this machine at the same time: they share its memory
     final_passes: int | None = None  # forward passes per place in the final validation; None: one per mirror image
 
 
@@ -134,7 +135,7 @@ def train(
             settings=settings,
             seed=task.seed,
             device=device,
-            memory=settings.memory_share * workers.free_memory(),
+            memory=settings.memory_share * workers.free_memory() / (task.team.beside * task.beside),
             previous=task.previous,
             team=task.team,
         )
@@ -198,7 +199,7 @@ def _run(
     if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
         with interruption.abandonable() if task.team.size == 1 else contextlib.nullcontext():  # together or not at all
             _probe(learner, batches.batch(0), settings, say)
-    if settings.compile != "off" and not task.deterministic:
+    if settings.compile != "off" and not task.deterministic and task.team.size == 1:  # each of several would decide for itself
         learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say)
     while True:
         share, stopped_by = task.team.agree(budget.progress(step=progress.step, elapsed=clock.now()), interruption.name)

@@ -29,6 +29,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    beside: int = 1  # processes of the team on this machine: they share its memory
     device: str | None = None  # of this process; None: as the caller chose
     control: Any = None  # the processes' channel for decisions, on the CPU
 
@@ -118,6 +119,7 @@ def joined(device: str) -> Iterator[Team]:
         yield Team(
             rank=distributed.get_rank(),
             size=distributed.get_world_size(),
+            beside=int(os.environ["LOCAL_WORLD_SIZE"]),
             device=f"cuda:{local}" if cards else device,
             control=distributed.new_group(backend="gloo", timeout=PATIENCE),
         )

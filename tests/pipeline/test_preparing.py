@@ -1,13 +1,15 @@
 """What `plan` measures once, and what a plan must fit into before `train` begins."""
 
+import contextlib
 import json
 
 import nibabel
 import numpy as np
 import pytest
 
-from autoseg.errors import NotEnough
+from autoseg.errors import NotEnough, SettingsError
 from autoseg.pipeline import preparing, training
+from autoseg.training.team import Team
 
 
 class Heard:
@@ -76,4 +78,13 @@ def test_a_plan_edited_beyond_the_memory_is_refused_with_figures_before_training
     with pytest.raises(NotEnough, match="more memory than there is") as refused:
         training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)
     assert "batch 100000000" in str(refused.value) and "GB" in str(refused.value)
+    assert not workspace.preprocessed("3d_fullres").exists()
+
+
+def test_a_batch_that_the_processes_of_a_team_cannot_share_is_refused_before_anything_is_made(data, monkeypatch):
+    workspace, _ = plan(data)
+    three = contextlib.nullcontext(Team(rank=0, size=3, device="cpu"))
+    monkeypatch.setattr(training, "joined", lambda device: three)
+    with pytest.raises(SettingsError, match="evenly"):
+        training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)
     assert not workspace.preprocessed("3d_fullres").exists()

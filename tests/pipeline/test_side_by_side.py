@@ -57,6 +57,7 @@ def test_all_folds_are_trained_at_once_where_there_are_several_devices(workspace
         assert model["finished"] and model["steps"] == 2 and model["seed"] == 3
         assert any(f"3d_fullres fold_{fold}: mean Dice" in line for line in heard.said)
     assert (workspace / "selection.json").exists()
+    assert sum("out-of-fold Dice" in line for line in heard.said) == 1  # chosen once, when all were there
 
 
 def test_a_fold_that_fails_is_named_and_the_others_finish(workspace):
@@ -65,6 +66,7 @@ def test_a_fold_that_fails_is_named_and_the_others_finish(workspace):
     with pytest.raises(TrainingFailed, match="1 of 3 folds") as failed:
         side_by_side.train_folds(commands, devices=("cpu",), listener=heard)
     assert "fold 0: exit code 3" in str(failed.value)
+    assert "no such file" in failed.value.details["fold 0"] and "nowhere" in str(failed.value)
     assert sum("Usage: autoseg train" in line for line in heard.said) == 2
 
 

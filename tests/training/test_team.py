@@ -20,10 +20,10 @@ def found(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     starter = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
-        [*starter, team_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*starter, team_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
-    subprocess.run([sys.executable, team_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, team_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=200)
     return [
         json.loads((folder / name).read_text())
         for folder, name in ((alone, "rank0.json"), (together, "rank0.json"), (together, "rank1.json"))

@@ -20,7 +20,7 @@ def found(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     starter = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
-        [*starter, team_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400
+        [*starter, team_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     subprocess.run([sys.executable, team_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=200)

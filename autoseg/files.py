@@ -140,18 +140,18 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """An object of a JSON file; one that says a name twice would lose the first in silence."""
+    """An object of a JSON file; one that says a name twice would lose the first in silence, unless both say the same."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UnreadableFile(
-            "a name occurs twice in one object of the file",
-            file=path,
-            found=f'"{twice}"',
-            expected="each name once",
-            fix="rename the one or the other",
-        )
+        twice = next((name for name, item in pairs if value[name] != item), None)
+        if twice is not None:
+            raise UnreadableFile(
+                "a name occurs twice in one object of the file, with different values",
+                file=path,
+                found=f'"{twice}"',
+                expected="each name once",
+                fix="rename the one or the other",
+            )
     return value
 
 

@@ -73,6 +73,15 @@ def test_reading_json_names_what_is_wrong(tmp_path):
     assert "line 2" in str(caught.value)
 
 
+def test_a_name_said_twice_is_refused_only_where_the_two_differ(tmp_path):
+    path = tmp_path / "twice.json"
+    path.write_text('{"a": {"name": [1, 2], "name": [1, 2]}, "b": 1}')
+    assert files.read_json(path) == {"a": {"name": [1, 2]}, "b": 1}
+    path.write_text('{"a": {"name": [1, 2], "name": [2, 1]}, "b": 1}')
+    with pytest.raises(UnreadableFile, match="name occurs twice"):
+        files.read_json(path)
+
+
 def test_the_hash_follows_the_bytes(tmp_path):
     first = tmp_path / "a"
     first.write_bytes(b"one")

@@ -11,6 +11,7 @@ from autoseg.errors import UnreadableFile
 
 _START = 512  # bytes
 _DOUBLE = b"\x1f\x8b"  # of gzip
+_TEXTUAL = (".mhd", ".mha", ".nhdr")  # a header of these is text
 
 
 def refuse(path: Path) -> None:
@@ -24,7 +25,7 @@ def refuse(path: Path) -> None:
     if not path.is_file():
         return
     start = _unpacked_start(path)
-    told = _what(start)
+    told = _what(start, textual=path.suffix.casefold() in _TEXTUAL)
     if told is not None:
         summary, fix = told
         line = start[:40].partition(b"\n")[0]
@@ -42,8 +43,8 @@ def _unpacked_start(path: Path) -> bytes:
         return b""
 
 
-def _what(start: bytes) -> tuple[str, str] | None:
-    """Summary and remedy; `None` for what looks like the binary it should be."""
+def _what(start: bytes, *, textual: bool) -> tuple[str, str] | None:
+    """Summary and remedy; `None` for what looks like the binary, or the header in words, that it should be."""
     if start.startswith(b"version https://git-lfs"):
         return "a placeholder of git-lfs, not the image itself", "fetch the file: git lfs pull"
     if start.lstrip(b"./").startswith((b"annex/objects", b"git/annex")):
@@ -55,7 +56,7 @@ def _what(start: bytes) -> tuple[str, str] | None:
     lowered = start.lstrip().lower()
     if lowered.startswith((b"<!doctype html", b"<html", b"<head")):
         return "a web page, not an image", "the download failed, often for want of a login: download the file again"
-    if len(start) >= 16 and _is_prose(start) and not start.startswith((b"NRRD", b"ObjectType", b"NDims")):
+    if len(start) >= 16 and not textual and _is_prose(start) and not start.startswith((b"NRRD", b"ObjectType", b"NDims")):
         return "a text file, not an image", "put the image itself there"
     return None
 

@@ -80,10 +80,7 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: dict[str, 
 
     The spacing is written beside `target`, the file's final name, unless the input had none.
     """
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told here
-
+    tifffile = _tifffile()
     array = array.astype(np.float32) if array.dtype == np.float16 else array
     array = array.astype(np.uint8) if array.dtype == np.bool_ else array
     stack = contiguous(np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array)
@@ -102,10 +99,7 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: dict[str, 
 
 def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype[Any], NDArray[Any] | None]:
     """Shape, axes, type and array of the only series."""
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told here
-
+    tifffile = _tifffile()
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series
@@ -215,8 +209,13 @@ def _stem(path: Path) -> str:
 
 
 def _can_deflate() -> bool:
+    tifffile = _tifffile()
+    return hasattr(tifffile.TIFF, "COMPRESSORS") and 8 in tifffile.TIFF.COMPRESSORS
+
+
+def _tifffile() -> Any:
+    """The library, silenced: what is wrong with a file is told here."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told here
-
-    return hasattr(tifffile.TIFF, "COMPRESSORS") and 8 in tifffile.TIFF.COMPRESSORS
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    return tifffile

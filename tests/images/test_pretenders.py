@@ -39,6 +39,15 @@ def test_what_a_file_really_is_is_told_with_the_way_to_the_image(tmp_path: Path,
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(("name", "said"), [("scan.mhd", False), ("scan.mha", False), ("scan.nhdr", False), ("scan.gipl", True)])
+def test_a_damaged_header_in_words_is_no_text_file(tmp_path: Path, name: str, said: bool) -> None:
+    path = tmp_path / name
+    path.write_text("Comment = made by hand\nObjectType = Image\nNDims = three\n")
+    with pytest.raises(UnreadableFile) as caught:
+        images.read(path)
+    assert ("a text file" in str(caught.value)) is said
+
+
 def test_a_damaged_image_is_no_pretender(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     images.write_image(path, np.zeros((1, 3, 4, 5), np.int16), affine=affine_from_spacing((1, 1, 1)))

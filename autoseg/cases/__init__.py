@@ -11,7 +11,7 @@ from autoseg.cases.inputs import find_inputs
 from autoseg.cases.loading import load_classes, load_image, load_label
 from autoseg.cases.names import modality_of
 from autoseg.cases.recipes import MODALITIES
-from autoseg.cases.values import CHANNELS_SHAPE, Case, Channel, Dataset
+from autoseg.cases.values import CHANNELS_SHAPE, Case, Channel, Dataset, left_out
 
 __all__ = [
     "CHANNELS_SHAPE",
@@ -21,6 +21,7 @@ __all__ = [
     "Dataset",
     "find",
     "find_inputs",
+    "left_out",
     "load_classes",
     "load_image",
     "load_label",

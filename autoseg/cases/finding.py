@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from autoseg.cases.lists import broken_link, channels_of_most, is_list, read_lis
 from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.recipes import Pattern, Recipe, fill, glob_of, read_recipe
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
-from autoseg.cases.values import GRID_FIXES, Case, Channel, Dataset
+from autoseg.cases.values import GRID_FIXES, Case, Channel, Dataset, can_name_files, left_out, printable
 from autoseg.errors import AutosegError, InputError, LabelError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
 from autoseg.labels import Labels
 
@@ -326,11 +325,11 @@ def _problem_of(root: Path, name: str, collected: _Files, match: _Match) -> Inpu
             expected="one file per channel and label",
             fix="take one of them away, or state a recipe that tells them apart",
         )
-    if not name.isprintable() or set(name) & set("/\\"):  # control characters, or bytes that are no text in this file system
+    if not can_name_files(name):
         return SettingsError(
             "the name of a case holds characters that no file name should have",
-            case=_printable(name),
-            file=_printable(str(root / next(p for p in (*collected.images.values(), collected.label, *collected.masks.values()) if p))),
+            case=printable(name),
+            file=printable(str(root / next(p for p in (*collected.images.values(), collected.label, *collected.masks.values()) if p))),
             expected="letters, digits and signs that can be printed",
             fix="rename the files of the case",
         )
@@ -360,7 +359,7 @@ def _problem_of(root: Path, name: str, collected: _Files, match: _Match) -> Inpu
             case=name,
             file=root / next(iter(collected.images.values())),
             expected=expected,
-            fix=f"{_nearest_files(root, expected)}; or leave the case out with --exclude {shlex.quote(name)}",
+            fix=f"{_nearest_files(root, expected)}; or leave the case out with {left_out(name)}",
         )
     return None
 
@@ -380,7 +379,7 @@ def _missing_channel(root: Path, name: str, collected: _Files, match: _Match, mi
         file=root / file,
         found=", ".join(Path(path).name for path in collected.images.values()) or "no image",
         expected=expected,
-        fix=f"{_nearest_files(root, expected)}; or leave the case out with --exclude {shlex.quote(name)}",
+        fix=f"{_nearest_files(root, expected)}; or leave the case out with {left_out(name)}",
     )
 
 
@@ -464,7 +463,7 @@ def _listed_otherwise(root: Path, match: _Match) -> tuple[list[AutosegError], li
                     "a case that dataset.json lists is not there",
                     case=name,
                     file=root / relative,
-                    fix=f"{_nearest_files(root, relative)}; or leave the case out with --exclude {shlex.quote(name)}",
+                    fix=f"{_nearest_files(root, relative)}; or leave the case out with {left_out(name)}",
                 )
             )
         elif isinstance(image, str) and _bare(image) != name and _bare(image) in match.cases:
@@ -476,7 +475,7 @@ def _listed_otherwise(root: Path, match: _Match) -> tuple[list[AutosegError], li
                     file=root / "dataset.json",
                     found=f"image {image}, label {path}",
                     expected="image and label of one case under one name, as they are paired here",
-                    fix=f"correct the list, or the names; or leave the case out with --exclude {shlex.quote(_bare(image))}",
+                    fix=f"correct the list, or the names; or leave the case out with {left_out(_bare(image))}",
                 )
             )
     notes = [f"{strange} entries of the list of cases in dataset.json cannot be understood and were left aside"] if strange else []
@@ -487,9 +486,9 @@ def _listed_otherwise(root: Path, match: _Match) -> tuple[list[AutosegError], li
 
 
 def _bare(path: str) -> str:
-    """The name of a file without folder and suffix."""
+    """The name of a file without folder and suffix, in the form in which the cases are named."""
     name = Path(path).name
-    return name.removesuffix(images.suffix_of(name) or "")
+    return unicodedata.normalize("NFC", name.removesuffix(images.suffix_of(name) or ""))
 
 
 def _other_number(match: _Match, found: int) -> list[str]:
@@ -565,10 +564,6 @@ def _nearest_files(root: Path, expected: str) -> str:
     alike = difflib.get_close_matches(Path(expected).name.casefold(), list(folded), n=_SHOWN, cutoff=0.5)
     close = [name for key in alike for name in folded[key]][:_SHOWN]
     return f"put the file there, or rename the one that is meant (nearest there: {', '.join(close)})" if close else "put the file there"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def _no_such_path(path: Path) -> MissingPath:

@@ -18,7 +18,6 @@ import csv
 import difflib
 import io
 import os
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 from autoseg import files, images
 from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
-from autoseg.cases.values import Case, Channel, Dataset
+from autoseg.cases.values import Case, Channel, Dataset, can_name_files, left_out, printable
 from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout, UnreadableFile
 from autoseg.labels import Labels
 
@@ -178,7 +177,9 @@ def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Cas
             fix="name the column with the reference segmentations 'label'",
         )
     names: tuple[str, ...] | None = tuple(columns) or None
-    cases, problems, seen = [], [], set()
+    cases: list[Case] = []
+    problems: list[AutosegError] = []
+    seen: set[str] = set()
     for row in rows:
         listed, row_names = _images(row, channels_key, columns)
         names = names or row_names
@@ -190,11 +191,9 @@ def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Cas
                 "a case is listed twice", file=path, found=name, expected="one row per case", fix="give each case its own name"
             )
         seen.add(name)
-        if name in (".", "..") or not name.isprintable() or set(name) & set("/\\"):
-            raise SettingsError(
-                "a name that no file could have", file=path, found=repr(name), expected="letters, digits and signs, no slash",
-                fix="give the case another name",
-            )  # fmt: skip
+        if not can_name_files(name):
+            problems.append(_unfit_name(name, path))
+            continue
         case = Case(
             name=name,
             images=tuple(_resolved(item, path.parent) for item in listed if item),
@@ -208,6 +207,17 @@ def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Cas
         else:
             problems.append(problem)
     return cases, names, problems
+
+
+def _unfit_name(name: str, file: Path) -> SettingsError:
+    return SettingsError(
+        "a name that no file could have",
+        case=printable(name),
+        file=file,
+        found=repr(name),
+        expected="letters, digits and signs, no slash",
+        fix="give the case another name",
+    )
 
 
 def _images(row: Row, channels_key: str | None, columns: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
@@ -230,7 +240,7 @@ def _problem(case: Case, listed: Sequence[str], file: Path, *, labelled: bool) -
             file=file,
             found=f"channel {lacking[0]} is empty" if lacking else "no image",
             expected="a path for each channel",
-            fix=f"complete the row, or leave the case out with --exclude {shlex.quote(case.name)}",
+            fix=f"complete the row, or leave the case out with {left_out(case.name)}",
         )
     if labelled and case.label is None:
         return MissingLabel(
@@ -238,7 +248,7 @@ def _problem(case: Case, listed: Sequence[str], file: Path, *, labelled: bool) -
             case=case.name,
             file=file,
             expected="a path in the column 'label'",
-            fix=f"complete the row, or leave the case out with --exclude {shlex.quote(case.name)}",
+            fix=f"complete the row, or leave the case out with {left_out(case.name)}",
         )
     for path in (*case.images, *([case.label] if isinstance(case.label, Path) else [])):
         if path.is_symlink() and not path.exists():

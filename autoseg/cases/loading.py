@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from autoseg import images
 from autoseg.cases.stacks import is_stack, read_stack
-from autoseg.cases.values import Case
+from autoseg.cases.values import Case, left_out
 from autoseg.errors import AutosegError, GridMismatch, MissingLabel
 from autoseg.geometry import reorient, undo_reorient
 from autoseg.images import Image
@@ -48,7 +48,7 @@ def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> ND
     """
     try:
         if case.label is None:
-            raise MissingLabel("the case has no label", file=case.images[0], fix=f"leave the case out with --exclude {case.name}")
+            raise MissingLabel("the case has no label", file=case.images[0], fix=f"leave the case out with {left_out(case.name)}")
         if isinstance(case.label, Path):
             return labels.encode(load_label(case, case.label, like=like).array[0])
         return _from_masks(case, case.label, labels, like)
@@ -71,7 +71,7 @@ def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
     as `images.read_label` and `stacks.read_stack`
     """
     if is_stack(path):
-        label = read_stack(path, series=case.images[0])
+        label = read_stack(path, series=case.images[0], case=case.name)
         if like is not None:
             images.require_same_grid(like, label)
         return label

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import images
+from autoseg.cases.values import left_out
 from autoseg.errors import GridMismatch, LabelError
 from autoseg.geometry import reorient, undo_reorient
 from autoseg.images import Image
@@ -21,7 +22,7 @@ def is_stack(path: Path) -> bool:
     return path.is_dir() and any(entry.suffix.casefold() in _PICTURES for entry in path.iterdir())
 
 
-def read_stack(folder: Path, *, series: Path) -> Image:
+def read_stack(folder: Path, *, series: Path, case: str) -> Image:
     """The pictures of a folder as one label map on the grid of a DICOM series, canonical.
 
     A picture belongs to the slice whose file has the same name, or else they are paired in the order of their names. Where a slice
@@ -31,6 +32,7 @@ def read_stack(folder: Path, *, series: Path) -> Image:
     ----------
     folder : of the pictures
     series : folder of the DICOM slices
+    case : its name, for the message
 
     Raises
     ------
@@ -41,6 +43,7 @@ def read_stack(folder: Path, *, series: Path) -> Image:
     if not series.is_dir():
         raise LabelError(
             "a folder of planar labels needs a folder of DICOM slices",
+            case=case,
             file=folder,
             found=f"the image is {series}",
             expected="one picture per slice of a DICOM series",
@@ -52,10 +55,11 @@ def read_stack(folder: Path, *, series: Path) -> Image:
     if len(pictures) != len(slices):
         raise GridMismatch(
             "the label has another number of slices than the image",
+            case=case,
             file=folder,
             details={"image": f"{series}   {len(slices)} slices", "label": f"{folder}   {len(pictures)} pictures"},
             expected="one picture per slice",
-            fix="complete the one or the other, or leave the case out with --exclude",
+            fix=f"complete the one or the other, or leave the case out with {left_out(case)}",
         )
     by_name = {path.stem: path for path in slices}
     same_names = all(picture.stem in by_name for picture in pictures)
@@ -68,10 +72,11 @@ def read_stack(folder: Path, *, series: Path) -> Image:
         if turned.shape[1:] != place.shape:
             raise GridMismatch(
                 "a picture differs in shape from its slice",
+                case=case,
                 file=picture,
                 found=str(turned.shape[1:]),
                 expected=str(place.shape),
-                fix="take the label that belongs to this image, or leave the case out with --exclude",
+                fix=f"take the label that belongs to this image, or leave the case out with {left_out(case)}",
             )
         corner = np.linalg.solve(grid.affine, place.affine[:, 3])[:3]
         start = np.rint(corner).astype(int)

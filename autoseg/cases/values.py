@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +36,32 @@ class Case:
     grid_fix: str | None = None  # one of GRID_FIXES, where the user chose it; None: a label off the image's grid is an error
 
 
+def left_out(case: str) -> str:
+    """The option that leaves a case out, as a shell takes it.
+
+    >>> left_out("hippocampus_007"), left_out("liver 7")
+    ('--exclude hippocampus_007', "--exclude 'liver 7'")
+    """
+    return f"--exclude {shlex.quote(case)}"
+
+
+def can_name_files(name: str) -> bool:
+    """Whether files can be called by a case's name: no slashes, control characters, or bytes that are no text in the file system.
+
+    Spaces of all kinds are welcome: macOS puts U+202F into the names of screenshots, a Japanese keyboard writes U+3000.
+    """
+    return name not in (".", "..") and not any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+
+def printable(text: str) -> str:
+    """A name with what cannot be printed written out.
+
+    >>> printable("liver\\n7")
+    'liver\\\\n7'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """What the recipe found: the cases and what their files mean."""
@@ -48,15 +76,16 @@ class Dataset:
     problems: tuple[AutosegError, ...] = ()  # cases that could not be made whole: a channel or a label missing; not written to JSON
 
     def without(self, names: Sequence[str]) -> Dataset:
-        """The data set with some cases left out, whole or not.
+        """The data set with some cases left out, whole or not; names are compared in one Unicode form, whichever keyboard wrote them.
 
         Raises
         ------
         SettingsError : there is no case of such a name
         """
         known = {case.name for case in self.cases} | {problem.case for problem in self.problems if problem.case}
+        composed = {_composed(name) for name in known}
         for name in names:
-            if name not in known:
+            if _composed(name) not in composed:
                 close = presets.nearest(name, sorted(known))
                 raise SettingsError(
                     f"there is no case '{name}' to leave out",
@@ -64,11 +93,11 @@ class Dataset:
                     expected=f"names such as {', '.join(sorted(known)[:3])}",
                     fix=f"did you mean '{close}'?" if close else "check the spelling",
                 )
-        left_out = set(names)
+        excluded = {_composed(name) for name in names}
         return replace(
             self,
-            cases=tuple(case for case in self.cases if case.name not in left_out),
-            problems=tuple(problem for problem in self.problems if problem.case not in left_out),
+            cases=tuple(case for case in self.cases if _composed(case.name) not in excluded),
+            problems=tuple(problem for problem in self.problems if _composed(problem.case or "") not in excluded),
         )
 
     def only(self, names: Sequence[str]) -> Dataset:
@@ -149,6 +178,11 @@ _SHAPE = {
     ],
     "notes?": [str],
 }
+
+
+def _composed(name: str) -> str:
+    """A Mac writes "ü" as two characters where others write one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _relative(path: Path, root: Path) -> str:

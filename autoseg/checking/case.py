@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import images
-from autoseg.cases import Case, load_label
-from autoseg.checking.faults import Fault, fault_of, left_out
+from autoseg.cases import Case, left_out, load_label
+from autoseg.checking.faults import Fault, fault_of
 from autoseg.checking.fit import Fit, fit_of
 from autoseg.errors import AutosegError, GridMismatch, MissingChannel
 from autoseg.geometry import Orientation, Shape, Spacing
@@ -22,7 +22,7 @@ from autoseg.labels import Labels
 
 _THUMBNAIL = 12  # blocks along each axis of a volume; a planar image gets the square of it in plane, roughly
 _SLAB = 16  # slices
-_LARGEST = np.float32(1e20)  # intensities beyond are cut for the thumbnail, so that its sums stay finite
+_CUT_AT = np.float32(1e20)  # intensities beyond are cut for the thumbnail, so that its sums stay finite
 _MARKER = np.float32(1e18)  # nothing measured is so large, and its square is beyond float32: it marks what was not measured
 _FAR = 1000.0  # times the range of 99.8 % of the voxels: a few voxels so far out squeeze all others into one grey
 _LISTED = 10
@@ -359,7 +359,7 @@ def thumbnail(array: NDArray[Any]) -> NDArray[np.float32]:
     small = np.zeros((len(along_z), len(along_y), len(along_x)), dtype=np.float32)
     for start in range(0, array.shape[0], _SLAB):  # a slab at a time: the whole volume as float32 would be too large
         slab = np.asarray(array[start : start + _SLAB], dtype=np.float32)
-        slab = np.nan_to_num(slab.clip(-_LARGEST, _LARGEST), copy=False)
+        slab = np.nan_to_num(slab.clip(-_CUT_AT, _CUT_AT), copy=False)
         small += np.einsum("zs,syx->zyx", along_z[:, start : start + _SLAB], along_y @ slab @ along_x.T)
     small = small - small.mean()
     length = float(np.linalg.norm(small.astype(np.float64)))

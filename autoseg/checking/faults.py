@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autoseg.cases import left_out
 from autoseg.errors import (
     AutosegError,
     FaultyCases,
@@ -69,11 +69,6 @@ def fault_of(error: AutosegError, *, case: str | None = None) -> Fault:
         expected=error.expected,
         remedy=_with_way_out(error.fix, case),
     )
-
-
-def left_out(case: str) -> str:
-    """The option that leaves a case out, as a shell takes it."""
-    return f"--exclude {shlex.quote(case)}"
 
 
 def _with_way_out(remedy: str | None, case: str | None) -> str | None:

@@ -110,6 +110,15 @@ def test_labels_annotated_in_some_cases_only(root: Path) -> None:
         find(root / "cases.csv")
 
 
+def test_a_name_that_no_file_could_have_concerns_its_case_alone(root: Path, tmp_path: Path) -> None:
+    sound = {"channels": [str(root / "a_t1.nii.gz"), str(root / "a_ct.nii.gz")], "label": str(root / "a_seg.nii.gz")}
+    file = tmp_path / "named.json"
+    file.write_text(json.dumps({"labels": {"background": 0, "x": 1}, "cases": [sound | {"case": n} for n in ("a\u202fb", "c\td", "e/f")]}))
+    dataset = find(file)
+    assert [case.name for case in dataset.cases] == ["a\u202fb"]
+    assert {problem.case for problem in dataset.problems} == {"c\\td", "e/f"}
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("", "holds no case"),
     ("case,label,group\na,x,y\n", "no column with images"),

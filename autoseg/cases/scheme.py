@@ -12,12 +12,14 @@ import numpy as np
 from autoseg import workers
 from autoseg.cases.loading import load_label
 from autoseg.cases.names import labels_from_values
+from autoseg.cases.stacks import is_stack
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, LabelError
 from autoseg.labels import Labels, left_right_pairs, make_labels
 from autoseg.presets import refuse_unknown
 
 _MOST_VALUES = 1000  # more different values than any atlas has structures: the file is an image
+_PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")  # formats whose masks people paint in grey levels
 _GREY_STEP = 16  # values of a mask painted in grey levels lie at least so far apart
 _MOST_BETWEEN = 5  # values of one case between the grey levels of all cases; more are blurred borders and no labels
 _WORTH_WORKERS = 4_000_000  # bytes of label files; fewer are read before a worker has started
@@ -46,9 +48,10 @@ def scheme_of_masks(names: Sequence[str], map_labels: Mapping[int, int]) -> tupl
 def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tuple[Labels, tuple[str, ...]]:
     """One label per value found in the label files of all cases.
 
-    Masks painted in grey levels (0, 127, 255) that went through a lossy editor hold strays near a level in a few cases. Where
-    all levels lie `_GREY_STEP` apart, a value that most cases lack and that is nearer to a level than a quarter of the step
-    between levels stands for that level; this is told in a note. All other values are labels of their own.
+    Pictures of masks painted in grey levels (0, 127, 255) that went through a lossy editor hold strays near a level in a few cases.
+    Where all levels lie `_GREY_STEP` apart, a value that most cases lack and that is nearer to a level than a quarter of the step
+    between levels stands for that level; this is told in a note. All other values are labels of their own, and so is every value
+    of a volume: an atlas numbers its structures 17, 53, 54 and means each of them.
 
     Returns
     -------
@@ -83,8 +86,9 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
             expected="label maps with some values each",
             fix="check which files are the labels",
         )
-    aliases = {**_strays(found, map_labels), **map_labels}
-    odd = _odd_values(found, {*aliases})
+    painted = all(path.suffix.casefold() in _PICTURES or is_stack(path) for path in paths)
+    aliases = {**(_strays(found, map_labels) if painted else {}), **map_labels}
+    odd = _odd_values(found, {*aliases}) if painted else set()
     values = [value for value in counts if value not in aliases and value not in odd]
     if len(values) < 2:
         raise LabelError(
@@ -155,14 +159,17 @@ def _strays(found: Sequence[frozenset[int]], map_labels: Mapping[int, int]) -> d
 def _odd_values(found: Sequence[frozenset[int]], known: set[int]) -> set[int]:
     """Values of a few cases beside the grey levels of all others: borders blurred by an editor, or a mask of 0 and 1 among those of 255.
 
-    They become no labels; the check then names them case by case, as undeclared.
+    They become no labels; the check then names them case by case, as undeclared. Of a mask without two of the levels they are odd
+    only if each lies within `_GREY_STEP` of a level: {0, 1} among {0, 255} was scaled, {0, 128} is another class.
     """
     levels = _levels(found)
     if len(found) < 3 or not levels:
         return set()
     rest = [values - {*levels} - known for values in found]
+    near = {value for more in rest for value in more if min(abs(value - level) for level in levels) < _GREY_STEP}
     strange = [
-        len(more) > _MOST_BETWEEN or (len(more) > 0 and len(values & {*levels}) < 2) for more, values in zip(rest, found, strict=True)
+        len(more) > _MOST_BETWEEN or (len(more) > 0 and len(values & {*levels}) < 2 and more <= near)
+        for more, values in zip(rest, found, strict=True)
     ]
     if 2 * sum(strange) >= len(found):
         return set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image as Pillow
 
 from autoseg.cases import Dataset, find
 from autoseg.errors import AutosegError, LabelError, MissingPath, SettingsError, UnknownLayout, UnreadableFile
@@ -125,13 +126,47 @@ def test_links_are_followed_and_a_dangling_one_is_a_missing_file(touch: Touch, t
     assert [(problem.case, type(problem)) for problem in dataset.problems] == [("y", MissingPath)]
 
 
-def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path, volume: Callable[..., Path]) -> None:
-    for name, values in {"a": [0, 127, 255], "b": [0, 127, 255], "c": [0, 130, 233, 255, 127]}.items():
-        volume(tmp_path / "images" / f"{name}.nii.gz")
-        volume(tmp_path / "labels" / f"{name}.nii.gz", values)
-    dataset = find(tmp_path)
+def pictures(folder: Path, *masks: Sequence[int], suffix: str = ".png") -> Path:
+    """A set of pictures, and of masks that hold the given grey levels."""
+    for number, values in enumerate(masks):
+        for part, held in (("images", range(40)), ("labels", values)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            array = np.resize(np.array(held, dtype=np.uint8), (8, 6))
+            Pillow.fromarray(array).save(folder / part / f"{number:02}{suffix}")
+    return folder
+
+
+def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path) -> None:
+    dataset = find(pictures(tmp_path, [0, 127, 255], [0, 127, 255], [0, 130, 233, 255, 127]))
     assert dataset.labels.values == (0, 127, 255) and dict(dataset.labels.aliases) == {130: 127, 233: 255}
     assert any("130 for 127 (1 of 3 cases)" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    ("masks", "values"),
+    [
+        ([[0, 255]] * 6 + [[0, 128]] * 4, (0, 128, 255)),
+        ([[0, 170]] * 6 + [[0, 85]] * 3 + [[0, 255]], (0, 85, 170, 255)),
+        ([[0, 255]] * 6 + [[0, 1]], (0, 255)),
+        ([[0, 255]] * 6 + [[0, 250]], (0, 255)),
+    ],
+    ids=["one class per picture", "three", "a scaled mask", "a mask of another white"],
+)
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_a_grey_level_of_a_few_pictures_is_a_class_unless_it_lies_beside_another(
+    tmp_path: Path, masks: list[list[int]], values: tuple[int, ...], suffix: str
+) -> None:
+    assert find(pictures(tmp_path, *masks, suffix=suffix)).labels.values == values
+
+
+@pytest.mark.parametrize("others", [[0, 17, 53, 18, 54], [0, 17, 53, *range(2, 12)], [0, 2]])
+def test_every_value_of_a_volume_is_a_structure(tmp_path: Path, volume: Callable[..., Path], others: list[int]) -> None:
+    """An atlas numbers the hippocampi 17 and 53, the amygdalae 18 and 54: none of them is a shade of another."""
+    for number in range(5):
+        volume(tmp_path / "images" / f"{number}.nii.gz")
+        volume(tmp_path / "labels" / f"{number}.nii.gz", others if number > 2 else [0, 17, 53])
+    labels = find(tmp_path).labels
+    assert labels.values == tuple(sorted({0, 17, 53, *others})) and not labels.aliases
 
 
 def test_a_rare_label_is_no_stray(tmp_path: Path, volume: Callable[..., Path]) -> None:
@@ -253,3 +288,20 @@ def test_a_name_said_twice_in_a_json_object_is_refused(touch: Touch) -> None:
     (root / "dataset.json").write_text(text)
     with pytest.raises(UnreadableFile, match="kidney_left"):
         find(root)
+
+
+@pytest.mark.parametrize("name", ["Screenshot 2024-05-01 at 9.41.00\u202fAM", "case\u00a01", "\u75c7\u4f8b\u30001", "zero\u200bwidth"])
+def test_spaces_of_all_kinds_may_stand_in_a_name(touch: Touch, name: str) -> None:
+    dataset = find(declare(touch(f"imagesTr/{name}_0000.nii.gz", f"labelsTr/{name}.nii.gz")))
+    assert [case.name for case in dataset.cases] == [name] and not dataset.problems
+
+
+def test_a_case_is_listed_and_left_out_by_its_name_in_any_unicode_form(touch: Touch) -> None:
+    root = touch("imagesTr/Mu\u0308ller.nii.gz", "labelsTr/Mu\u0308ller.nii.gz", "imagesTr/p.nii.gz", "labelsTr/p.nii.gz")
+    entries = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in ("Mu\u0308ller", "p")]
+    value = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}, "numTraining": 2, "training": entries}
+    (root / "dataset.json").write_text(json.dumps(value))
+    dataset = find(root)
+    assert not dataset.problems and not [note for note in dataset.notes if "does not list" in note]
+    for written in ("Mu\u0308ller", "M\u00fcller"):
+        assert [case.name for case in dataset.without([written]).cases] == ["p"]

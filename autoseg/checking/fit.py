@@ -47,20 +47,22 @@ def fit_of(channels: Sequence[NDArray[Any]], label: NDArray[Any]) -> Fit | None:
     borders = _borders(label)
     if borders is None:
         return None
-    flips = [axis for axis in range(3) if label.shape[axis] > 1]
-    moves = [(axis, way * step) for axis in flips if label.shape[axis] > 8 for step in _SHIFTS for way in (1, -1)]
+    turns = [(axis, 0) for axis in range(3) if label.shape[axis] > 1]
+    moves = [(axis, way * step) for axis, _ in turns if label.shape[axis] > 8 for step in _SHIFTS for way in (1, -1)]
+    placed = {axis: _steps_at(_placed(at, axis, label.shape, turns, moves), axis, label.shape) for axis, at in borders.items()}
+    around = _nearby(label)
+    nearby = {axis: _steps_at(around[None], axis, label.shape) for axis in borders}
     best: Fit | None = None
     for channel in channels[:_CHANNELS]:
-        usual = _usual_steps(channel, label)
-        here = _strength(channel, borders, usual)
-        if here is None or (best is not None and here <= best.here):
+        strengths = _strengths(channel, placed, nearby)
+        if strengths is None or (best is not None and strengths[0] <= best.here):
             continue
-        turned = [(_strength(channel, _mirrored(borders, axis, label.shape), usual) or 0.0, _AXES[axis]) for axis in flips]
-        moved = [(_strength(channel, _moved(borders, axis, by, label.shape), usual) or 0.0, _AXES[axis]) for axis, by in moves]
+        turned = [(strength, _AXES[axis]) for strength, (axis, _) in zip(strengths[1:], turns, strict=False)]
+        moved = [(strength, _AXES[axis]) for strength, (axis, _) in zip(strengths[1 + len(turns) :], moves, strict=True)]
         mirrored, shifted = max(turned, default=(0.0, "")), max(moved, default=(0.0, ""))
         best = Fit(
             count=sum(at.shape[1] for at in borders.values()),
-            here=here,
+            here=strengths[0],
             mirrored=mirrored[0],
             mirror=mirrored[1],
             shifted=shifted[0],
@@ -100,47 +102,73 @@ def _box(label: NDArray[Any], margin: int) -> tuple[slice, ...] | None:
     return tuple(slice(max(0, int(row[0]) - margin), int(row[-1]) + 1 + margin) for row in rows)
 
 
-def _usual_steps(channel: NDArray[Any], label: NDArray[Any]) -> dict[int, float]:
-    """The mean step between neighbours around the label, along each axis."""
+def _nearby(label: NDArray[Any]) -> NDArray[np.intp]:
+    """(3, n): a sample of the voxels around the label, where the usual step between neighbours is measured."""
     box = _box(label, _MARGIN)
     assert box is not None, "there are borders"
-    shape = [min(part.stop, n) - part.start for part, n in zip(box, channel.shape, strict=True)]
+    shape = [min(part.stop, n) - part.start for part, n in zip(box, label.shape, strict=True)]
     every = 1 + int(np.prod(shape)) // (4 * _MOST)
     flat = np.arange(0, int(np.prod(shape)), every)
-    at = np.stack(np.unravel_index(flat, shape)) + np.array([[part.start] for part in box])
-    return {axis: _mean_step(channel, at, axis) for axis in range(3) if channel.shape[axis] > 1}
+    return np.asarray(np.stack(np.unravel_index(flat, shape)) + np.array([[part.start] for part in box]))
 
 
-def _mean_step(channel: NDArray[Any], at: NDArray[np.intp], axis: int) -> float:
-    """Mean absolute difference between voxels and their next neighbours; those at the edge are left out."""
-    at = at[:, (at.min(axis=0) >= 0) & (at[axis] + 1 < channel.shape[axis])]
-    if not at.shape[1]:
-        return 0.0
-    beside = at.copy()
-    beside[axis] += 1
-    step = np.abs(channel[tuple(beside)].astype(np.float32) - channel[tuple(at)].astype(np.float32))
-    return float(np.mean(step, where=np.isfinite(step))) if np.isfinite(step).any() else 0.0
+def _placed(
+    at: NDArray[np.intp], along: int, shape: tuple[int, ...], turns: Sequence[tuple[int, int]], moves: Sequence[tuple[int, int]]
+) -> NDArray[np.intp]:
+    """(1 + turns + moves, 3, n): the borders across one axis as they are, then mirrored along each axis, then moved by some voxels."""
+    placed = np.repeat(at[None], 1 + len(turns) + len(moves), axis=0)
+    for row, (axis, _) in enumerate(turns, start=1):
+        # mirrored, the lower of two neighbours becomes the upper one
+        placed[row, axis] = shape[axis] - 1 - at[axis] - (1 if along == axis else 0)
+    for row, (axis, by) in enumerate(moves, start=1 + len(turns)):
+        placed[row, axis] += by
+    return placed
 
 
-def _strength(channel: NDArray[Any], borders: Borders, usual: dict[int, float]) -> float | None:
-    """Steps at the borders by the usual steps, the mean of the axes."""
-    ratios = [_mean_step(channel, at, axis) / usual[axis] for axis, at in borders.items() if at.shape[1] and usual.get(axis, 0) > 0]
-    return float(np.mean(ratios)) if ratios else None
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    """Pairs of neighbouring voxels, as indices into the flat image; those that are not inside of it are marked, and lie at its start."""
+
+    lower: NDArray[np.intp]  # (rows, n)
+    upper: NDArray[np.intp]
+    inside: NDArray[np.bool_]
 
 
-def _mirrored(borders: Borders, axis: int, shape: tuple[int, ...]) -> Borders:
-    turned = {}
-    for along, at in borders.items():
-        moved = at.copy()
-        moved[axis] = shape[axis] - 1 - at[axis] - (1 if along == axis else 0)  # the lower neighbour becomes the upper one
-        turned[along] = moved
-    return turned
+def _steps_at(places: NDArray[np.intp], axis: int, shape: tuple[int, ...]) -> _Steps:
+    """The steps along an axis from places `(rows, 3, n)` on."""
+    strides = (shape[1] * shape[2], shape[2], 1)
+    inside = np.ones((len(places), places.shape[2]), dtype=bool)
+    lower = np.zeros(inside.shape, dtype=np.intp)
+    for index, (n, stride) in enumerate(zip(shape, strides, strict=True)):
+        at = places[:, index]
+        inside &= (at >= 0) & (at < n - (1 if index == axis else 0))
+        lower += at * stride
+    lower[~inside] = 0
+    return _Steps(lower=lower, upper=np.where(inside, lower + strides[axis], 0), inside=inside)
 
 
-def _moved(borders: Borders, axis: int, by: int, shape: tuple[int, ...]) -> Borders:
-    moved = {}
-    for along, at in borders.items():
-        there = at.copy()
-        there[axis] += by
-        moved[along] = there[:, (there[axis] >= 0) & (there[axis] < shape[axis])]
-    return moved
+def _strengths(channel: NDArray[Any], placed: dict[int, _Steps], nearby: dict[int, _Steps]) -> list[float] | None:
+    """Steps at the borders by the usual steps, the mean of the axes, one for each way in which they are placed; `None` without edges."""
+    flat = channel.ravel()
+    ratios = []
+    inside = []
+    for axis, steps in placed.items():
+        usual = _mean_steps(flat, nearby[axis])[0]
+        if usual > 0:
+            ratios.append(_mean_steps(flat, steps) / usual)
+            inside.append(steps.inside.any(axis=1))
+    if not ratios:
+        return None
+    means: list[float] = (np.sum(ratios, axis=0) / np.maximum(np.sum(inside, axis=0), 1)).tolist()
+    return means
+
+
+def _mean_steps(flat: NDArray[Any], steps: _Steps) -> NDArray[np.float64]:
+    """(rows,): mean absolute difference between neighbours; 0 where none of them is inside, or finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.abs(flat[steps.upper].astype(np.float32) - flat[steps.lower].astype(np.float32))
+    used = steps.inside
+    if flat.dtype.kind == "f":
+        used = used & np.isfinite(size)
+        size[~used] = 0  # those that are not inside lie at one place, a step of 0
+    return np.asarray(size.sum(axis=1, dtype=np.float64) / np.maximum(np.count_nonzero(used, axis=1), 1))

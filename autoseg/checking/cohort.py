@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.cases import Channel, Dataset
+from autoseg.cases import Channel, Dataset, left_out
 from autoseg.checking.case import Facts
-from autoseg.checking.faults import Fault, Severity, left_out
+from autoseg.checking.faults import Fault, Severity
 
 # Correlation of two thumbnails. A copy with noise of a fifth of the image's deviation, or resampled to 1.5 times the voxels, has at
 # least 0.9987 on the real sets of the tests; different scans have at most 0.9931 (atlas volumes one week apart).
@@ -169,6 +169,7 @@ def _shared_channels(facts: Sequence[Facts]) -> list[Fault]:
 
 
 def _near_duplicates(facts: Sequence[Facts]) -> list[Fault]:
+    """Images that are almost the same, one remark for all that are linked: the frames of a film are one family, not n^2 / 2 pairs."""
     by_shape: dict[tuple[int, ...], list[Facts]] = {}
     for fact in facts:
         if fact.thumbnail is not None:
@@ -177,27 +178,55 @@ def _near_duplicates(facts: Sequence[Facts]) -> list[Fault]:
     for shape, alike in by_shape.items():
         stacked = np.stack([fact.thumbnail for fact in alike if fact.thumbnail is not None])
         flips = [()] + [axes for axes in _FLIPS if all(shape[axis - 1] > 1 for axis in axes)]
-        for first, second, correlation, axes in _close_pairs(stacked, flips):
-            if alike[first].image_hash != alike[second].image_hash:
-                turned = f", mirrored along {' and '.join('zyx'[axis - 1] for axis in axes)}" if axes else ""
-                found = f"{alike[first].name} and {alike[second].name}{turned}, correlation {correlation:.5f}"
-                faults.append(_leak("near-duplicate", "two images are almost the same", [alike[first], alike[second]], found))
+        families, nearest, flip = _families(stacked, [fact.image_hash for fact in alike], flips)
+        for family in families:
+            same = [alike[index] for index in family]
+            turned = [flips[flip[index]] for index in family if nearest[index] > 0 and flips[flip[index]]]
+            mirrored = f", mirrored along {' and '.join('zyx'[axis - 1] for axis in turned[0])}" if turned else ""
+            lowest = min(nearest[index] for index in family if nearest[index] > 0)
+            if len(same) == 2:
+                summary, found = "two images are almost the same", f"{same[0].name} and {same[1].name}{mirrored}, correlation {lowest:.5f}"
+            else:
+                some = f", {len(turned)} of them mirrored" if turned else ""
+                summary, found = "images are almost the same", f"{_some(f.name for f in same)}{some}, correlation {lowest:.5f} or more"
+            faults.append(_leak("near-duplicate", summary, same, found))
     return faults
 
 
-def _close_pairs(stacked: NDArray[np.float32], flips: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int, float, tuple[int, ...]]]:
-    """Pairs (first < second) of thumbnails `(n, z, y, x)` that are alike, the second perhaps mirrored along some axes; each pair once."""
-    flat = stacked.reshape(len(stacked), -1)
-    seen: set[tuple[int, int]] = set()
-    for axes in flips:
-        mirrored = np.flip(stacked, axes).reshape(len(stacked), -1) if axes else flat
-        for start in range(0, len(flat), 512):  # (512, n) at a time
-            close = flat[start : start + 512] @ mirrored.T
-            for row, second in np.argwhere(close > _NEAR_DUPLICATE).tolist():
-                first = start + row
-                if first < second and (first, second) not in seen:
-                    seen.add((first, second))
-                    yield first, second, float(close[row, second]), axes
+def _families(
+    stacked: NDArray[np.float32], hashes: Sequence[str], flips: Sequence[tuple[int, ...]]
+) -> tuple[list[list[int]], NDArray[np.float32], NDArray[np.intp]]:
+    """Thumbnails `(n, z, y, x)` that are alike, directly or by way of others, perhaps mirrored; equal images are no link.
+
+    Returns
+    -------
+    the families, each ascending; and for every thumbnail that has an earlier one like it, the highest correlation with such a one (0 for
+    all others) and the number of the flip that it takes
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(stacked)
+    flat = stacked.reshape(n, -1)
+    _, identity = np.unique(hashes, return_inverse=True)
+    family = np.arange(n)
+    nearest, flip = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.intp)
+    for number, axes in enumerate(flips):
+        mirrored = np.flip(stacked, axes).reshape(n, -1) if axes else flat
+        for start in range(0, n, 512):
+            close = flat[start : start + 512] @ mirrored.T  # (512, n) at a time
+            rows = np.arange(start, start + len(close))
+            close[(close <= _NEAR_DUPLICATE) | (rows[:, None] >= np.arange(n)) | (identity[rows, None] == identity)] = 0
+            best = close.max(axis=0)
+            flip[best > nearest] = number
+            nearest = np.maximum(nearest, best)
+            first, second = np.nonzero(close)
+            if first.size:
+                links = coo_array((np.ones(first.size, dtype=bool), (family[first + start], family[second])), shape=(n, n))
+                family = connected_components(links, directed=False)[1][family]
+    order = np.argsort(family, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(family[order])) + 1)
+    return sorted(part.tolist() for part in members if len(part) > 1), nearest, flip
 
 
 def _leak(code: str, summary: str, same: Sequence[Facts], found: str) -> Fault:
@@ -365,39 +394,81 @@ def _beyond_hounsfield(channel: Channel, low: dict[str, float], high: dict[str, 
 
 
 def _exchanged_sides(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
-    """Left structures lie at smaller x than right ones, in RAS+."""
+    """Left structures lie at smaller x than right ones, in RAS+; told case by case where they do not.
+
+    An error only where nothing but exchanged sides explains it, for no option accepts an error. A pair of a case can be judged where
+    the two lie beside each other rather than above or behind, more than half as far apart as in the other cases, and neither is a
+    fragment (`_clear_sides`). It is an error if every pair that can be judged is reversed, at least two of them where the data set has
+    several, and each is the right way round in three other cases and in three of four at least. Everything else, such as structures
+    at the midline, a scan cropped through one of them, or a crossed kidney, is a warning.
+    """
+    reversals: dict[str, list[str]] = {}
+    against: dict[str, int] = {}  # case -> pairs that speak for exchanged sides
+    sound: set[str] = set()  # cases with a pair that speaks against it
     faults: list[Fault] = []
     for left, right in dataset.labels.pairs:
         both = [fact for fact in facts if fact.placed and left in fact.centres and right in fact.centres]
-        wrong = [fact.name for fact in both if fact.centres[left][0] > fact.centres[right][0]]
-        if not wrong:
+        if not both:
             continue
-        if 2 * len(wrong) > len(both):
+        gaps = np.array([np.subtract(fact.centres[right], fact.centres[left]) for fact in both])  # (cases, 3), mm, (x, y, z)
+        wrong = gaps[:, 0] < 0
+        if 2 * np.count_nonzero(wrong) > len(both):
             faults.append(
                 _fault(
                     "warning",
                     "sides",
                     f"'{left}' lies to the patient's right of '{right}'",
-                    found=f"in {len(wrong)} of {len(both)} cases",
+                    found=f"in {np.count_nonzero(wrong)} of {len(both)} cases",
                     expected="left at the left, by the files' headers",
                     remedy="perhaps the names speak of the side of the picture, or a conversion lost the orientation",
                 )
             )
-            wrong = [fact.name for fact in both if fact.name not in wrong]
-        sure = len(both) - len(wrong) >= 3 and len(wrong) <= len(both) / 4  # then the few are wrong, and not the many
-        faults += [
-            _fault(
-                "error" if sure else "warning",
-                "sides",
-                f"'{left}' and '{right}' lie the other way round than in the other cases",
-                case=name,
-                found=f"in {len(wrong)} of {len(both)} cases",
-                expected="the sides of the other cases, by the files' headers",
-                remedy=f"check whether its left and right are exchanged, or its orientation was lost; mend it, or {left_out(name)}",
-            )
-            for name in wrong
-        ]
-    return faults
+            wrong = gaps[:, 0] > 0
+        rare = np.count_nonzero(~wrong) >= 3 and np.count_nonzero(wrong) <= len(both) / 4  # then the few are wrong, and not the many
+        clear = _clear_sides(gaps, [_volumes(both, name) for name in (left, right)], ~wrong)
+        for fact, is_wrong, is_clear in zip(both, wrong, clear, strict=True):
+            if is_wrong:
+                reversals.setdefault(fact.name, []).append(f"'{left}' and '{right}' (so in {np.count_nonzero(wrong)} of {len(both)} cases)")
+                against[fact.name] = against.get(fact.name, 0) + int(is_clear and rare)
+            elif is_clear:
+                sound.add(fact.name)
+    needed = min(2, len(dataset.labels.pairs))
+    return faults + [_reversal(name, pairs, sure=name not in sound and against[name] >= needed) for name, pairs in reversals.items()]
+
+
+def _clear_sides(gaps: NDArray[np.float64], volumes: Sequence[NDArray[np.float64]], usual: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(cases,): where the way from left to right tells the sides, measured by the cases that are as usual."""
+    if not usual.any():
+        return np.zeros(len(gaps), dtype=bool)
+    length = np.abs(gaps)
+    beside = (length[:, 0] >= length[:, 1:].max(axis=1)) & (np.median(length[usual, 0]) >= np.median(length[usual, 1:], axis=0).max())
+    apart = length[:, 0] > np.median(length[usual, 0]) / 2
+    whole = [volume > np.median(volume[usual]) / 4 for volume in volumes]
+    return np.asarray(beside & apart & whole[0] & whole[1])
+
+
+def _volumes(facts: Sequence[Facts], name: str) -> NDArray[np.float64]:
+    """(cases,): of one label, mm3; 0 where the image could not be read."""
+    return np.array([(fact.voxels or {}).get(name, 0) * float(np.prod(fact.spacing or (0.0,))) for fact in facts])
+
+
+def _reversal(case: str, pairs: Sequence[str], *, sure: bool) -> Fault:
+    weak = (
+        f"if it is the patient's anatomy, or a structure is cut or at the midline, nothing is to be done; else mend it, or {left_out(case)}"
+    )
+    strong = (
+        "check whether its left and right are exchanged, or its orientation was lost, and mend it. If the patient is built so, no option "
+        f"keeps the case, since it would teach the sides of all others wrongly: {left_out(case)}"
+    )
+    return _fault(
+        "error" if sure else "warning",
+        "sides",
+        "left and right lie the other way round than in the other cases",
+        case=case,
+        found=_some(pairs),
+        expected="the sides of the other cases, by the files' headers",
+        remedy=strong if sure else weak,
+    )
 
 
 def _unnamed_pairs(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
@@ -416,7 +487,7 @@ def _unnamed_pairs(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
         for second in names[index + 1 :]:
             gap = places[second] - places[first]
             seen = np.isfinite(gap[:, 0])
-            if np.count_nonzero(seen) < 3 or not _mirrored(gap[seen], sizes[first][seen], sizes[second][seen]):
+            if np.count_nonzero(seen) < 3 or not _side_by_side(gap[seen], sizes[first][seen], sizes[second][seen]):
                 continue
             between = np.abs((places[first] + places[second])[seen, 0] / 2 - middles[seen])
             if np.median(between / extents[seen]) > 0.1:
@@ -434,7 +505,7 @@ def _unnamed_pairs(dataset: Dataset, facts: Sequence[Facts]) -> list[Fault]:
     return faults
 
 
-def _mirrored(gap: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _side_by_side(gap: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:  # type: ignore[type-arg]
     """Whether two structures lie side by side along x in every case, at equal height and depth, and of equal volume."""
     across = np.abs(gap[:, 0])
     same_sign = bool(np.all(gap[:, 0] > 0) or np.all(gap[:, 0] < 0))
@@ -551,18 +622,19 @@ def _misfits(facts: Sequence[Facts]) -> list[Fault]:
     whose labels follow edges; mirrored ones at most 0.87 times.
     """
     known = [(fact, fact.fit) for fact in facts if fact.fit is not None and fact.fit.mirrored > 0 and fact.fit.count >= _BORDER]
+    if len(known) < 3:
+        return []
+    here, mirrored, shifted = (np.array([getattr(fit, name) for _, fit in known]) for name in ("here", "mirrored", "shifted"))
+    mirrors = (here < _MIRRORED * mirrored) & _most_others(here > mirrored)
+    shifts = (here < _SHIFTED * shifted) & _most_others(here > 0.92 * shifted)
     faults = []
-    for fact, fit in known:
-        others = [other for _, other in known if other is not fit]
-        if len(others) < 2:
-            break
-        strengths = np.array([other.here for other in others]) - 1
+    for place, (fact, fit) in enumerate(known):
+        strengths = np.delete(here, place) - 1
         usual = float(np.median(strengths))
         if usual < _EDGES:
             continue
-        mirror = fit.here < _MIRRORED * fit.mirrored and _most(other.here > other.mirrored for other in others)
-        shift = fit.here < _SHIFTED * fit.shifted and _most(other.here > 0.92 * other.shifted for other in others)
-        foreign = len(others) >= 4 and fit.here - 1 < usual / 4 and np.percentile(strengths, 10) > max(0.1, usual / 2)
+        mirror, shift = bool(mirrors[place]), bool(shifts[place])
+        foreign = len(known) >= 5 and fit.here - 1 < usual / 4 and np.percentile(strengths, 10) > max(0.1, usual / 2)
         if not (mirror or shift or foreign):
             continue
         how = "mirrored" if mirror and (not shift or fit.mirrored > fit.shifted) else "shifted" if shift else ""
@@ -586,10 +658,9 @@ def _misfits(facts: Sequence[Facts]) -> list[Fault]:
     return faults
 
 
-def _most(judged: Iterable[bool]) -> bool:
-    """Nine of ten; of few, all."""
-    listed = list(judged)
-    return sum(listed) >= 0.9 * len(listed)
+def _most_others(judged: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether it holds of nine in ten of the others; of few, of all."""
+    return np.asarray(np.count_nonzero(judged) - judged.astype(int) >= 0.9 * (len(judged) - 1))
 
 
 def _few_cases(dataset: Dataset) -> list[Fault]:

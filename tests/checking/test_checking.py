@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from autoseg import checking, images
 from autoseg.cases import find, load_classes, load_image
-from autoseg.checking import Fault
+from autoseg.checking import Fault, cohort
 from autoseg.checking.case import thumbnail
 from autoseg.errors import FaultyCases, GridMismatch, SettingsError, UnreadableFile
 from autoseg.geometry import affine_from_spacing
@@ -234,6 +234,40 @@ def test_near_duplicates_are_found_and_different_images_are_not(
     assert (fault.severity, fault.code, fault.case) == ("warning", "near-duplicate", "b")
 
 
+def test_the_frames_of_a_film_are_one_remark(write: Write, declare: Declare, smooth: Callable[[int], NDArray[Any]]) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        write(f"film{number}x", image=smooth(5) + rng.normal(size=(12, 14, 16)).astype(np.float32))
+    for name in ("other", "another"):
+        write(name)
+    (fault,) = [fault for fault in telling(checking.check(find(declare()), workers=0)) if fault.code == "near-duplicate"]
+    assert fault.case == "film8x" and "film0x, film1x" in str(fault.found) and "(9 in all)" in str(fault.found)
+
+
+@pytest.mark.parametrize("flips", [[()], [(), (3,), (1, 2)]])
+def test_families_of_thumbnails_are_those_of_all_pairs(flips: list[tuple[int, ...]]) -> None:
+    rng = np.random.default_rng(1)
+    bases = rng.normal(size=(9, 3, 4, 5))
+    stacked, hashes = [], []
+    for index in rng.permutation(40):
+        array = bases[index % 9] if index % 4 else rng.normal(size=(3, 4, 5))
+        array = np.flip(array, [axis - 1 for axis in flips[index % len(flips)]]) if flips[index % len(flips)] else array
+        array = array + rng.normal(size=array.shape) * 0.01
+        stacked.append((array / np.linalg.norm(array)).astype(np.float32))
+        hashes.append(str(index % 20) if index in (1, 21) else f"unlike {index}")  # two of one hash are told as equal
+    parent = list(range(40))
+    for a in range(40):
+        for b in range(a + 1, 40):
+            like = max(float(np.sum(stacked[a] * (np.flip(stacked[b], [x - 1 for x in axes]) if axes else stacked[b]))) for axes in flips)
+            if like > 0.998 and hashes[a] != hashes[b]:
+                old, new = parent[b], parent[a]
+                parent = [new if root == old else root for root in parent]
+    expected = sorted([index for index in range(40) if parent[index] == root] for root in {*parent} if parent.count(root) > 1)
+    families, nearest, _ = cohort._families(np.stack(stacked), hashes, flips)
+    assert families == expected and len(families) > 4
+    assert all(nearest[family[0]] == 0 and nearest[family[-1]] > 0.998 for family in families)
+
+
 def test_a_mirrored_copy_is_a_near_duplicate(write: Write, declare: Declare, smooth: Callable[[int], NDArray[Any]]) -> None:
     write("a")
     write("b", image=smooth(1))
@@ -329,6 +363,55 @@ def test_left_and_right_that_are_exchanged_in_one_case(write: Write, declare: De
         write(name, label=label if name != "c" else label[:, :, ::-1])
     assert codes(declare(kidney_left=1, kidney_right=2)) == [("c", "error", "sides")]
     assert codes(declare(kidney_right=1, kidney_left=2)) == [("c", "error", "sides"), (None, "warning", "sides")], "names of the other side"
+
+
+SIDES = {"kidney_left": 1, "kidney_right": 2, "lung_left": 3, "lung_right": 4, "hip_left": 5, "hip_right": 6}
+
+
+def sided(*, turned: Sequence[str] = (), without: Sequence[str] = (), speck: str = "") -> NDArray[Any]:
+    """A label of three pairs (`SIDES`), some exchanged or left out; `speck`: of this right one a voxel is left, at the left edge."""
+    label = np.zeros((12, 14, 16), dtype=np.uint8)
+    for name, value in SIDES.items():
+        organ, side = name.split("_")
+        top, at_left = 4 * ((value - 1) // 2), (side == "left") != (organ in turned)
+        box = (slice(top, top + 3), slice(4, 9), slice(1, 5) if at_left else slice(11, 15))
+        if organ in without:
+            continue
+        if name == speck:
+            label[top, 6, 0] = value
+        else:
+            label[box] = value
+    return label
+
+
+@pytest.mark.parametrize(
+    ("odd", "severity"),
+    [
+        (sided(turned=["kidney", "lung", "hip"]), "error"),
+        (sided(turned=["kidney", "lung"], without=["hip"]), "error"),
+        (sided(turned=["kidney"]), "warning"),  # the other pairs are sound
+        (sided(turned=["kidney"], without=["lung", "hip"]), "warning"),  # one pair of three is not enough
+        (sided(speck="kidney_right", without=["lung", "hip"]), "warning"),
+        (sided(speck="kidney_right"), "warning"),
+    ],
+    ids=["all", "two of two", "one of three", "one of one", "a fragment", "a fragment among sound ones"],
+)
+def test_sides_are_an_error_only_where_all_that_can_be_judged_is_reversed(
+    write: Write, declare: Declare, odd: NDArray[Any], severity: str
+) -> None:
+    for name in "abcde":
+        write(name, label=odd if name == "e" else np.roll(sided(), ord(name) % 3, axis=1))
+    found = [fault for fault in checking.check(find(declare(**SIDES)), workers=0) if fault.code == "sides"]
+    assert [(fault.case, fault.severity) for fault in found] == [("e", severity)], "one remark per case"
+    assert "'kidney_left' and 'kidney_right'" in str(found[0].found) and "--exclude e" in str(found[0].remedy)
+
+
+def test_structures_at_the_midline_or_above_each_other_are_no_error(write: Write, declare: Declare) -> None:
+    for name in "abcde":
+        label = np.zeros((12, 14, 16), dtype=np.uint8)
+        label[1:4, 4:9, 6:9], label[7:10, 4:9, 7:10] = 1, 2  # 2 mm to the right, 18 mm above
+        write(name, label=label[:, :, ::-1] if name == "e" else label)
+    assert [row for row in codes(declare(gland_left=1, gland_right=2)) if row[2] == "sides"] == [("e", "warning", "sides")]
 
 
 def test_a_pair_that_lies_mirrored_but_is_not_named_so(write: Write, declare: Declare) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from autoseg import __version__, cases, checking, files, fingerprint, machine, presets
 from autoseg.cases import Dataset
 from autoseg.checking import Fault
-from autoseg.errors import InputError, PlanMismatch, SettingsError, UsageError
+from autoseg.errors import AutosegError, InputError, PlanMismatch, SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
 from autoseg.networks import footprint
@@ -215,7 +216,8 @@ def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[s
     SettingsError : a fold names unknown cases, or a case is in training and validation at once
     """
     splits: list[dict[str, list[str]]] = files.read_json(workspace.splits)
-    folds.check_folds(splits, [case.name for case in dataset.cases], groups={case.name: case.group for case in dataset.cases})
+    with _of_file(workspace.splits):
+        folds.check_folds(splits, [case.name for case in dataset.cases], groups={case.name: case.group for case in dataset.cases})
     return splits
 
 
@@ -289,8 +291,19 @@ def _describe(dataset: Dataset) -> str:
 
 def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: int) -> list[dict[str, list[str]]]:
     if splits is not None:
-        return folds.own_folds(files.read_json(splits), dataset.cases)
+        with _of_file(splits):
+            return folds.own_folds(files.read_json(splits), dataset.cases)
     return folds.make_folds(dataset.cases, presence=facts.presence, seed=seed)
+
+
+@contextlib.contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """An error about what a file says names the file."""
+    try:
+        yield
+    except AutosegError as error:
+        error.file = error.file or str(path)
+        raise
 
 
 def _refuse_to_orphan(workspace: Workspace, result: Plan, checked: Checked | None, split: list[dict[str, list[str]]] | None) -> None:

@@ -88,3 +88,17 @@ def test_a_batch_that_the_processes_of_a_team_cannot_share_is_refused_before_any
     with pytest.raises(SettingsError, match="evenly"):
         training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)
     assert not workspace.preprocessed("3d_fullres").exists()
+
+
+def test_folds_that_cannot_be_trained_on_are_told_with_their_file(data, tmp_path):
+    wrong = [{"train": ["a", "nobody"], "validation": ["b"]}]
+    own = tmp_path / "mine.json"
+    own.write_text(json.dumps(wrong))
+    with pytest.raises(SettingsError, match="names a case that is not there") as caught:
+        plan(data, splits=own)
+    assert caught.value.file == str(own)
+    workspace, _ = plan(data)
+    workspace.splits.write_text(json.dumps(wrong))
+    with pytest.raises(SettingsError, match="names a case that is not there") as caught:
+        preparing.read_splits(workspace, preparing.read_dataset(workspace))
+    assert caught.value.file == str(workspace.splits)

@@ -21,6 +21,7 @@ from autoseg.presets import refuse_unknown
 _MOST_VALUES = 1000  # more different values than any atlas has structures: the file is an image
 _PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")  # formats whose masks people paint in grey levels
 _GREY_STEP = 16  # values of a mask painted in grey levels lie at least so far apart
+_SPECK = 0.001  # of a picture; what takes up more of one is painted on purpose
 _MOST_BETWEEN = 5  # values of one case between the grey levels of all cases; more are blurred borders and no labels
 _WORTH_WORKERS = 4_000_000  # bytes of label files; fewer are read before a worker has started
 _LISTED = 8
@@ -49,9 +50,9 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
     """One label per value found in the label files of all cases.
 
     Pictures of masks painted in grey levels (0, 127, 255) that went through a lossy editor hold strays near a level in a few cases.
-    Where all levels lie `_GREY_STEP` apart, a value that most cases lack and that is nearer to a level than a quarter of the step
-    between levels stands for that level; this is told in a note. All other values are labels of their own, and so is every value
-    of a volume: an atlas numbers its structures 17, 53, 54 and means each of them.
+    Where all levels lie `_GREY_STEP` apart, a value that most cases lack stands for the level near it: one within `_GREY_STEP`, or of
+    specks only and nearer than a quarter of the step between levels; this is told in a note. All other values are labels of their own,
+    and so is every value of a volume: an atlas numbers its structures 17, 53, 54 and means each of them.
 
     Returns
     -------
@@ -65,6 +66,7 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
     paths = [case.label for case in cases if isinstance(case.label, Path)]
     labelled = [case for case in cases if isinstance(case.label, Path)]
     found: list[frozenset[int]] = []
+    shares: dict[int, float] = {}  # value -> the largest part of a file that it takes up
     first_error: AutosegError | None = None
     size = sum(path.stat().st_size for path in paths if path.is_file())
     count = 0 if size < _WORTH_WORKERS else None
@@ -72,7 +74,9 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
         _values_of, labelled, names=[str(path) for path in paths], stage="reading label values", workers=count
     ):
         if outcome.value is not None:
-            found.append(outcome.value)
+            found.append(frozenset(outcome.value))
+            for value, share in outcome.value.items():
+                shares[value] = max(share, shares.get(value, 0.0))
         elif outcome.failure is not None and first_error is None:
             first_error = outcome.failure.as_error()
     if not found and first_error is not None:
@@ -87,7 +91,7 @@ def scheme_of_values(cases: Sequence[Case], map_labels: Mapping[int, int]) -> tu
             fix="check which files are the labels",
         )
     painted = all(path.suffix.casefold() in _PICTURES or is_stack(path) for path in paths)
-    aliases = {**(_strays(found, map_labels) if painted else {}), **map_labels}
+    aliases = {**(_strays(found, shares, map_labels) if painted else {}), **map_labels}
     odd = _odd_values(found, {*aliases}) if painted else set()
     values = [value for value in counts if value not in aliases and value not in odd]
     if len(values) < 2:
@@ -125,12 +129,17 @@ def check_annotated(cases: Sequence[Case], labels: Labels, *, file: Path) -> Non
     refuse_unknown(sorted(named), labels.names, what="label among those annotated,", file=file)
 
 
-def _values_of(case: Case) -> frozenset[int]:
+def _values_of(case: Case) -> dict[int, float]:
+    """The values of a label file, and the part of it that each takes up."""
     assert isinstance(case.label, Path)
     array = load_label(case, case.label).array
     if array.dtype == np.uint8:  # counting is several times faster than sorting
-        return frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist())
-    return frozenset(np.unique(array).tolist())
+        every = np.bincount(array.ravel(), minlength=256)
+        values = np.flatnonzero(every)
+        counts = every[values]
+    else:
+        values, counts = np.unique(array, return_counts=True)
+    return dict(zip(values.tolist(), (counts / max(1, array.size)).tolist(), strict=True))
 
 
 def _levels(found: Sequence[frozenset[int]]) -> list[int]:
@@ -140,7 +149,7 @@ def _levels(found: Sequence[frozenset[int]]) -> list[int]:
     return levels if len(levels) >= 2 and min(b - a for a, b in pairwise(levels)) >= _GREY_STEP else []
 
 
-def _strays(found: Sequence[frozenset[int]], map_labels: Mapping[int, int]) -> dict[int, int]:
+def _strays(found: Sequence[frozenset[int]], shares: Mapping[int, float], map_labels: Mapping[int, int]) -> dict[int, int]:
     """Values that stand for a grey level near them. A clean mask without two of the levels is painted otherwise: its values stay."""
     found = [values - {*map_labels} for values in found]
     levels = _levels(found)
@@ -151,7 +160,7 @@ def _strays(found: Sequence[frozenset[int]], map_labels: Mapping[int, int]) -> d
     strays = {}
     for value in sorted({value for values in found for value in values} - {*levels} - kept):
         nearest = min(levels, key=lambda level: abs(level - value))
-        if abs(nearest - value) < reach:
+        if abs(nearest - value) < (reach if shares[value] < _SPECK else min(reach, _GREY_STEP)):
             strays[value] = nearest
     return strays
 

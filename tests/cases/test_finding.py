@@ -131,13 +131,17 @@ def pictures(folder: Path, *masks: Sequence[int], suffix: str = ".png") -> Path:
     for number, values in enumerate(masks):
         for part, held in (("images", range(40)), ("labels", values)):
             (folder / part).mkdir(parents=True, exist_ok=True)
-            array = np.resize(np.array(held, dtype=np.uint8), (8, 6))
+            array = np.resize(np.array(held, dtype=np.uint8), (80, 60))
             Pillow.fromarray(array).save(folder / part / f"{number:02}{suffix}")
     return folder
 
 
 def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path) -> None:
-    dataset = find(pictures(tmp_path, [0, 127, 255], [0, 127, 255], [0, 130, 233, 255, 127]))
+    root = pictures(tmp_path, [0, 127, 255], [0, 127, 255], [0, 130, 255, 127])
+    mask = np.array(Pillow.open(root / "labels/02.png"))
+    mask[7, 3:6] = 233  # specks
+    Pillow.fromarray(mask).save(root / "labels/02.png")
+    dataset = find(root)
     assert dataset.labels.values == (0, 127, 255) and dict(dataset.labels.aliases) == {130: 127, 233: 255}
     assert any("130 for 127 (1 of 3 cases)" in note for note in dataset.notes)
 
@@ -147,10 +151,12 @@ def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path) -
     [
         ([[0, 255]] * 6 + [[0, 128]] * 4, (0, 128, 255)),
         ([[0, 170]] * 6 + [[0, 85]] * 3 + [[0, 255]], (0, 85, 170, 255)),
+        ([[0, 255]] * 6 + [[0, 128, 192]] * 2, (0, 128, 192, 255)),
+        ([[0, 255]] * 6 + [[0, 200, 255]] * 2, (0, 200, 255)),
         ([[0, 255]] * 6 + [[0, 1]], (0, 255)),
         ([[0, 255]] * 6 + [[0, 250]], (0, 255)),
     ],
-    ids=["one class per picture", "three", "a scaled mask", "a mask of another white"],
+    ids=["one class per picture", "three", "two further classes", "a class within another", "a scaled mask", "a mask of another white"],
 )
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
 def test_a_grey_level_of_a_few_pictures_is_a_class_unless_it_lies_beside_another(

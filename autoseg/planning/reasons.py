@@ -201,11 +201,13 @@ def _stages(facts: Facts) -> str:
 def _mirroring(facts: Facts) -> str:
     pairs = facts.fingerprint.labels.pairs
     axes = [name for axis, name in enumerate(facts.names) if axis in facts.mirror_axes]
-    brief = ""
-    if len(axes) < 2:
-        brief = (
-            f"Images are mirrored along {' and '.join(axes) or 'no axis'} only: a brief training has no time for the other orientations. "
-        )
+    brief, cases = "", len(facts.fingerprint.cases)
+    if not axes and facts.time_budget is not None:
+        brief = f"Images are not mirrored: in a brief training mirror images would take the time of {cases} real ones."
+    elif not axes:
+        brief = "Images are not mirrored, as the planner's settings say."
+    elif len(axes) < 2:
+        brief = f"Images are mirrored along {axes[0]} only: a brief training has no time for the other orientations. "
     if facts.swap_axis is None:
         return brief.rstrip()
     named = ", ".join(f"{left} / {right}" for left, right in pairs[:3]) + (f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")

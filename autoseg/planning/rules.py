@@ -67,6 +67,7 @@ class Rules:
     smallest_voxels_2d: int
     smallest_voxels_3d: int
     cpu_seconds: float
+    many_cases: int
     steps: int
     cpu_flops_per_core: float
     cpu_value_seconds: float
@@ -134,6 +135,7 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             smallest_voxels_2d=int(values["sizing"]["smallest_voxels_2d"]),
             smallest_voxels_3d=int(values["sizing"]["smallest_voxels_3d"]),
             cpu_seconds=float(values["sizing"]["cpu_seconds"]),
+            many_cases=int(values["sizing"]["many_cases"]),
             steps=int(values["sizing"]["steps"]),
             cpu_flops_per_core=float(values["sizing"]["cpu_flops_per_core"]),
             cpu_value_seconds=float(values["sizing"]["cpu_value_seconds"]),

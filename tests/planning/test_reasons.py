@@ -53,3 +53,14 @@ def test_a_batch_that_the_data_set_limits_does_not_say_that_the_patch_did():
 def test_large_numbers_are_written_out():
     told = sentences((128, 128, 128), (1.0, 1.0, 1.0), machine=card(24e9))
     assert "e+0" not in told
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [
+        (9, "mirrored along x only: a brief training"),
+        (60, "not mirrored: in a brief training mirror images would take the time of 60 real ones"),
+    ],
+)
+def test_a_brief_training_mirrors_few_cases_left_and_right_and_many_not_at_all(cases, said):
+    assert said in sentences((36, 50, 35), (1.0, 1.0, 1.0), cases=cases)

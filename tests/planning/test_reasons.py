@@ -59,7 +59,7 @@ def test_large_numbers_are_written_out():
     ("cases", "said"),
     [
         (9, "mirrored along x only: a brief training"),
-        (60, "not mirrored: in a brief training mirror images would take the time of 60 real ones"),
+        (60, "not mirrored: in a brief training mirror images would take the time of 60"),
     ],
 )
 def test_a_brief_training_mirrors_few_cases_left_and_right_and_many_not_at_all(cases, said):

@@ -203,9 +203,6 @@ def _families(
     the families, each ascending; and for every thumbnail that has an earlier one like it, the highest correlation with such a one (0 for
     all others) and the number of the flip that it takes
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     n = len(stacked)
     flat = stacked.reshape(n, -1)
     _, identity = np.unique(hashes, return_inverse=True)
@@ -222,6 +219,9 @@ def _families(
             nearest = np.maximum(nearest, best)
             first, second = np.nonzero(close)
             if first.size:
+                from scipy.sparse import coo_array  # half a second, and rarely needed
+                from scipy.sparse.csgraph import connected_components
+
                 links = coo_array((np.ones(first.size, dtype=bool), (family[first + start], family[second])), shape=(n, n))
                 family = connected_components(links, directed=False)[1][family]
     order = np.argsort(family, kind="stable")

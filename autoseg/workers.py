@@ -327,6 +327,7 @@ class _Lane(threading.Thread):
         self.at_work: tuple[str, float] = ("", 0.0)  # the case under way, and since when
 
     def run(self) -> None:
+        """Case after case, until none is left or it is over."""
         try:
             while not self._over and (index := self._waiting.take()) is not None:
                 self.at_work = (self._names[index], time.monotonic())

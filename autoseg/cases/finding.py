@@ -82,6 +82,7 @@ class _Files:
 
     @property
     def has_label(self) -> bool:
+        """Whether there is a label map, or the mask of any label."""
         return self.label is not None or bool(self.masks)
 
 
@@ -110,10 +111,12 @@ class _Match:
 
     @cached_property
     def whole(self) -> int:
+        """Cases with a label and every channel."""
         return sum(case.has_label and not _missing(case, self.channels) for case in self.cases.values())
 
     @property
     def rank(self) -> tuple[int, int, str]:
+        """What decides between recipes that match: the highest is taken."""
         return self.whole, self.recipe.specificity, self.recipe.name
 
 

@@ -144,6 +144,7 @@ class _Task:
 
     @staticmethod
     def of(fingerprint: Fingerprint, rules: Rules, machine: Machine, time_budget: float | None, footprint: FootprintOf | None) -> _Task:
+        """Spacing, axis order, median shape and normalisation follow from the fingerprint."""
         spacings, shapes = [c.spacing for c in fingerprint.cases], [c.shape_after_crop for c in fingerprint.cases]
         choice = choose_spacing(
             spacings, shapes, anisotropy=rules.anisotropy, percentile=rules.coarse_percentile, fixed=rules.target_spacing

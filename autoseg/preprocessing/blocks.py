@@ -70,14 +70,17 @@ class _OpenFiles:
         return len(self._idle)
 
     def clear(self) -> None:
+        """Close all that are idle."""
         with self._lock:
             self._idle.clear()
 
     def take(self, key: tuple[str, str]) -> blosc2.NDArray | None:
+        """An idle handle, which is then nobody else's; None where there is none."""
         with self._lock:
             return self._idle.pop(key, None)
 
     def give(self, key: tuple[str, str], handle: blosc2.NDArray) -> None:
+        """Back after reading; the one used longest ago goes where there are too many."""
         with self._lock:
             self._idle[key] = handle
             while len(self._idle) > self._most:

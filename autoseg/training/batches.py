@@ -175,6 +175,7 @@ class _Reader:
         self._next = 0
 
     def get(self, step: int) -> Any:
+        """What `read` gave for this step; the thread begins anew where it is not the next one."""
         if self._thread is None or step != self._next:
             self.close()
             self._stop.clear()
@@ -193,6 +194,7 @@ class _Reader:
             return value
 
     def close(self) -> None:
+        """End the thread and forget what it read ahead."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -95,5 +95,5 @@ def test_what_cannot_be_read_is_an_input_that_fails_alone(tmp_path: Path, volume
     volume(tmp_path / "good_0001.nii.gz")
     (tmp_path / "bad_0000.nii.gz").write_bytes(b"nothing")
     (tmp_path / "folder.nii.gz").mkdir()
-    (tmp_path / "link.nii.gz").symlink_to("/nowhere/scan.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "gone" / "scan.nii.gz")
     assert [case.name for case in find_inputs([tmp_path], channels=2)] == ["bad", "folder.nii.gz", "good", "link"]

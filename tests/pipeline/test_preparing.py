@@ -10,20 +10,7 @@ import pytest
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.pipeline import preparing, training
 from autoseg.training.team import Team
-
-
-class Heard:
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def progress(self, stage, done, total, detail=""):
-        pass
-
-    def about(self, word):
-        return [text for text in self.said if text.startswith(word)]
+from tests.pipeline.heard import Heard
 
 
 @pytest.fixture

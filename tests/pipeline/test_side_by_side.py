@@ -10,17 +10,7 @@ import pytest
 from autoseg import cli, demo, machine
 from autoseg.errors import SettingsError, TrainingFailed
 from autoseg.pipeline import side_by_side, training
-
-
-class Heard:
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def progress(self, stage, done, total, detail=""):
-        pass
+from tests.pipeline.heard import Heard
 
 
 @pytest.fixture(scope="module")

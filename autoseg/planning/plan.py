@@ -262,8 +262,7 @@ class _Task:
         if self.rules.sizing == "feature-maps":
             return size_by_feature_maps(wanted, self.rules)
         exact = corrected and self.footprint is not self.model
-        deep = not self.timed and self.rules.network == "unet" and bool(self.rules.deep_blocks)
-        return size_by_cost(wanted, self.rules, self._obstacle, deep=deep, correction=self._correction if exact else None)
+        return size_by_cost(wanted, self.rules, self._obstacle, timed=self.timed, correction=self._correction if exact else None)
 
     def _wanted(self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float]) -> Wanted:
         labels = self.fingerprint.labels

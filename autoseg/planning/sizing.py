@@ -9,7 +9,8 @@ The machine's way walks up a *ladder* of networks. Each rung shows the network m
     5  the largest patch, batches growing up to a share of the data set
 
 The highest rung that keeps memory and time is taken. The ladder does not depend on how much there is of either, so more memory
-or more time never gives less.
+or more time never gives less. Under a time budget it has no residual encoders, and no patches that reach beyond the median case
+while a smaller one sees enough of it: the voxels beyond are padding, and steps are worth more.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def size_by_feature_maps(wanted: Wanted, rules: Rules) -> Sized:
 
 
 def size_by_cost(
-    wanted: Wanted, rules: Rules, obstacle: Obstacle, *, deep: bool, correction: Callable[[Configuration], float] | None = None
+    wanted: Wanted, rules: Rules, obstacle: Obstacle, *, timed: bool, correction: Callable[[Configuration], float] | None = None
 ) -> Sized:
     """The highest rung of the ladder that nothing stands against.
 
@@ -89,14 +90,14 @@ def size_by_cost(
     ----------
     obstacle : of (configuration, correction of its modelled memory): what stands against training it on this machine, in words;
         None if nothing does
-    deep : whether the ladder has residual encoders
+    timed : whether a time budget makes more steps worth more than residual encoders and padded patches
     correction : memory of the real network over that of the model, for a configuration; None: the model is taken as it is
 
     Returns
     -------
     the configuration; the lowest rung where even that one meets an obstacle (`limit` then says which).
     """
-    rungs = ladder(wanted, rules, deep=deep)
+    rungs = ladder(wanted, rules, timed=timed)
     factor = 1.0
     low = _highest(rungs, obstacle, factor)
     if correction is not None:
@@ -125,9 +126,12 @@ def _highest(rungs: Sequence[Configuration], obstacle: Obstacle, factor: float) 
     return low
 
 
-def ladder(wanted: Wanted, rules: Rules, *, deep: bool) -> tuple[Configuration, ...]:
+def ladder(wanted: Wanted, rules: Rules, *, timed: bool) -> tuple[Configuration, ...]:
     """All candidates, from the least to the most voxels per step; see the drawing at the top."""
     patches = _patches(wanted, rules)
+    if timed:
+        patches = _without_padding(patches, wanted, rules)
+    deep = not timed and rules.network == "unet" and bool(rules.deep_blocks)
     floor = rules.floor_voxels_2d if wanted.planar else rules.floor_voxels_3d
     low = [t for t in patches if math.prod(t.patch_size) <= floor] or patches[:1]
     high = [t for t in patches if math.prod(t.patch_size) > math.prod(low[-1].patch_size)]
@@ -173,6 +177,14 @@ def _patches(wanted: Wanted, rules: Rules) -> list[Topology]:
         if not found or volume < math.prod(found[-1].patch_size):
             found.append(topology)
     return found[::-1]
+
+
+def _without_padding(patches: list[Topology], wanted: Wanted, rules: Rules) -> list[Topology]:
+    """Those that lie within the median case; all, where none of these sees enough of it to do without a low-resolution stage."""
+    median = wanted.median_shape
+    within = [t for t in patches if all(edge <= whole for edge, whole in zip(t.patch_size, median, strict=True))]
+    enough = within and math.prod(within[-1].patch_size) >= rules.coverage(timed=True) * math.prod(median)
+    return within if enough else patches
 
 
 def _start_patch(wanted: Wanted, rules: Rules) -> tuple[float, float, float]:

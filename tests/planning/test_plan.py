@@ -119,8 +119,8 @@ def test_a_data_set_without_cases_is_refused():
 def test_a_processor_gets_a_narrow_network_and_is_told_what_the_reference_would_do():
     plan = make_plan(make_fingerprint([(36, 50, 35)] * 200, [(1.0, 1.0, 1.0)] * 200), preset=preset(), machine=CPU)
     c = plan.configuration("3d_fullres")
-    assert (c.patch_size, c.batch_size) == ((40, 56, 40), 2)
-    assert c.features_per_stage == (16, 32, 64, 128)
+    assert (c.patch_size, c.batch_size) == ((32, 48, 32), 2)
+    assert c.features_per_stage == (24, 48, 96, 192)
     assert any("nnU-Net plans patch 40 x 56 x 40, batch" in reason for reason in c.reasons)
     assert c.predicted is not None and c.predicted.seconds_per_epoch is not None
     assert plan.device["time_budget"] == 600
@@ -156,6 +156,18 @@ def test_a_time_budget_asks_for_a_low_resolution_stage_that_sees_half_of_the_cas
     low = make_plan(fingerprint, preset=preset(), machine=CPU, time_budget=600).configuration("3d_lowres")
     assert math.prod(low.patch_size) / math.prod(low.median_shape) >= 0.5
     assert "3d_lowres" not in by_name(make_plan(fingerprint, preset=preset(), machine=card(24e9)))
+
+
+@pytest.mark.parametrize(
+    ("median", "patch"),
+    [((36, 50, 35), (32, 48, 32)), ((32, 48, 32), (32, 48, 32)), ((23, 23, 23), (24, 24, 24))],
+    ids=["rounded down", "exact", "rounded up where too little would be seen"],
+)
+def test_a_time_budget_is_not_spent_on_padding(median, patch):
+    fingerprint = make_fingerprint([median] * 200, [(1.0, 1.0, 1.0)] * 200)
+    timed, free = (make_plan(fingerprint, preset=preset(), machine=machine).configuration("3d_fullres") for machine in (CPU, card(24e9)))
+    assert timed.patch_size == patch
+    assert all(edge >= whole for edge, whole in zip(free.patch_size, median, strict=True))
 
 
 def by_name(plan: Plan) -> dict[str, Configuration]:

@@ -26,7 +26,7 @@ from autoseg.training.batches import Batch, Batches
 from autoseg.training.history import Clock, EpochWatch, clock_text, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.learner import Learner, Step
-from autoseg.training.origin import origin_of, refuse_another
+from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
 from autoseg.training.sampling import PatchSource
 from autoseg.training.schedule import Budget, learning_rate
 from autoseg.training.settings import TrainingSettings, read_settings
@@ -113,7 +113,7 @@ def train(
     TrainingFailed : too many steps in a row without finite numbers
     SettingsError : a setting that cannot be used
     ModelError : the saved state is damaged
-    PlanMismatch : the saved state belongs to other cases, another plan, other settings or another seed
+    PlanMismatch : the saved state belongs to other cases, another plan, another optimizer or another seed
     """
     settings = check_settings(task.plan, task.settings or {})
     with _reproducible(task), listening() as interruption:
@@ -123,11 +123,13 @@ def train(
         learner = Learner(
             plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed, team=task.team
         )
-        progress = _resume(task, learner, say)
+        progress, changed = _resume(task, settings, learner, say)
         _extend(task, settings, progress, say)
         if progress.finished:
             _mend_model(task, learner, progress, say)
             return learner.averaged.eval()
+        for change in changed:
+            say(change)
         batches = Batches(
             task.train_cases,
             plan=task.plan,
@@ -371,6 +373,7 @@ def _save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock
         "learner": learner.state(),
         "seed": task.seed,
         "origin": _origin(task),
+        "settings": settings_of(check_settings(task.plan, task.settings or {})),
     }
     checkpoint.save_state(task.run.state, state)
     _save_model(task, learner, progress)
@@ -406,18 +409,19 @@ def _mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: C
         _save_model(task, learner, progress)
 
 
-def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) -> Progress:
-    """Where the run was stopped, or its beginning.
+def _resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say: Callable[[str], None]) -> tuple[Progress, list[str]]:
+    """Where the run was stopped, or its beginning; and what has been set otherwise since then, a line each.
 
     Raises
     ------
     ModelError : the state is damaged
-    PlanMismatch : the state is of other cases, another plan, other settings or another seed
+    PlanMismatch : the state is of other cases, another plan, another optimizer or another seed
     """
     state = checkpoint.load_state(task.run.state)
     if state is None:
-        return Progress()
+        return Progress(), []
     refuse_another(state.get("origin"), _origin(task), file=task.run.state)
+    changed = changed_settings(state.get("settings", {}), settings_of(settings), file=task.run.state)
     try:
         learner.load(state["learner"])
         kept = dict(state["progress"])
@@ -439,7 +443,7 @@ def _resume(task: TrainingTask, learner: Learner, say: Callable[[str], None]) ->
         )
     if not progress.finished:
         say(f"going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
-    return progress
+    return progress, changed
 
 
 def _origin(task: TrainingTask) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """What a run was begun with: its cases and all of the plan that shapes its arrays and its network.
 
 A run may only go on with the same. Otherwise cases it has learned would be validated on, or weights learned on one grid would
-be passed off as a model of another.
+be passed off as a model of another. Its settings may change while it is under way, which is told, but for those that the saved state
+is made of: the optimizer's moments and the averaged weights mean nothing under other ones.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,10 +15,13 @@ from typing import Any
 
 from autoseg.errors import PlanMismatch
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training.settings import TrainingSettings
 
 # of the plan and its configuration: neither explanations and forecasts, nor settings, which may change while a run is under way
 _OF_PLAN = ("channels", "labels", "regions", "ignore", "pairs", "aliases", "axis_order", "mirror_axes", "swap_axis", "intensities")
 _NOT_OF_CONFIGURATION = ("predicted", "reasons")
+# settings without which the saved state cannot be understood
+_OF_STATE = ("ema", "optimizer.name", "optimizer.momentum", "optimizer.beta2", "optimizer.nesterov", "optimizer.weight_decay")
 
 
 def origin_of(plan: Plan, configuration: Configuration, *, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
@@ -34,6 +39,51 @@ def origin_of(plan: Plan, configuration: Configuration, *, training: Iterable[st
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from the state
     return plain
+
+
+def settings_of(settings: TrainingSettings) -> dict[str, Any]:
+    """Plain JSON values to be kept in the state: dotted name -> value.
+
+    >>> from autoseg.presets import planner
+    >>> from autoseg.training.settings import read_settings
+    >>> settings_of(read_settings(planner().values["training"]))["optimizer.name"]
+    'adamw'
+    """
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(settings).items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    plain: dict[str, Any] = json.loads(json.dumps(flat))
+    return plain
+
+
+def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, file: Path) -> list[str]:
+    """What is set otherwise than when the state was saved, a line each.
+
+    Parameters
+    ----------
+    kept, wanted : what `settings_of` gave then and gives now
+    file : the state, for the message
+
+    Raises
+    ------
+    PlanMismatch : one of the settings that the state is made of is another
+    """
+    changed = [name for name in wanted if name in kept and kept[name] != wanted[name]]
+    for name in changed:
+        if name in _OF_STATE:
+            raise PlanMismatch(
+                f"the run was begun with another training setting: '{name}' differs",
+                file=file,
+                found=f"{name} = {json.dumps(kept[name])} in the saved state",
+                expected=f"{json.dumps(wanted[name])}, as it is set now",
+                fix=f"put it back (--set {name}={_typed(kept[name])}), or begin again with --overwrite",
+            )
+    return [f"{name} is {json.dumps(wanted[name])} from here on, it was {json.dumps(kept[name])}" for name in changed]
+
+
+def _typed(value: Any) -> str:
+    """As it is typed after --set."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, file: Path) -> None:

@@ -331,8 +331,20 @@ def test_a_state_of_another_network_or_seed_is_refused(cases, tmp_path):
     task = make_task(cases, tmp_path)
     with pytest.raises(PlanMismatch, match="another plan: 'features_per_stage'"):
         train(replace(task, configuration=replace(task.configuration, features_per_stage=(8, 24))))
-    with pytest.raises(PlanMismatch, match="other settings"):
-        train(make_task(cases, tmp_path, settings=SETTINGS | {"optimizer.name": "sgd"}))
+
+
+def test_a_changed_setting_is_told_and_one_that_the_state_is_made_of_is_refused(cases, tmp_path):
+    train(make_task(cases, tmp_path, epochs=1))
+    for name, value in {"optimizer.name": "sgd", "optimizer.momentum": 0.5, "optimizer.weight_decay": 0.3, "ema": 0.0}.items():
+        with pytest.raises(PlanMismatch, match=f"'{name}' differs") as caught:
+            train(make_task(cases, tmp_path, epochs=2, settings=SETTINGS | {name: value}))
+        assert f"--set {name}=" in caught.value.fix
+    told: list[str] = []
+    train(make_task(cases, tmp_path, epochs=2, settings=SETTINGS | {"optimizer.learning_rate": 0.02}), say=told.append)
+    assert "optimizer.learning_rate is 0.02 from here on, it was 0.01" in told
+    told.clear()
+    train(make_task(cases, tmp_path, epochs=3, settings=SETTINGS | {"optimizer.learning_rate": 0.02}), say=told.append)
+    assert not any("from here on" in line for line in told)
 
 
 @pytest.mark.parametrize("epochs", [3, 5])

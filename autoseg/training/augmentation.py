@@ -136,7 +136,8 @@ def augment(
     mirror_axes: Sequence[int] = (),
     swap_axis: int | None = None,
     pairs: Sequence[tuple[int, int]] = (),
-) -> tuple[Tensor, list[Tensor]]:
+    annotated: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Intensity transforms and mirroring of a batch, in the reference's order.
 
     Parameters
@@ -145,6 +146,11 @@ def augment(
     labels : class maps (n, z, y, x)
     mirror_axes : axes 0..2 that may be flipped
     swap_axis : the axis whose flip exchanges the classes of `pairs`
+    annotated : (n, classes), whether a class was annotated in the sample's case; None: all were
+
+    Returns
+    -------
+    image, labels, annotated: as they are afterwards; what was given stays as it is
     """
     n, c, *shape = image.shape
     planar = in_plane_only(tuple(shape), settings)  # type: ignore[arg-type]
@@ -188,7 +194,9 @@ def augment(
         if axis in mirror_axes and len(samples):
             swap = pairs if axis == swap_axis else ()
             image, maps = _mirrored(image, maps, samples.to(image.device), axis, swap)
-    return image, maps
+            if swap and annotated is not None:  # what is known of the left side is now known of the right one
+                annotated = _swapped_columns(annotated, samples, swap)
+    return image, maps, annotated
 
 
 def blur(rows: Tensor, sigmas: Tensor) -> Tensor:
@@ -313,6 +321,16 @@ def swapped(label: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     for left, right in pairs:
         out[label == left] = right
         out[label == right] = left
+    return out
+
+
+def _swapped_columns(table: Tensor, rows: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """A table `(n, classes)` with the two columns of every pair exchanged in some of its rows."""
+    order = torch.arange(table.shape[1])
+    for left, right in pairs:
+        order[left], order[right] = right, left
+    out = table.clone()
+    out[rows] = table[rows][:, order]
     return out
 
 

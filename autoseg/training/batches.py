@@ -132,7 +132,8 @@ class Batches:
 
             image = reference_augmentation.augment(image, settings=settings, generator=generator)
             settings = reference_augmentation.mirroring_only(settings)
-        image, maps = augmentation.augment(
+        numbers = [case for case, _, _ in read]
+        image, maps, annotated = augmentation.augment(
             image,
             maps,
             settings=settings,
@@ -140,6 +141,7 @@ class Batches:
             mirror_axes=self._mirror_axes,
             swap_axis=plan.swap_axis,
             pairs=plan.labels.paired_classes,
+            annotated=None if self._annotated is None else self._annotated[numbers],
         )
         for channel in self._masked_channels:  # nothing but zero was there before noise and warping
             image[:, channel].mul_(maps[0] >= 0)
@@ -147,11 +149,10 @@ class Batches:
             extra = cascade.one_hot(maps[1], len(plan.labels.labels))
             extra = cascade.disturb(extra, settings=self._settings.cascade, generator=generator)
             image = torch.cat((image, extra), dim=1)
-        numbers = [case for case, _, _ in read]
         return Batch(
             image=image,
             target=maps[0].long().clamp_(min=0),  # beyond the case lies background
-            annotated=None if self._annotated is None else self._annotated[numbers].to(self._device),
+            annotated=None if annotated is None else annotated.to(self._device),
             cases=tuple(self._cases[number].name for number in numbers),
         )
 

@@ -179,7 +179,7 @@ def test_the_same_generator_state_gives_the_same_batch_and_another_a_different_o
 def test_nothing_drawn_leaves_the_batch_as_it_is_and_the_input_is_never_changed(batch):
     image, label = batch
     before = image.clone(), label.clone()
-    out, maps = augment(image, [label], settings=NOTHING, generator=generator_for(0), mirror_axes=(0, 1, 2))
+    out, maps, _ = augment(image, [label], settings=NOTHING, generator=generator_for(0), mirror_axes=(0, 1, 2))
     assert torch.equal(out, image) and torch.equal(maps[0], label)
     augment(image, [label], settings=replace(REFERENCE, noise=1.0, brightness=1.0), generator=generator_for(0), mirror_axes=(0, 1, 2))
     assert torch.equal(image, before[0]) and torch.equal(label, before[1])
@@ -203,7 +203,7 @@ def test_each_transform_touches_the_samples_it_is_drawn_for_and_no_label(batch, 
 
 def test_noise_has_the_drawn_standard_deviation_in_all_channels():
     image = torch.zeros(2, 2, 16, 20, 18)
-    noisy, _ = augment(image, [], settings=replace(NOTHING, noise=1.0, noise_sigma=(0.08, 0.08)), generator=generator_for(0))
+    noisy, *_ = augment(image, [], settings=replace(NOTHING, noise=1.0, noise_sigma=(0.08, 0.08)), generator=generator_for(0))
     assert noisy.std(dim=(2, 3, 4)).tolist() == [pytest.approx([0.08, 0.08], rel=0.05)] * 2
 
 
@@ -232,7 +232,9 @@ def test_mirroring_flips_image_and_labels_together(batch):
     image = label[:, None].float().repeat(1, 2, 1, 1, 1)
     seen = set()
     for seed in range(30):
-        out, (flipped,) = augment(image, [label], settings=replace(NOTHING, mirror=0.5), generator=generator_for(seed), mirror_axes=(0, 2))
+        out, (flipped,), _ = augment(
+            image, [label], settings=replace(NOTHING, mirror=0.5), generator=generator_for(seed), mirror_axes=(0, 2)
+        )
         assert torch.equal(out[:, 0].to(torch.int16), flipped)
         for i in range(3):
             seen |= {axes for axes in ((), (0,), (2,), (0, 2), (1,)) if torch.equal(flipped[i], label[i].flip(axes))}
@@ -244,10 +246,33 @@ def test_flipping_the_left_right_axis_swaps_the_paired_labels_and_no_other_axis_
     label[..., 0], label[..., 5], label[..., 2] = 1, 2, 3  # left, right, and something in the middle
     settings = replace(NOTHING, mirror=1.0)
     image = torch.zeros(1, 1, 2, 2, 6)
-    _, (flipped,) = augment(image, [label], settings=settings, generator=generator_for(0), mirror_axes=(2,), swap_axis=2, pairs=[(1, 2)])
+    _, (flipped,), _ = augment(image, [label], settings=settings, generator=generator_for(0), mirror_axes=(2,), swap_axis=2, pairs=[(1, 2)])
     assert flipped[0, 0, 0].tolist() == [1, 0, 0, 3, 0, 2]  # class 1 stays on its side
-    _, (flipped,) = augment(image, [label], settings=settings, generator=generator_for(0), mirror_axes=(1,), swap_axis=2, pairs=[(1, 2)])
+    _, (flipped,), _ = augment(image, [label], settings=settings, generator=generator_for(0), mirror_axes=(1,), swap_axis=2, pairs=[(1, 2)])
     assert flipped[0, 0, 0].tolist() == [1, 0, 3, 0, 0, 2]
+
+
+def test_a_flipped_sample_of_a_case_with_one_side_annotated_has_the_other_side_annotated():
+    label = torch.zeros(6, 2, 2, 6, dtype=torch.int16)
+    label[..., 0], label[..., 5] = 1, 3  # left; the side of 2, right, was not annotated; 3 is in the middle
+    annotated, given = torch.tensor([[True, True, False, True]] * 6), torch.tensor([[True, True, False, True]] * 6)
+    seen = set()
+    for axis, swap_axis in ((2, 2), (1, 2)):
+        _, (flipped,), known = augment(
+            torch.zeros(6, 1, 2, 2, 6),
+            [label],
+            settings=replace(NOTHING, mirror=0.5),
+            generator=generator_for(1),
+            mirror_axes=(axis,),
+            swap_axis=swap_axis,
+            pairs=[(1, 2)],
+            annotated=annotated,
+        )
+        for sample, row in zip(flipped, known.tolist(), strict=True):
+            assert row == [True, not (sample == 2).any(), bool((sample == 2).any()), True]
+            seen.add((axis, *row))
+    assert seen == {(2, True, True, False, True), (2, True, False, True, True), (1, True, True, False, True)}
+    assert torch.equal(annotated, given)
 
 
 def test_batchgenerators_as_backend_draws_from_our_generator_alone(batch):
@@ -268,7 +293,7 @@ def test_intensity_transforms_change_images_as_much_as_those_of_batchgenerators(
 
     for name in ("blur", "brightness", "contrast", "gamma", "gamma_inverted"):
         settings = replace(NOTHING, **{name: 1.0}, channel=1.0)
-        ours, _ = augment(image, [], settings=settings, generator=generator_for(0))
+        ours, *_ = augment(image, [], settings=settings, generator=generator_for(0))
         theirs = reference_augmentation.augment(image, settings=settings, generator=generator_for(0))
         change, reference = facts(ours) - facts(image), facts(theirs) - facts(image)
         assert torch.allclose(change, reference, atol=0.06), name

@@ -109,6 +109,23 @@ def test_annotation_of_each_case_travels_with_its_samples(cases):
     assert make_batches(cases[:2], plan, configuration).batch(0).annotated is None
 
 
+@pytest.mark.parametrize("backend", ["torch", "batchgenerators"])
+def test_annotation_of_a_flipped_sample_is_that_of_its_other_side(backend):
+    labels = make_labels({"background": 0, "left": 1, "right": 2}, pairs=(("left", "right"),))
+    plan, configuration = make_plan(batch=4, labels=labels, swap_axis=2)
+    case = make_case("a", (8, 12, 10))
+    case.classes[case.classes == 2] = 0
+    case.annotated = ("left",)
+    batches = make_batches([case], plan, configuration, settings=quiet(plan, mirror=0.5, backend=backend))
+    rows = []
+    for step in range(3):
+        batch = batches.batch(step)
+        for target, row in zip(batch.target, batch.annotated.tolist(), strict=True):
+            assert row == [True, bool((target == 1).any()), bool((target == 2).any())]
+            rows.append(row)
+    assert [True, True, False] in rows and [True, False, True] in rows
+
+
 def test_both_backends_give_batches_of_one_form(cases):
     plan, configuration = make_plan()
     settings = read_settings(plan.settings, {"augmentation.mirror": 0.0})

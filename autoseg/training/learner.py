@@ -87,7 +87,7 @@ class Learner:
         return Step(loss=value, gradient_norm=norm, taken=taken)
 
     def compile(self, batch: Batch, *, wanted: str, say: Callable[[str], None]) -> None:
-        """Let the network be compiled: "on" always, "auto" where ten steps show that it works and pays, "off" never.
+        """Let the network be compiled: "on" always, "auto" where ten steps on a CUDA device show that it works and pays, "off" never.
 
         The probe computes gradients and throws them away: the weights stay as they are.
         """

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from autoseg.labels import make_labels
@@ -6,7 +7,7 @@ from autoseg.training.batches import Batches
 from autoseg.training.learner import Learner
 from autoseg.training.schedule import learning_rate
 from autoseg.training.settings import read_settings
-from tests.training.made import MadeCase, make_plan
+from tests.training.made import MadeCase, make_case, make_plan
 
 
 def two_sided_case(seed):
@@ -45,3 +46,39 @@ def test_training_that_mirrors_left_and_right_never_labels_the_wrong_side():
                 right += int(((found == case.classes) & (found > 0)).sum())
     torch.set_num_threads(threads)
     assert wrong == 0 and right > 0.95 * 3 * 8 * 200
+
+
+def one_learner(**changes):
+    plan, configuration = make_plan(patch=(8, 8, 8))
+    settings = read_settings(plan.settings, {"ema": 0, **changes})
+    common = {"plan": plan, "configuration": configuration, "settings": settings, "device": torch.device("cpu"), "seed": 0}
+    return Learner(**common), Batches([make_case("one", (9, 10, 11))], memory=1e9, **common).batch(0)
+
+
+def test_gradients_longer_than_the_clipping_norm_are_shortened_to_it():
+    weights = {}
+    for clip in (0.0, 0.01, 1e6):
+        sgd = {"optimizer.name": "sgd", "optimizer.nesterov": False, "optimizer.momentum": 0.0, "optimizer.weight_decay": 0.0}
+        learner, batch = one_learner(**sgd, **{"optimizer.clip_norm": clip})
+        before = {name: value.clone() for name, value in learner.weights().items()}
+        norm = learner.step(batch, learning_rate=1.0).gradient_norm
+        moved = torch.cat([(value - before[name]).flatten() for name, value in learner.weights().items()]).norm()
+        assert norm > 0.02, "else nothing is clipped"
+        weights[clip] = float(moved)
+        assert float(moved) == pytest.approx(0.01 if clip == 0.01 else norm, rel=1e-3)
+    assert weights[0.0] == weights[1e6]
+
+
+def test_half_precision_learns_with_a_scaled_loss_and_skips_what_overflows():
+    learner, batch = one_learner(precision="float16")
+    assert learner.precision == torch.float16 and learner.state()["scaler"]["scale"] > 1
+    steps = [learner.step(batch, learning_rate=0.003) for _ in range(12)]
+    taken = [step for step in steps if step.taken]
+    assert len(taken) == learner.steps >= 8, "a scale that is too large at first costs a few steps"
+    assert taken[-1].loss < taken[0].loss
+    assert all(bool(torch.isfinite(value).all()) for value in learner.weights().values())
+    weights, scale = {name: value.clone() for name, value in learner.weights().items()}, learner.state()["scaler"]["scale"]
+    batch.image[0, 0, 0, 0, 0] = float("inf")
+    assert not learner.step(batch, learning_rate=0.003).taken
+    assert all(torch.equal(value, weights[name]) for name, value in learner.weights().items())
+    assert learner.state()["scaler"]["scale"] < scale

@@ -123,7 +123,7 @@ def _labels_loss(
     pixel = _pixel_term(-of_target, settings)
     if settings.label_smoothing:
         share = settings.label_smoothing
-        pixel = (1 - share) * pixel - share * scores.clamp(min=-1e4).mean(dim=1)
+        pixel = (1 - share) * pixel - share * _mean_of_annotated(scores.clamp(min=-1e4), annotated)
     weight = _voxel_weights(target, valid, settings)
     total = settings.pixel_weight * _mean(pixel, weight, settings, team)
 
@@ -180,6 +180,15 @@ def _merge_unannotated(scores: Tensor, annotated: Tensor) -> Tensor:
     background[:, 0] = True
     rest = scores.masked_fill(shaped & ~background, -torch.inf).logsumexp(dim=1, keepdim=True)
     return torch.where(background, rest, scores)
+
+
+def _mean_of_annotated(scores: Tensor, annotated: Tensor | None) -> Tensor:
+    """The mean `(n, z, y, x)` over background and the classes that were annotated: smoothing says nothing of the others."""
+    if annotated is None:
+        return scores.mean(dim=1)
+    known = annotated.clone()
+    known[:, 0] = True
+    return (scores * known[:, :, None, None, None]).sum(dim=1) / known.sum(dim=1)[:, None, None, None]
 
 
 def _pixel_term(entropy: Tensor, settings: LossSettings) -> Tensor:

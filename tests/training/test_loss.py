@@ -210,6 +210,20 @@ def test_label_smoothing_and_class_weights_equal_those_of_torch(example):
     )
 
 
+def test_label_smoothing_says_nothing_of_classes_that_were_not_annotated(example):
+    logits, target = example
+    target = target.clone()
+    target[1][target[1] == 2] = 0
+    annotated = torch.tensor([[True, True, True], [True, True, False]])
+    p, expected = logits.double().softmax(1).numpy(), []
+    for i in (0, 1):
+        for z in np.ndindex(target.shape[1:]):
+            a, b, c = p[i, :, *z]
+            known = np.log([a, b, c] if i == 0 else [a + c, b])
+            expected.append(-0.8 * known[int(target[i][z])] - 0.2 * known.mean())
+    assert float(pixel_only(label_smoothing=0.2)([logits], target, annotated)) == pytest.approx(np.mean(expected), abs=1e-6)
+
+
 def test_tversky_weighs_false_positives_and_negatives(example):
     logits, target = example
     p, expected = logits.double().softmax(1), []

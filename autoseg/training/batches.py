@@ -92,6 +92,15 @@ class Batches:
         self.augmented += time.perf_counter() - begin
         return batch
 
+    @property
+    def waiting_for(self) -> str:
+        """What patches are mostly waited for, and the remedy."""
+        if self._reader is None or self.in_memory:
+            return "for processors: other programs keep them busy"
+        if self._reader.computing > 0.5:
+            return "for decompression: with more memory, or a larger memory_share, cases are kept there"
+        return "for files: keep the workspace on a faster disk"
+
     def close(self) -> None:
         """End the reading thread."""
         if self._reader is not None:
@@ -174,6 +183,12 @@ class _Reader:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._next = 0
+        self._seconds = self._processor_seconds = 0.0  # spent on reading
+
+    @property
+    def computing(self) -> float:
+        """Share of the time of reading in which a processor computed; the rest it waited for the disk."""
+        return self._processor_seconds / max(self._seconds, 1e-9)
 
     def get(self, step: int) -> Any:
         """What `read` gave for this step; the thread begins anew where it is not the next one."""
@@ -204,10 +219,13 @@ class _Reader:
 
     def _work(self, step: int) -> None:
         while not self._stop.is_set():
+            begin, processor = time.perf_counter(), time.thread_time()
             try:
                 value = self._read(step)
             except BaseException as error:  # noqa: BLE001 - handed to the thread that asks for the batch
                 value = error
+            self._seconds += time.perf_counter() - begin
+            self._processor_seconds += time.thread_time() - processor
             while not self._stop.is_set():
                 try:
                     self._queue.put((step, value), timeout=0.2)

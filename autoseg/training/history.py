@@ -1,7 +1,8 @@
 """What a run tells about itself: times, one row of figures per epoch, the files of its history.
 
 A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), seconds_per_step,
-data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for whoever draws progress, done and total.
+data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for whoever draws progress, done, total and
+waiting_for (what keeps the network waiting; None where it hardly waits).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from autoseg.workspace import Run
 
 REPORT_SECONDS = 2.0  # between two reports within an epoch
 WAITING_TOO_LONG = 0.2  # share of the time spent waiting for data from which the cause is told
+OF_PROGRESS = ("done", "total", "waiting_for")  # of a row, for whoever watches; not in the files
 
 
 class Clock:
@@ -57,6 +59,11 @@ class EpochWatch:
         return min(1.0, (self._batches.waited - self._waited) / self.seconds)
 
     @property
+    def waiting_for(self) -> str | None:
+        """The cause, where it is long."""
+        return self._batches.waiting_for if self.waiting > WAITING_TOO_LONG else None
+
+    @property
     def augmenting(self) -> float:
         """Share of the epoch spent on warping and augmentation."""
         return min(1.0, (self._batches.augmented - self._augmented) / self.seconds)
@@ -88,17 +95,17 @@ def row_of(
         "time_left": budget.time_left(step=step, elapsed=elapsed, seconds_per_step=seconds_per_step),
         "done": int(1000 * share) if budget.seconds is not None else step,
         "total": 1000 if budget.seconds is not None else budget.steps,
+        "waiting_for": watch.waiting_for,
     }
 
 
 def line(row: Mapping[str, Any]) -> str:
     """One line about a row of figures, for people."""
-    slow = row["data_wait"] > WAITING_TOO_LONG
     parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}" if row["loss"] is not None else "loss -"]
     if row["validation_dice"] is not None:
         parts.append(f"Dice {row['validation_dice']:.3f}")
     parts.append(f"{row['seconds_per_step']:.3g} s/step")
-    parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (" (for files: keep the workspace on a faster disk)" if slow else ""))
+    parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (f" ({row['waiting_for']})" if row["waiting_for"] else ""))
     parts.append(f"{row['memory'] / 1e9:.1f} GB")
     parts.append(f"{clock_text(row['time_left'])} left")
     return ", ".join(parts)
@@ -119,7 +126,7 @@ def memory_in_use(device: torch.device) -> int:
 
 def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
     """`history.jsonl` and `history.csv`, whole, a row per epoch."""
-    rows = [{name: value for name, value in row.items() if name not in ("done", "total")} for row in history]
+    rows = [{name: value for name, value in row.items() if name not in OF_PROGRESS} for row in history]
     if not rows:
         return
     files.write_text(run.history_jsonl, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,9 @@ import torch
 
 from autoseg.labels import make_labels
 from autoseg.training.batches import Batches
+from autoseg.training.history import Clock, EpochWatch, line, row_of
 from autoseg.training.reference_augmentation import mirroring_only
+from autoseg.training.schedule import Budget
 from autoseg.training.settings import read_settings
 from tests.training.made import make_case, make_plan
 
@@ -64,6 +67,34 @@ def test_an_error_of_the_reading_thread_is_raised_where_the_batch_is_asked_for(c
     with pytest.raises(OSError, match="the disk is gone"):
         batches.batch(0)
     batches.close()
+
+
+@pytest.mark.parametrize(("slow", "cause"), [("disk", "for files"), ("processor", "for decompression"), (None, "for processors")])
+def test_what_the_network_waits_for_is_named(cases, slow, cause):
+    plan, configuration = make_plan()
+    whole = type(cases[0]).image
+
+    def late(self, slices=None):
+        if slow == "disk":
+            time.sleep(0.02)
+        end = time.thread_time() + 0.02
+        while slow == "processor" and time.thread_time() < end:
+            pass
+        return whole(self, slices)
+
+    for case in cases:
+        case.image = late.__get__(case)
+    batches = make_batches(cases, plan, configuration, memory=1e9 if slow is None else 0)
+    watch = EpochWatch(Clock(0.0), batches)
+    for step in range(3):
+        batches.batch(step)
+    batches.close()
+    assert batches.waiting_for.startswith(cause)
+    if slow:
+        assert watch.waiting > 0.2 and watch.waiting_for == batches.waiting_for
+        row = row_of(epoch=1, step=3, losses=[1.0], watch=watch, budget=Budget(steps=9), share=0.3, device=torch.device("cpu"))
+        assert f"({batches.waiting_for})" in line(row)
+        assert "(" not in line(row | {"waiting_for": None})
 
 
 def test_masked_channels_stay_zero_outside_the_mask_and_others_do_not():

@@ -17,6 +17,8 @@ from autoseg.labels import Labels
 from autoseg.training.settings import LossSettings
 from autoseg.training.team import ALONE, Team
 
+LEAST_ERROR = 2.0**-24  # the smallest float32 above 0 that 1 - p can be
+
 Loss = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]
 
 
@@ -193,7 +195,8 @@ def _mean_of_annotated(scores: Tensor, annotated: Tensor | None) -> Tensor:
 
 def _pixel_term(entropy: Tensor, settings: LossSettings) -> Tensor:
     if settings.pixel == "focal":  # Lin et al. 2017, arXiv:1708.02002
-        return (1 - (-entropy).exp()) ** settings.focal_gamma * entropy
+        error = (1 - (-entropy).exp()).clamp(min=LEAST_ERROR)  # rounded, it may be 0 or less: a root has no gradient there
+        return error**settings.focal_gamma * entropy
     return entropy
 
 

@@ -193,6 +193,21 @@ def test_focal_loss_weighs_each_voxel_by_its_error(example):
     assert float(pixel_only(pixel="focal")([logits], target, None)) == pytest.approx(float(expected), abs=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("annotated", [None, torch.tensor([[True, True, False]])])
+def test_focal_loss_of_a_voxel_beyond_doubt_has_a_finite_gradient(gamma, annotated):
+    logits = 12 * torch.randn(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = torch.zeros(1, 8, 16, 16, dtype=torch.long)
+    logits.requires_grad_()
+    value = pixel_only(pixel="focal", focal_gamma=gamma)([logits], target, annotated)
+    value.backward()
+    assert torch.isfinite(value.detach()) and torch.isfinite(logits.grad).all()
+    scores = logits.detach().double().log_softmax(1)
+    entropy = -(scores[:, 0] if annotated is None else scores[:, ::2].logsumexp(1)).clamp(max=0)
+    expected = (-torch.expm1(-entropy)) ** gamma * entropy
+    assert float(value.detach()) == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
 def test_top_k_keeps_the_worst_voxels(example):
     logits, target = example
     entropy = np.sort(-logits.double().log_softmax(1).gather(1, target[:, None]).numpy().ravel())[::-1]

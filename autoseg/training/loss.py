@@ -99,9 +99,12 @@ def boundary_weights(target: Tensor, *, weight: float, sigma: float) -> Tensor:
         components, count = ndimage.label(sample > 0)
         extra = np.zeros(sample.shape, dtype=np.float32)
         if count > 1:
-            distances = np.stack([ndimage.distance_transform_edt(components != i) for i in range(1, count + 1)])
-            nearest = np.partition(distances, 1, axis=0)[:2].sum(axis=0)
-            extra = np.where(sample > 0, 0, weight * np.exp(-(nearest**2) / (2 * sigma**2))).astype(np.float32)
+            first, second = np.full((2, *sample.shape), np.inf, dtype=np.float32)  # the two smallest distances so far
+            for i in range(1, count + 1):
+                distance = ndimage.distance_transform_edt(components != i).astype(np.float32)
+                np.minimum(second, np.maximum(first, distance), out=second)
+                np.minimum(first, distance, out=first)
+            extra = np.where(sample > 0, 0, weight * np.exp(-((first + second) ** 2) / (2 * sigma**2))).astype(np.float32)
         maps.append(1 + extra)
     return torch.from_numpy(np.stack(maps)).to(target.device)
 

@@ -1,9 +1,11 @@
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from autoseg import presets
 from autoseg.labels import make_labels
@@ -261,3 +263,57 @@ def test_weight_map_is_highest_where_two_structures_nearly_touch():
     distances = (2.0, 1.0)  # the voxel (3, 4) to each structure: 1 to the left one, 2 to the right one
     assert float(weights[3, 4]) == pytest.approx(1 + 10 * np.exp(-(sum(distances) ** 2) / 8), rel=1e-5)
     assert float(weights[3, 2]) == 1 and float(weights[3, 4]) > float(weights[3, 11])
+
+
+def slow_boundary_weights(target, *, weight, sigma):
+    """All distances at once, each of a voxel to every voxel of a component."""
+    out = np.ones(target.shape)
+    for i, sample in enumerate(target):
+        components, count = ndimage.label(sample > 0)
+        for voxel in np.argwhere(sample == 0) if count > 1 else ():
+            reach = [np.sqrt(((np.argwhere(components == c) - voxel) ** 2).sum(axis=1).min()) for c in range(1, count + 1)]
+            out[(i, *voxel)] += weight * np.exp(-(sum(sorted(reach)[:2]) ** 2) / (2 * sigma**2))
+    return out
+
+
+@pytest.fixture
+def scattered():
+    """Samples with many components, with one, and with none."""
+    target = np.random.default_rng(7).choice(3, p=[0.9, 0.06, 0.04], size=(3, 4, 7, 9))
+    target[1] = target[2] = 0
+    target[1, 1:3, 2:4, 3] = 2
+    return torch.tensor(target)
+
+
+def test_weight_map_equals_that_of_all_distances_at_once(scattered):
+    expected = slow_boundary_weights(scattered.numpy(), weight=10.0, sigma=2.0)
+    assert boundary_weights(scattered, weight=10.0, sigma=2.0).numpy() == pytest.approx(expected, rel=1e-5)
+    assert expected[0].max() > 5 and expected[1:].max() == 1
+
+
+def test_memory_of_the_weight_map_does_not_grow_with_the_structures():
+    peaks = []
+    for count in (2, 40):
+        target = torch.zeros(1, 20, 24, 22, dtype=torch.long)
+        for y, x in [(y, x) for y in range(1, 24, 3) for x in range(1, 22, 3)][:count]:
+            target[0, 1, y, x] = 1
+        tracemalloc.start()
+        boundary_weights(target, weight=10.0, sigma=2.0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_entropy_is_weighted_where_structures_nearly_touch(scattered):
+    logits = torch.tensor(np.random.default_rng(8).normal(size=(3, 3, 4, 7, 9)), dtype=torch.float32)
+    weights = slow_boundary_weights(scattered.numpy(), weight=10.0, sigma=2.0)
+    p = logits.double().softmax(1).numpy()
+    entropy = [-np.log(p[i, int(scattered[i][tuple(z)]), *z]) for i, *z in np.ndindex(weights.shape)]
+    value = pixel_only(boundary_weight=10.0, boundary_sigma=2.0)([logits], scattered, None)
+    assert float(value) == pytest.approx((entropy * weights.ravel()).sum() / weights.sum(), rel=1e-5)
+    ignored = np.random.default_rng(9).random(weights.shape) < 0.3
+    settings = replace(SETTINGS, overlap_weight=0.0, boundary_weight=10.0, boundary_sigma=2.0, class_weights=(0.2, 1.0, 3.0))
+    value = make_loss(IGNORING, batch_dice=True, settings=settings)([logits], scattered.masked_fill(torch.tensor(ignored), 3), None)
+    seen = scattered.numpy() * ~ignored  # what is ignored is no structure
+    weights = slow_boundary_weights(seen, weight=10.0, sigma=2.0) * np.array([0.2, 1.0, 3.0])[seen] * ~ignored
+    assert float(value) == pytest.approx((entropy * weights.ravel()).sum() / weights.sum(), rel=1e-5)

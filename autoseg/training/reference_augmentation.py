@@ -1,7 +1,8 @@
 """batchgenerators as the backend of the intensity transforms: `--set augmentation.backend=batchgenerators`.
 
 Spatial transforms and mirroring stay with `augmentation`, which knows about labels, left and right. batchgenerators works on
-the CPU and draws from the global generators of Python and numpy, which are seeded for the call and put back afterwards.
+the CPU and draws from the global generators of Python and numpy, which are seeded for the call and put back afterwards. Two things
+stay its own: brightness is uniform over its range instead of half below 1, half above, and the kernel of the blur is longer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import SettingsError
+from autoseg.training.augmentation import in_plane_only
 from autoseg.training.settings import AugmentationSettings
 
 
@@ -26,10 +28,10 @@ def augment(image: Tensor, *, settings: AugmentationSettings, generator: torch.G
     ------
     SettingsError : batchgenerators is not installed
     """
-    transforms = _transforms(settings)
     device = image.device
     array = image.cpu().numpy().copy()
     planar = array.shape[2] == 1
+    transforms = _transforms(settings, thick_slices=not planar and in_plane_only(tuple(image.shape[2:]), settings))
     data = {"data": array[:, :, 0] if planar else array}
     with _seeded(int(torch.randint(1 << 31, (), generator=generator))):
         for transform in transforms:
@@ -45,7 +47,7 @@ def mirroring_only(settings: AugmentationSettings) -> AugmentationSettings:
     )
 
 
-def _transforms(s: AugmentationSettings) -> list:  # type: ignore[type-arg]
+def _transforms(s: AugmentationSettings, *, thick_slices: bool) -> list:  # type: ignore[type-arg]
     try:
         from batchgenerators.transforms.color_transforms import (
             BrightnessMultiplicativeTransform,
@@ -62,7 +64,9 @@ def _transforms(s: AugmentationSettings) -> list:  # type: ignore[type-arg]
         ) from None
     return [
         GaussianNoiseTransform(noise_variance=s.noise_sigma, p_per_sample=s.noise),
-        GaussianBlurTransform(s.blur_sigma, different_sigma_per_channel=True, p_per_sample=s.blur, p_per_channel=s.channel),
+        GaussianBlurTransform(
+            s.blur_sigma, different_sigma_per_channel=True, different_sigma_per_axis=True, p_per_sample=s.blur, p_per_channel=s.channel
+        ),
         BrightnessMultiplicativeTransform(multiplier_range=s.brightness_range, p_per_sample=s.brightness),
         ContrastAugmentationTransform(contrast_range=s.contrast_range, p_per_sample=s.contrast),
         SimulateLowResolutionTransform(
@@ -70,8 +74,9 @@ def _transforms(s: AugmentationSettings) -> list:  # type: ignore[type-arg]
             per_channel=True,
             p_per_channel=s.channel,
             order_downsample=0,
-            order_upsample=3,
+            order_upsample=1,
             p_per_sample=s.low_resolution,
+            ignore_axes=(0,) if thick_slices else None,
         ),
         GammaTransform(s.gamma_range, True, True, retain_stats=True, p_per_sample=s.gamma_inverted),
         GammaTransform(s.gamma_range, False, True, retain_stats=True, p_per_sample=s.gamma),

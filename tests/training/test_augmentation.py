@@ -283,6 +283,24 @@ def test_batchgenerators_as_backend_draws_from_our_generator_alone(batch):
     assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
 
 
+@pytest.mark.parametrize("shape", [(1, 15, 21), (4, 15, 21), (9, 15, 13)])  # planar, thick slices, neither
+def test_low_resolution_of_batchgenerators_is_ours(shape):
+    image = torch.tensor(np.random.default_rng(4).normal(size=(2, 2, *shape)), dtype=torch.float32)
+    settings = replace(NOTHING, low_resolution=1.0, channel=1.0, low_resolution_range=(0.59, 0.59))
+    ours, *_ = augment(image, [], settings=settings, generator=generator_for(0))
+    theirs = reference_augmentation.augment(image, settings=settings, generator=generator_for(0))
+    assert not torch.equal(ours, image) and torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_blur_of_batchgenerators_has_its_own_sigma_per_axis():
+    image = torch.zeros(8, 1, 9, 9, 9)
+    image[:, 0, 4, 4, 4] = 1
+    settings = replace(NOTHING, blur=1.0, channel=1.0)
+    for blurred in reference_augmentation.augment(image, settings=settings, generator=generator_for(0))[:, 0]:
+        beside = (float(blurred[5, 4, 4]), float(blurred[4, 5, 4]), float(blurred[4, 4, 5]))
+        assert max(beside) > 1.001 * min(beside)
+
+
 def test_intensity_transforms_change_images_as_much_as_those_of_batchgenerators():
     """Mean, spread and smoothness of many augmented images agree between the two backends, transform by transform."""
     rng = np.random.default_rng(1)

@@ -30,8 +30,9 @@ def augment(image: Tensor, *, settings: AugmentationSettings, generator: torch.G
     """
     device = image.device
     array = image.cpu().numpy().copy()
-    planar = array.shape[2] == 1
-    transforms = _transforms(settings, thick_slices=not planar and in_plane_only(tuple(image.shape[2:]), settings))
+    z, y, x = image.shape[2:]
+    planar = z == 1
+    transforms = _transforms(settings, thick_slices=not planar and in_plane_only((z, y, x), settings))
     data = {"data": array[:, :, 0] if planar else array}
     with _seeded(int(torch.randint(1 << 31, (), generator=generator))):
         for transform in transforms:

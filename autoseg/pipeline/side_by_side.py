@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +23,7 @@ LAST_LINES = 12  # of a fold that failed, kept for the message
 _PROGRAM = "import sys; from autoseg.pipeline import side_by_side; side_by_side.follow(); from autoseg.cli import main; sys.exit(main())"
 
 
-def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str], listener: Listener) -> None:
+def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str], listener: Listener, started: float | None = None) -> None:
     """Run the command of every fold, as many at once as there are devices.
 
     Parameters
@@ -30,13 +31,15 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
     commands : fold -> arguments of `autoseg`, the device apart
     devices : each has one fold at a time
     listener : gets every line that the commands print
+    started : `time.monotonic()` from which the time budgets of the folds that begin first count; None: now
 
     Raises
     ------
     TrainingFailed : some folds ended with an error; the others are finished. The last lines that they printed are in its details
     Interrupted : some folds were stopped from outside
     """
-    waiting = list(commands)
+    waiting, first = list(commands), list(commands)[: len(devices)]
+    spent = 0.0 if started is None else time.monotonic() - started
     free, running = list(devices), dict[int, tuple[str, subprocess.Popen[str]]]()
     lines: queue.Queue[tuple[int, str | None]] = queue.Queue()  # of which fold; None: it has ended
     last: dict[int, deque[str]] = {fold: deque(maxlen=LAST_LINES) for fold in commands}
@@ -47,6 +50,7 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
                 fold, device = waiting.pop(0), free.pop(0)
                 listener.say(f"fold {fold} on {device}")
                 sharing = ["--device", device, "--beside", str(len(devices))]
+                sharing += ["--spent", f"{spent:f}"] if fold in first else []
                 running[fold] = device, _start([*commands[fold], *sharing], fold, lines, shared_by=len(devices))
             fold, line = lines.get()
             if line is not None:

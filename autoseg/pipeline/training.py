@@ -33,8 +33,6 @@ from autoseg.training import tensorboard as board
 from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
 
-SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
-
 
 def train(
     root: Path | str | Workspace,
@@ -62,12 +60,14 @@ def train(
     ----------
     configuration : "2d", "3d_lowres", "3d_fullres", "3d_cascade" or "all"; by default the plan's own 3D one
     fold : one fold; by default all
-    epochs, time_budget : length of one fold's training; the budget is in seconds and includes its validation
+    epochs, time_budget : length of one fold's training; the budget is in seconds and includes what is prepared before it and its
+        validation, but not what `select` does when all folds are there
     settings : training settings that replace those of the plan, by their dotted names
     tensorboard : also write TensorBoard's event files; needs the extra of that name
     beside : folds that are trained on this machine at the same time, each by a call of its own: they share its memory, and who
         started them selects at the end
-    started : `time.monotonic()` of the moment from which the first fold's time budget counts
+    started : `time.monotonic()` of the moment from which the first fold's time budget counts; None: now. That of each later fold
+        counts from the end of the fold before it
 
     Returns
     -------
@@ -78,6 +78,7 @@ def train(
     InputError : the workspace, the data or a setting is at fault; before anything long begins where that can be known
     Interrupted : stopped; the same command resumes
     """
+    started = time.monotonic() if started is None else started
     listener = listener or Logged()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
@@ -102,8 +103,8 @@ def train(
         _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
-            results |= _train_configuration(work, name, _folds(splits, fold), started)
-            started = None
+            results |= _train_configuration(work, name, _folds(splits, fold), started=started)
+            started = time.monotonic()
         if team.leads and beside == 1:
             try:
                 select(workspace, listener=listener)
@@ -153,8 +154,13 @@ def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> No
     validation.check_memory(replace(work.plan, configurations=shared), new, machine=offered, footprint=footprint)
 
 
-def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: float | None) -> dict[str, Any]:
-    """Folds of one configuration; those of the stage before it first, where they are missing."""
+def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, started: float) -> dict[str, Any]:
+    """Folds of one configuration; those of the stage before it first, where they are missing.
+
+    Parameters
+    ----------
+    started : `time.monotonic()` from which the time budget of the fold that is trained first counts
+    """
     configuration = work.plan.configuration(name)
     if work.team.leads:
         _prepare(work, configuration)
@@ -166,12 +172,13 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: 
             work.listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
         work.team.wait()
         if missing:
-            _train_configuration(before, stage, missing, None)
-            started = None
+            _train_configuration(before, stage, missing, started=started)
+            started = time.monotonic()
     results = {}
     if len(folds) > 1 and len(work.devices) > 1:
         machine.release()
-        side_by_side.train_folds({k: _command(work, name, k) for k in folds}, devices=work.devices, listener=work.listener)
+        commands = {k: _command(work, name, k) for k in folds}
+        side_by_side.train_folds(commands, devices=work.devices, started=started, listener=work.listener)
         return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
@@ -179,8 +186,8 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], started: 
             if work.overwrite and work.team.leads:
                 files.empty_folder(run.root)
             work.team.wait()
-            results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k, budget=_budget(work.time_budget, started))
-        started = None
+            results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k, started=started)
+        started = time.monotonic()
     return results
 
 
@@ -262,14 +269,6 @@ def _require_out_of_fold(splits: Sequence[Mapping[str, Sequence[str]]], dataset:
         )
 
 
-def _budget(time_budget: float | None, started: float | None) -> float | None:
-    """What is left of a fold's budget after the preparation, never less than a fair share of it."""
-    if time_budget is None:
-        return None
-    spent = 0.0 if started is None else time.monotonic() - started
-    return max(time_budget - spent, SHORTEST_SHARE * time_budget)
-
-
 def cache_name(configuration: Configuration) -> str:
     """The cascade's second stage learns from the very arrays of the full resolution."""
     return "3d_fullres" if configuration.name == "3d_cascade" else configuration.name
@@ -298,7 +297,7 @@ def _prepare(work: _Work, configuration: Configuration) -> None:
     )
 
 
-def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget: float | None) -> dict[str, Any]:
+def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started: float) -> dict[str, Any]:
     """Train one fold to its end and validate it; the summary is the leader's, of others it is empty."""
     workspace, dataset, plan, device, listener = work.workspace, work.dataset, work.plan, work.device, work.listener
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
@@ -316,8 +315,8 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, budget:
         device=device,
         seed=work.seed,
         epochs=work.epochs,
-        time_budget=budget,
-        asked_budget=work.time_budget,
+        time_budget=work.time_budget,
+        started=started,
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
 RAMP_STEPS = 200  # over which the rate rises again when a finished run is made longer
 PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
+SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
 
 Validate = Callable[[nn.Module, Sequence[Any]], float]
 
@@ -57,8 +59,8 @@ class TrainingTask:
     device: str = "cpu"
     seed: int = 0
     epochs: int | None = None
-    time_budget: float | None = None  # s, final validation included
-    asked_budget: float | None = None  # s, as the user asked, of which preparation took a part; None: `time_budget`
+    time_budget: float | None = None  # s, preparation and final validation included
+    started: float | None = None  # `time.monotonic()` when work on this fold began: from then on a time budget runs. None: now
     deterministic: bool = False
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
@@ -72,12 +74,12 @@ class Progress:
     """How far a run is. All of it is kept in the state and comes back when resuming."""
 
     step: int = 0
-    elapsed: float = 0.0  # s of training, validation in between included
+    elapsed: float = 0.0  # s of training, validation in between included; of a time budget also those of preparation
     epoch: int = 0
     finished: bool = False
     skipped: int = 0  # steps in a row without finite numbers
     asked_steps: int | None = None  # length of the run when it was finished
-    asked_seconds: float | None = None  # as the user asked
+    asked_seconds: float | None = None
     extended_at: int | None = None  # step from which a finished run was made longer
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
@@ -193,7 +195,7 @@ def _run(
     say: Callable[[str], None],
 ) -> None:
     """All steps that are left. The page to read."""
-    clock = Clock(progress.elapsed)
+    clock = Clock(progress.elapsed + _preparation(task))
     watch = EpochWatch(clock, batches)
     subset = validation_subset(task.validation_cases, settings.validation_cases) if task.team.leads else ()
     budget = _budget(task, settings, progress)
@@ -237,7 +239,7 @@ def _run(
         watch = EpochWatch(clock, batches)
     if progress.epoch_losses:
         progress.history.append(_row(progress, watch, budget, learner, 1.0))
-    progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, _asked_seconds(task, budget)
+    progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, budget.seconds
     _save(task, learner, progress, clock)
     if task.team.leads:
         write_history(task.run, progress.history)
@@ -259,11 +261,11 @@ def _budget(task: TrainingTask, settings: TrainingSettings, progress: Progress) 
     return Budget(steps=(task.epochs or settings.epochs) * settings.steps_per_epoch)
 
 
-def _asked_seconds(task: TrainingTask, budget: Budget) -> float | None:
-    """What the user asked for: the same from call to call, while what preparation leaves of it varies."""
-    if budget.seconds is None or task.asked_budget is None:
-        return budget.seconds
-    return task.asked_budget
+def _preparation(task: TrainingTask) -> float:
+    """Seconds of a time budget that went before the first step of this call: they count, but leave the training a fair share."""
+    if task.started is None or task.time_budget is None or task.epochs is not None:
+        return 0.0
+    return min(time.monotonic() - task.started, (1 - SHORTEST_SHARE) * task.time_budget)
 
 
 def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share: float) -> float:
@@ -460,8 +462,7 @@ def _extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, 
     if not progress.finished:
         return
     budget = _budget(task, settings, progress)
-    asked = _asked_seconds(task, budget)
-    longer = asked is not None and progress.asked_seconds is not None and asked >= 1.5 * progress.asked_seconds
+    longer = budget.seconds is not None and progress.asked_seconds is not None and budget.seconds >= 1.5 * progress.asked_seconds
     longer = longer and budget.progress(step=progress.step, elapsed=progress.elapsed) < 1
     more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
     if longer or more:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -58,6 +59,18 @@ def test_a_fold_that_fails_is_named_and_the_others_finish(workspace):
     assert "fold 0: exit code 3" in str(failed.value)
     assert "no such file" in failed.value.details["fold 0"] and "nowhere" in str(failed.value)
     assert sum("Usage: autoseg train" in line for line in heard.said) == 2
+
+
+def test_what_was_prepared_before_counts_for_the_folds_that_begin_first(monkeypatch):
+    begun, start = {}, side_by_side._start
+
+    def spy(arguments, fold, lines, *, shared_by):
+        begun[fold] = float(arguments[arguments.index("--spent") + 1]) if "--spent" in arguments else None
+        return start(["--version"], fold, lines, shared_by=shared_by)
+
+    monkeypatch.setattr(side_by_side, "_start", spy)
+    side_by_side.train_folds({k: ["train"] for k in range(3)}, devices=("cpu", "cpu"), started=time.monotonic() - 40, listener=Heard())
+    assert begun == {0: pytest.approx(40, abs=1), 1: pytest.approx(40, abs=1), 2: None}
 
 
 def test_a_fold_stops_when_the_process_that_started_it_is_gone():

@@ -240,12 +240,47 @@ def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validat
     assert 0 <= rows[-1]["time_left"] < 4
 
 
+@pytest.mark.parametrize(("before", "left"), [(0, 20), (7, 13), (15, 10)])
+def test_preparation_counts_for_a_time_budget_but_leaves_half_of_it_to_the_training(cases, tmp_path, monkeypatch, before, left):
+    """On a clock of its own: a step takes 1 s, validation none, 2.5 s are kept back for the final one."""
+    steps = seconds_per_step(monkeypatch, 1.0)
+    begun = time.monotonic() - before
+    task = make_task(cases, tmp_path, epochs=None, time_budget=20.0, started=begun, deterministic=False)
+    train(task, validate=lambda network, some: 0.5)
+    assert left - 3 <= steps[0] <= left - 1
+    elapsed = json.loads(task.run.description.read_text())["seconds"]
+    assert elapsed == pytest.approx(min(before, 10) + steps[0], abs=0.5)
+    # counts for a run that goes on, too: what was used before, and this
+    state = checkpoint.load_state(task.run.state)
+    state["progress"] |= {"finished": False, "elapsed": 8.0}
+    checkpoint.save_state(task.run.state, state)
+    steps[0] = 0
+    train(replace(task, started=time.monotonic() - before), validate=lambda network, some: 0.5)
+    assert steps[0] == pytest.approx(max(0, 12 - 2 - min(before, 10)), abs=1.0)
+
+
+def seconds_per_step(monkeypatch, seconds):
+    """The number of steps, in a list; none learns anything, and a clock of their own is moved by them alone."""
+    from autoseg.training import history
+    from autoseg.training.learner import Learner
+
+    now, steps = [100.0], [0]
+
+    def step(self, batch, *, learning_rate):
+        now[0] += seconds
+        steps[0] += 1
+        return Step(loss=0.0, gradient_norm=0.0, taken=True)
+
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "step", step)
+    return steps
+
+
 @pytest.mark.parametrize(
     ("first", "then", "longer"),
     [
-        ({"time_budget": 12.0, "asked_budget": 24.0}, {"time_budget": 24.0, "asked_budget": 24.0}, False),  # preparation took half of it
-        ({"time_budget": 12.0, "asked_budget": 24.0}, {"time_budget": 40.0, "asked_budget": 40.0}, True),
-        ({"time_budget": 24.0, "asked_budget": 24.0}, {"time_budget": 20.0, "asked_budget": 40.0}, False),  # of which nothing is left
+        ({"time_budget": 24.0, "prepared": 12.0}, {"time_budget": 24.0}, False),
+        ({"time_budget": 24.0, "prepared": 12.0}, {"time_budget": 40.0}, True),
         ({"time_budget": 12.0}, {"time_budget": 12.0}, False),
         ({"time_budget": 12.0}, {"time_budget": 24.0}, True),
     ],
@@ -265,6 +300,9 @@ def test_a_finished_time_budget_is_made_longer_only_where_more_is_asked_for(case
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Learner, "step", step)
     common = {"epochs": None, "deterministic": False}
+    if "prepared" in first:
+        first = {**first, "started": time.monotonic() - first["prepared"]}
+        del first["prepared"]
     train(make_task(cases, tmp_path, **common, **first), validate=lambda network, some: 0.5)
     before, said = len(steps), []
     train(make_task(cases, tmp_path, **common, **then), validate=lambda network, some: 0.5, say=said.append)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -31,14 +34,17 @@ class Interruption:
             self._abandonable = False  # a second signal must not cut short what is put right after the first
             raise StopRequested(self.name)
 
-    @contextlib.contextmanager
-    def abandonable(self) -> Iterator[None]:
-        """Work that is not missed when it is cut short: validation during training."""
-        self._abandonable = True
+    def abandonable(self, work: Callable[[], T]) -> T | None:
+        """What `work` gives; it must not be missed when it is cut short, as validation during training.
+
+        `None` after a signal, at whatever place of the work it comes: the loop finds its `name`. What came before, while something
+        else could not be cut short, counts as well, and then the work is not begun.
+        """
         try:
-            yield
+            self._abandonable = True
+            return work() if self.name is None else None
         except StopRequested:
-            pass  # `name` tells the loop
+            return None
         finally:
             self._abandonable = False
 

@@ -132,21 +132,16 @@ def train(
             return learner.averaged.eval()
         for change in changed:
             say(change)
-        batches = Batches(
-            task.train_cases,
-            plan=task.plan,
-            configuration=task.configuration,
-            settings=settings,
-            seed=task.seed,
-            device=device,
-            memory=settings.memory_share * workers.free_memory() / (task.team.beside * task.beside),
-            previous=task.previous,
-            team=task.team,
-        )
+        batches = interruption.abandonable(lambda: _batches(task, settings, device))  # which reads all cases that fit into memory
+        if batches is None:
+            raise _interrupted(task, interruption.name, found=f"{progress.step} steps done")
         try:
             _run(task, settings, learner, batches, progress, interruption, validate=validate, report=report, draw=draw, say=say)
         finally:
             batches.close()
+        _, stopped_by = task.team.agree(1.0, interruption.name)
+        if stopped_by:  # too late for a step: what comes after training is not begun
+            raise _interrupted(task, stopped_by, found=f"{progress.step} steps done, saved")
         return learner.averaged.eval()
 
 
@@ -181,6 +176,20 @@ def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, 
     return whole | {name: _completed(whole[name], base[name]) for name in tables}
 
 
+def _batches(task: TrainingTask, settings: TrainingSettings, device: torch.device) -> Batches:
+    return Batches(
+        task.train_cases,
+        plan=task.plan,
+        configuration=task.configuration,
+        settings=settings,
+        seed=task.seed,
+        device=device,
+        memory=settings.memory_share * workers.free_memory() / (task.team.beside * task.beside),
+        previous=task.previous,
+        team=task.team,
+    )
+
+
 def _run(
     task: TrainingTask,
     settings: TrainingSettings,
@@ -201,16 +210,19 @@ def _run(
     budget = _budget(task, settings, progress)
     saved = clock.now()
     if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
-        with interruption.abandonable() if task.team.size == 1 else contextlib.nullcontext():  # together or not at all
+        if task.team.size == 1:
+            interruption.abandonable(lambda: _probe(learner, batches.batch(0), settings, say))
+        else:  # together or not at all
             _probe(learner, batches.batch(0), settings, say)
     if settings.compile != "off" and not task.deterministic and task.team.size == 1:  # each of several would decide for itself
-        learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say)
+        interruption.abandonable(lambda: learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say))
     while True:
         share, stopped_by = task.team.agree(budget.progress(step=progress.step, elapsed=clock.now()), interruption.name)
+        if stopped_by:
+            _save(task, learner, progress, clock)
+            raise _interrupted(task, stopped_by, found=f"{progress.step} steps done, saved")
         if share >= 1:
             break
-        if stopped_by:
-            _stop(task, learner, progress, clock, stopped_by)
         batch = batches.batch(progress.step)
         step = learner.step(batch, learning_rate=_rate(settings, budget, progress, share))
         _note(step, batch, progress, settings, say)
@@ -222,8 +234,7 @@ def _run(
             continue
         row = _row(progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
         if subset and _validation_is_due(progress, settings, clock):
-            with interruption.abandonable():
-                row["validation_dice"] = _measured(validate, learner, subset, task, progress, clock)
+            row["validation_dice"] = interruption.abandonable(lambda: _measured(validate, learner, subset, task, progress, clock))
             budget = _budget(task, settings, progress)
         progress.epoch += 1
         progress.history.append(row)
@@ -354,12 +365,11 @@ def _unheard(_: Any) -> None:
     """What others than the leader of a team have to tell."""
 
 
-def _stop(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock, signal_name: str) -> None:
-    _save(task, learner, progress, clock)
-    raise Interrupted(
+def _interrupted(task: TrainingTask, signal_name: str | None, *, found: str) -> Interrupted:
+    return Interrupted(
         f"training of {task.configuration.name} fold {task.fold} stopped by {signal_name}",
         file=task.run.state,
-        found=f"{progress.step} steps done, saved",
+        found=found,
         fix="the same command goes on from there",
     )
 

@@ -180,6 +180,47 @@ def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, n
     assert equal(dict(undisturbed.state_dict()), dict(resumed.state_dict()))
 
 
+def test_a_signal_during_a_step_or_the_work_before_the_first_is_not_kept_waiting_by_what_can_be_cut_short(cases, tmp_path, monkeypatch):
+    """During the last step of an epoch it keeps validation from beginning; during reading or compiling it stops that."""
+    from autoseg.training import batches
+    from autoseg.training.learner import Learner
+
+    def signalled(whole, at):
+        def counting(*arguments, **options):
+            counts.append(1)
+            if len(counts) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return whole(*arguments, **options)
+
+        return counting
+
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    options = {"epochs": 1, "deterministic": False, "settings": SETTINGS | {"compile": "on"}}
+    undisturbed = train(make_task(cases, tmp_path / "undisturbed", **options))
+    for name, owner, method, at in (
+        ("last step", Learner, "step", 4),
+        ("reading", batches, "CaseInMemory", 2),
+        ("compiling", torch, "compile", 1),
+    ):
+        counts, validated = [], []
+        task = make_task(cases, tmp_path / name, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, signalled(getattr(owner, method), at))
+            with pytest.raises(Interrupted, match="SIGTERM"):
+                train(task, validate=lambda network, some: validated.append(len(counts)) or 0.5)  # noqa: B023 - of this round
+        assert len(counts) == at and not validated, name
+        resumed = train(task)
+        assert equal(dict(undisturbed.state_dict()), dict(resumed.state_dict())), name
+
+
+def test_a_signal_after_the_last_step_keeps_the_final_validation_from_beginning(cases, tmp_path):
+    task = make_task(cases, tmp_path)
+    with pytest.raises(Interrupted, match="SIGUSR1"):
+        train(task, draw=lambda history: os.kill(os.getpid(), signal.SIGUSR1) if len(history) == 3 else None)
+    assert checkpoint.load_model(task.run)[1]["finished"]
+    train(task)
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing in the loop may catch it and tidy up."""
 

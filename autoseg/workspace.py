@@ -112,6 +112,11 @@ class Run:
         return self.root / "validation"
 
     @property
+    def predicted_with(self) -> Path:
+        """What made the out-of-fold predictions: only where it is the same are they kept when validation goes on."""
+        return self.validation / "predicted_with.json"
+
+    @property
     def summary(self) -> Path:
         """Scores of the out-of-fold predictions."""
         return self.validation / "summary.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from autoseg import __version__, cases, evaluation, files, images, machine, pictures, postprocessing, prediction
 from autoseg.cases import Case, Dataset
-from autoseg.errors import AutosegError, MissingPath, SettingsError
+from autoseg.errors import AutosegError, InputError, MissingPath, SettingsError
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline import side_by_side
@@ -383,27 +383,59 @@ def _validate_fold(
     network: Any,
     listener: Listener,
 ) -> dict[str, Any]:
-    """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them."""
+    """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
+
+    Goes on where it was stopped: predictions are written whole, and those that the same model made in the same way are kept.
+    """
     stage = f"validate {configuration.name} {run.root.name}"
     targets = {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
     weights = files.hash_file(run.weights)
-    summary: dict[str, Any]
-    if run.summary.exists() and (summary := files.read_json(run.summary)).get("weights") == weights:
+    if (summary := _summary_of(run, targets)) is not None and summary.get("weights") == weights:
         listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
         return summary
-    files.remove_tree(run.validation)
+    how = {"version": __version__, "weights": weights, "tta": True, "device": device.split(":")[0]}
+    kept = _kept_predictions(run, how, targets.values())
+    if kept:
+        listener.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
     for index, case in enumerate(held_out):
         listener.progress(stage, index, len(held_out))
         target = targets[case.name]
+        if target in kept:
+            continue
         classes = prediction.segment_prepared(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
             previous=None if previous is None else previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
-        listener.progress(stage, index + 1, len(held_out))
+    listener.progress(stage, len(held_out), len(held_out))
     summary = {**score(targets, held_out, plan.labels, parallel=workers, listener=listener), "weights": weights}
     write_summary(run.summary, summary)
     listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
+
+
+def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
+    """The summary of a fold's validation; None where it is not over: no summary yet, of other cases, or a prediction is gone."""
+    if not run.summary.exists():
+        return None
+    summary: dict[str, Any] = files.read_json(run.summary)
+    whole = {case["case"] for case in summary["cases"]} == set(targets) and all(path.exists() for path in targets.values())
+    return summary if whole else None
+
+
+def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Iterable[Path]) -> set[Path]:
+    """Those of the predictions that are there and were made in this way; all else in the folder is removed."""
+    try:
+        same = files.read_json(run.predicted_with) == how
+    except InputError:  # none, or damaged
+        same = False
+    if not same:
+        files.remove_tree(run.validation)
+        files.write_json(run.predicted_with, how)
+    kept = {path for path in targets if path.exists()}
+    for path in run.validation.iterdir():
+        if path.is_file() and path not in kept and path != run.predicted_with:
+            path.unlink()
+    return kept
 
 
 class _References:

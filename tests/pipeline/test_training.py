@@ -65,3 +65,67 @@ def test_the_clock_of_each_fold_runs_from_the_end_of_the_one_before_and_that_of_
     assert tasks == [(1000.0, 1034.0, 60.0), (1141.0, 1145.0, 60.0)]
     train(workspace, fold=0, epochs=None, time_budget=60.0, started=900.0)
     assert tasks[-1][0] == 900.0
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it and tidy up."""
+
+
+@pytest.fixture
+def final(monkeypatch):
+    """Names of the cases that the final validation predicts; with `final.killed_at` so many it ends before that one is done."""
+    whole, names = training.prediction.segment_prepared, SimpleNamespace(seen=[], killed_at=None)
+
+    def segment(network, case, *, tta, **named):
+        names.seen += [case.name] if tta else []
+        if tta and len(names.seen) == names.killed_at:
+            raise Killed
+        return whole(network, case, tta=tta, **named)
+
+    monkeypatch.setattr(training.prediction, "segment_prepared", segment)
+    return names
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_final_validation_that_was_killed_goes_on_with_the_next_case_and_ends_as_if_undisturbed(workspace, final):
+    run = training.Workspace(root=workspace).run("3d_fullres", 0)
+    train(workspace, fold=0)
+    undisturbed = contents(run.validation)
+    assert set(undisturbed) == {f"phantom_00{i}.nii.gz" for i in range(2)} | {"summary.json", "summary.csv", "predicted_with.json"}
+    training.files.remove_tree(run.validation)
+    final.seen, final.killed_at = [], 2
+    with pytest.raises(Killed):
+        train(workspace, fold=0)
+    assert set(contents(run.validation)) == {"phantom_000.nii.gz", "predicted_with.json"}
+    (run.validation / ".writing-17-phantom_001.nii.gz").write_bytes(b"half")
+    final.seen, final.killed_at = [], None
+    said = train(workspace, fold=0).said
+    assert final.seen == ["phantom_001"] and "validate 3d_fullres fold_0: going on after 1 of 2 cases" in said
+    assert contents(run.validation) == undisturbed
+    (run.validation / "phantom_000.nii.gz").unlink()  # lost: this one alone is made again
+    final.seen = []
+    train(workspace, fold=0)
+    assert final.seen == ["phantom_000"] and contents(run.validation) == undisturbed
+    final.seen = []
+    train(workspace, fold=0)
+    assert final.seen == []
+
+
+def test_predictions_of_other_weights_or_by_other_means_are_all_made_anew(workspace, final):
+    run = training.Workspace(root=workspace).run("3d_fullres", 0)
+    train(workspace, fold=0)
+    for harm in ("device", "damaged", "weights"):
+        if harm == "device":
+            record = json.loads(run.predicted_with.read_text())
+            run.predicted_with.write_text(json.dumps(record | {"device": "cuda"}))
+        elif harm == "damaged":
+            run.predicted_with.write_text("{")
+        run.summary.unlink()
+        final.seen = []
+        train(workspace, fold=0, epochs=2 if harm == "weights" else 1)  # a longer run ends with other weights
+        assert final.seen == ["phantom_000", "phantom_001"]
+        weights = training.files.hash_file(run.weights)
+        assert weights == json.loads(run.summary.read_text())["weights"] == json.loads(run.predicted_with.read_text())["weights"]

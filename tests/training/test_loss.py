@@ -317,3 +317,89 @@ def test_entropy_is_weighted_where_structures_nearly_touch(scattered):
     seen = scattered.numpy() * ~ignored  # what is ignored is no structure
     weights = slow_boundary_weights(seen, weight=10.0, sigma=2.0) * np.array([0.2, 1.0, 3.0])[seen] * ~ignored
     assert float(value) == pytest.approx((entropy * weights.ravel()).sum() / weights.sum(), rel=1e-5)
+
+
+# --- everything together -----------------------------------------------------------------------------------------------------
+
+NAMES = {"background": 0, "a": 1, "b": 2, "c": 3}
+REGIONS = {"whole": ((1, 2, 3), 1), "core": ((2, 3), 2), "tip": ((3,), 3)}
+EVERYWHERE = ((True, True, True, True),) * 3
+IN_SOME_CASES = ((True, True, True, True), (True, False, True, True), (True, True, True, False))
+NOWHERE = ((True, False, True, True), (True, False, True, True), (True, False, False, True))  # a: in no case
+
+
+def slow_everything(logits, target, *, regions, annotated, ignored, settings, batch_dice):
+    """Voxel by voxel and head by head, whatever is annotated and whatever is not."""
+    n, heads = logits.shape[:2]
+    members = [classes for classes, _ in regions.values()] if regions else [(c,) for c in range(heads)]
+    known = [[all(annotated[i][c] for c in classes) for classes in members] for i in range(n)]
+    weights_of = settings.class_weights or [1.0] * len(NAMES)
+    share = settings.label_smoothing
+    entropies, weights = [], []
+    sums = {(i, head): np.zeros(3) for i in range(n) for head in range(heads)}
+    for i, *z in np.ndindex(target.shape):
+        if ignored[i, *z]:
+            continue
+        c, x = int(target[i, *z]), logits[i, :, *z]
+        if regions:
+            p = 1 / (1 + np.exp(-x))
+            for head in (head for head in range(heads) if known[i][head]):
+                truth = (1 - share) * (c in members[head]) + share / 2
+                entropies.append(-truth * np.log(p[head]) - (1 - truth) * np.log(1 - p[head]))
+                weights.append(weights_of[c])
+        else:
+            p = np.exp(x) / np.exp(x).sum()
+            scores = {head: p[head] for head in range(heads) if known[i][head]}
+            scores[0] += sum(p[head] for head in range(heads) if not known[i][head])  # background may be any of those
+            entropies.append(-(1 - share) * np.log(scores[c]) - share * np.mean([np.log(q) for q in scores.values()]))
+            weights.append(weights_of[c])
+        for head in range(heads):
+            truth = c in members[head]
+            sums[i, head] += (p[head] * truth, p[head], truth)
+    entropies, weights = np.array(entropies), np.array(weights)
+    if settings.pixel == "focal":
+        entropies = (1 - np.exp(-entropies)) ** settings.focal_gamma * entropies
+    if settings.pixel == "top_k":  # a share of all voxels, annotated or not
+        count = int(settings.top_k * target.size * (heads if regions else 1))
+        pixel = np.sort(entropies * weights)[::-1][:count].sum() / count
+    else:
+        pixel = (entropies * weights).sum() / weights.sum()
+
+    scored = range(heads) if regions else range(1, heads)
+    groups = [[(i, head) for i in range(n) if known[i][head]] for head in scored]
+    groups = groups if batch_dice else [[key] for group in groups for key in group]
+    dice = []
+    for overlap, predicted, truth in (sum(sums[key] for key in group) for group in groups if group):
+        dice.append((2 * overlap + settings.smooth) / (predicted + truth + settings.smooth))
+    return pixel - np.mean(dice)
+
+
+@pytest.mark.parametrize("annotated", [EVERYWHERE, IN_SOME_CASES, NOWHERE])
+@pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.parametrize("regions", [None, REGIONS])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pixel": "focal", "focal_gamma": 1.5},
+        {"pixel": "top_k", "top_k": 0.3},
+        {"class_weights": (0.2, 1.0, 3.0, 2.0)},
+        {"pixel": "top_k", "top_k": 0.3, "class_weights": (0.2, 1.0, 3.0, 2.0)},
+        {"label_smoothing": 0.2},
+    ],
+    ids=["cross_entropy", "focal", "top_k", "class_weights", "top_k_class_weights", "label_smoothing"],
+)
+def test_annotation_ignored_voxels_and_regions_go_together(changes, regions, ignoring, annotated):
+    rng = np.random.default_rng(11)
+    logits = rng.normal(size=(3, 3 if regions else 4, 2, 3, 4)) * 2
+    target = rng.integers(0, 4, size=(3, 2, 3, 4))
+    target = np.stack([np.where(np.array(row)[sample], sample, 0) for sample, row in zip(target, annotated, strict=True)])
+    ignored = (rng.random(target.shape) < 0.3) & ignoring
+    labels, settings = make_labels(NAMES, regions=regions or {}, ignore=4 if ignoring else None), replace(SETTINGS, **changes)
+    for batch_dice in (True, False):
+        loss = make_loss(labels, batch_dice=batch_dice, settings=settings)
+        value = loss([torch.tensor(logits, dtype=torch.float32)], torch.tensor(np.where(ignored, 4, target)), torch.tensor(annotated))
+        expected = slow_everything(
+            logits, target, regions=regions, annotated=annotated, ignored=ignored, settings=settings, batch_dice=batch_dice
+        )
+        assert float(value) == pytest.approx(expected, abs=2e-5)

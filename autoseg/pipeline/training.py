@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from autoseg.training import loop
 from autoseg.training import tensorboard as board
 from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
+
+LATE = 0.1  # share of a time budget by which the final validation may exceed it without a warning
 
 
 def train(
@@ -365,7 +368,8 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
     summary = {}
     if work.team.leads:
         summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
-                                 device=device, workers=work.workers, network=finished, listener=listener)  # fmt: skip
+                                 device=device, workers=work.workers, network=finished, listener=listener,
+                                 time_budget=work.time_budget if work.epochs is None else None)  # fmt: skip
     work.team.wait()
     return summary
 
@@ -382,10 +386,12 @@ def _validate_fold(
     workers: int | None,
     network: Any,
     listener: Listener,
+    time_budget: float | None,
 ) -> dict[str, Any]:
     """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
 
     Goes on where it was stopped: predictions are written whole, and those that the same model made in the same way are kept.
+    Where the first case tells that a time budget will be exceeded, a warning says by how much; the validation is done all the same.
     """
     stage = f"validate {configuration.name} {run.root.name}"
     targets = {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
@@ -397,6 +403,8 @@ def _validate_fold(
     kept = _kept_predictions(run, how, targets.values())
     if kept:
         listener.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
+    voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
+    begin, first = time.monotonic(), next(iter(voxels), None)
     for index, case in enumerate(held_out):
         listener.progress(stage, index, len(held_out))
         target = targets[case.name]
@@ -406,11 +414,24 @@ def _validate_fold(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
             previous=None if previous is None else previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
+        if case.name == first and time_budget is not None:
+            seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
+            _warn_if_late(run, stage, seconds, time_budget, listener)
     listener.progress(stage, len(held_out), len(held_out))
     summary = {**score(targets, held_out, plan.labels, parallel=workers, listener=listener), "weights": weights}
     write_summary(run.summary, summary)
     listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
+
+
+def _warn_if_late(run: Run, stage: str, seconds: float, time_budget: float, listener: Listener) -> None:
+    """Tell of a final validation that takes clearly longer than the training has left of the time budget."""
+    left = max(0.0, time_budget - files.read_json(run.description)["seconds"])
+    if seconds > left + LATE * time_budget:
+        listener.say(
+            f"warning: {stage} takes about {clock(seconds)}, and {clock(left)} are left of the time budget of {clock(time_budget)}; "
+            "it is done all the same, and goes on where it is stopped; a longer --time-budget would hold it"
+        )
 
 
 def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:

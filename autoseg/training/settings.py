@@ -160,7 +160,7 @@ class TrainingSettings:
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     compile: Literal["auto", "off", "on"]
     ema: Decay  # decay per step of the averaged weights; 0: none
-    validation_cases: CountOrNone  # scored during training
+    validation_cases: CountOrNone  # scored during training; 0: none, and how long the final validation takes is not measured
     validation_share: Share  # largest share of the time spent on that
     checkpoint_seconds: NotNegative  # between two saved states
     memory_share: Share  # largest share of free memory for keeping cases in RAM

@@ -1,6 +1,8 @@
 """What `train` asks of the loop and does around it: the clock of each fold, its validation, and what is refused before any work."""
 
 import json
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -129,3 +131,34 @@ def test_predictions_of_other_weights_or_by_other_means_are_all_made_anew(worksp
         assert final.seen == ["phantom_000", "phantom_001"]
         weights = training.files.hash_file(run.weights)
         assert weights == json.loads(run.summary.read_text())["weights"] == json.loads(run.predicted_with.read_text())["weights"]
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(8.0, False), (40.0, True)])
+def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_once_with_figures(workspace, monkeypatch, seconds, late):
+    """On a clock of its own: the training took 45 s of 60, every case takes as long as given."""
+    run, now = training.Workspace(root=workspace).run("3d_fullres", 0), [0.0]
+    train(workspace, fold=0)
+    description = json.loads(run.description.read_text())
+    whole = training.prediction.segment_prepared
+
+    def segment(*given, **named):
+        now[0] += seconds
+        return whole(*given, **named)
+
+    def finished(task, **given):
+        run.description.write_text(json.dumps(description | {"seconds": 45.0}))
+        return trained(replace(task, epochs=1, time_budget=None), **given)
+
+    trained = training.loop.train
+    monkeypatch.setattr(training.loop, "train", finished)
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(training.prediction, "segment_prepared", segment)
+    run.predicted_with.unlink()
+    run.summary.unlink()
+    told = train(workspace, fold=0, epochs=None, time_budget=60.0).about("warning: validate 3d_fullres fold_0 takes about")
+    assert len(told) == late
+    if late:
+        folder = training.Workspace(root=workspace).preprocessed("3d_fullres")
+        first, second = (math.prod(training.store.open_case(folder, f"phantom_00{i}").shape) for i in range(2))
+        assert training.clock(40.0 * (first + second) / first) in told[0]
+        assert "15 s are left of the time budget of 1 min 00 s" in told[0] and "--time-budget" in told[0]

@@ -208,7 +208,7 @@ def _run(
     watch = EpochWatch(clock, batches)
     subset = validation_subset(task.validation_cases, settings.validation_cases) if task.team.leads else ()
     budget = _budget(task, settings, progress)
-    saved = clock.now()
+    saved = clock.now() if progress.step else -math.inf  # a first model after the first step
     if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
         if task.team.size == 1:
             interruption.abandonable(lambda: _probe(learner, batches.batch(0), settings, say))
@@ -217,6 +217,20 @@ def _run(
     if settings.compile != "off" and not task.deterministic and task.team.size == 1:  # each of several would decide for itself
         interruption.abandonable(lambda: learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say))
     while True:
+        if _epoch_is_over(progress, watch, budget, settings):
+            row = _row(progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
+            due = subset and _validation_is_due(progress, settings, clock)
+            if due:
+                row["validation_dice"] = interruption.abandonable(lambda: _measured(validate, learner, subset, task, progress, clock))
+                budget = _budget(task, settings, progress)
+            if not due or interruption.name is None:  # where it was cut short, the epoch ends when the run goes on
+                _end_epoch(progress, row)
+                report(row)
+                if task.team.leads:
+                    write_history(task.run, progress.history)
+                if progress.drawn <= DRAWING_SHARE * clock.now():
+                    _draw(progress, clock, draw)
+                watch = EpochWatch(clock, batches)
         share, stopped_by = task.team.agree(budget.progress(step=progress.step, elapsed=clock.now()), interruption.name)
         if stopped_by:
             _save(task, learner, progress, clock)
@@ -230,26 +244,11 @@ def _run(
         progress.step += 1
         if watch.due():
             report(_row(progress, watch, budget, learner, share))
-        if not _epoch_is_over(progress, watch, budget, settings):
-            continue
-        row = _row(progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
-        if subset and _validation_is_due(progress, settings, clock):
-            row["validation_dice"] = interruption.abandonable(lambda: _measured(validate, learner, subset, task, progress, clock))
-            budget = _budget(task, settings, progress)
-        progress.epoch += 1
-        progress.history.append(row)
-        progress.epoch_losses.clear()
-        report(row)
-        if clock.now() - saved >= settings.checkpoint_seconds or len(progress.history) == 1:
+        if clock.now() - saved >= settings.checkpoint_seconds:
             _save(task, learner, progress, clock)
             saved = clock.now()
-        if task.team.leads:
-            write_history(task.run, progress.history)
-        if progress.drawn <= DRAWING_SHARE * clock.now():
-            _draw(progress, clock, draw)
-        watch = EpochWatch(clock, batches)
-    if progress.epoch_losses:
-        progress.history.append(_row(progress, watch, budget, learner, 1.0))
+    if _steps_of_epoch(progress):
+        _end_epoch(progress, _row(progress, watch, budget, learner, 1.0))
     progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, budget.seconds
     _save(task, learner, progress, clock)
     if task.team.leads:
@@ -289,9 +288,21 @@ def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share:
 
 
 def _epoch_is_over(progress: Progress, watch: EpochWatch, budget: Budget, settings: TrainingSettings) -> bool:
+    steps = _steps_of_epoch(progress)
     if budget.seconds is None:
-        return progress.step % settings.steps_per_epoch == 0
-    return watch.steps >= settings.steps_per_epoch or watch.seconds >= budget.seconds / EPOCHS_PER_BUDGET
+        return steps > 0 and progress.step % settings.steps_per_epoch == 0
+    return steps >= settings.steps_per_epoch or (steps > 0 and watch.seconds >= budget.seconds / EPOCHS_PER_BUDGET)
+
+
+def _steps_of_epoch(progress: Progress) -> int:
+    """Steps of the epoch that is not over yet, also those before an interruption."""
+    return progress.step - (progress.history[-1]["step"] if progress.history else 0)
+
+
+def _end_epoch(progress: Progress, row: dict[str, Any]) -> None:
+    progress.epoch += 1
+    progress.history.append(row)
+    progress.epoch_losses.clear()
 
 
 def _validation_is_due(progress: Progress, settings: TrainingSettings, clock: Clock) -> bool:

@@ -66,6 +66,12 @@ def weights_of(run):
     return checkpoint.load_model(run)[0]
 
 
+def figures(run):
+    """What of the history follows from the seed alone, where validation is always due."""
+    rows = [json.loads(line) for line in run.history_jsonl.read_text().splitlines()]
+    return [tuple(row[name] for name in ("epoch", "step", "loss", "validation_dice")) for row in rows]
+
+
 def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -159,8 +165,9 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_its_rate_does
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, name):
-    undisturbed = train(make_task(cases, tmp_path / "a"))
-    task = make_task(cases, tmp_path / "b", settings=SETTINGS | {"checkpoint_seconds": 1e9})
+    always = SETTINGS | {"validation_share": 1.0, "checkpoint_seconds": 1e9}
+    undisturbed = train(make_task(cases, tmp_path / "a", settings=always))
+    task = make_task(cases, tmp_path / "b", settings=always)
     calls = []
 
     def interrupt(network, some):
@@ -178,6 +185,7 @@ def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, n
     resumed = train(task, say=said.append)
     assert "going on after step 4" in said[0]
     assert equal(dict(undisturbed.state_dict()), dict(resumed.state_dict()))
+    assert figures(task.run) == figures(Run(root=tmp_path / "a"))  # also the score that the signal cut short
 
 
 def test_a_signal_during_a_step_or_the_work_before_the_first_is_not_kept_waiting_by_what_can_be_cut_short(cases, tmp_path, monkeypatch):
@@ -225,27 +233,54 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the loop may catch it and tidy up."""
 
 
-@pytest.mark.parametrize("moment", [3, 10])
-def test_killed_at_any_step_the_same_call_ends_bit_for_bit_equal(cases, tmp_path, moment, monkeypatch):
-    undisturbed = train(make_task(cases, tmp_path / "a"))
-    task = make_task(cases, tmp_path / "b")
+@pytest.mark.parametrize("moment", ["step 3", "step 10", "first validation"])
+def test_killed_at_any_moment_the_same_call_ends_bit_for_bit_equal(cases, tmp_path, moment, monkeypatch):
+    always = SETTINGS | {"validation_share": 1.0}
+    undisturbed = train(make_task(cases, tmp_path / "a", settings=always))
+    task = make_task(cases, tmp_path / "b", settings=always)
     from autoseg.training.learner import Learner
 
     whole, count = Learner.step, []
 
     def step(self, batch, *, learning_rate):
         count.append(1)
-        if len(count) == moment:
+        if moment == f"step {len(count)}":
             raise Killed
         return whole(self, batch, learning_rate=learning_rate)
 
+    def validate(network, some):
+        if moment == "first validation":
+            raise Killed
+        return patch_dice(network, some)
+
     monkeypatch.setattr(Learner, "step", step)
     with pytest.raises(Killed):
-        train(task)
+        train(task, validate=validate)
     monkeypatch.setattr(Learner, "step", whole)
-    assert equal(dict(undisturbed.state_dict()), dict(train(task).state_dict()))
+    said = []
+    assert equal(dict(undisturbed.state_dict()), dict(train(task, say=said.append).state_dict()))
+    assert f"going on after step {len(count) - (moment != 'first validation')} " in said[0]  # nothing done was lost
     assert task.run.weights.read_bytes() == Run(root=tmp_path / "a").weights.read_bytes()  # the whole file
-    assert [json.loads(line)["epoch"] for line in task.run.history_jsonl.read_text().splitlines()] == [1, 2, 3]
+    assert figures(task.run) == figures(Run(root=tmp_path / "a")) and [epoch for epoch, *_ in figures(task.run)] == [1, 2, 3]
+
+
+def test_a_model_is_there_after_the_first_step_and_a_state_no_older_than_asked_for_within_an_epoch(cases, tmp_path, monkeypatch):
+    """On a clock of its own: a step takes 1 s."""
+    from autoseg.training import history
+    from autoseg.training.learner import Learner
+
+    now, whole, found = [100.0], Learner.step, []
+    task = make_task(cases, tmp_path, epochs=1, settings=SETTINGS | {"checkpoint_seconds": 3.0, "steps_per_epoch": 9})
+
+    def step(self, batch, *, learning_rate):
+        found.append(checkpoint.load_model(task.run)[1]["steps"] if task.run.weights.exists() else None)
+        now[0] += 1.0
+        return whole(self, batch, learning_rate=learning_rate)
+
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "step", step)
+    train(task)
+    assert found == [None, 1, 1, 1, 4, 4, 4, 7, 7]
 
 
 def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(cases, tmp_path):
@@ -349,6 +384,29 @@ def test_a_finished_time_budget_is_made_longer_only_where_more_is_asked_for(case
     train(make_task(cases, tmp_path, **common, **then), validate=lambda network, some: 0.5, say=said.append)
     assert before > 4 and (len(steps) > before) == longer
     assert any("longer run" in text for text in said) == longer
+
+
+def test_the_epoch_that_a_time_budget_cuts_short_is_one_of_its_own_when_the_run_is_made_longer(cases, tmp_path, monkeypatch):
+    """On a clock of its own: a step takes 1 s, an epoch four steps, the first run ten; the loss tells the step."""
+    from autoseg.training import history
+    from autoseg.training.learner import Learner
+
+    now, steps = [100.0], []
+
+    def step(self, batch, *, learning_rate):
+        now[0] += 1.0
+        steps.append(1)
+        return Step(loss=float(len(steps)), gradient_norm=0.0, taken=True)
+
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "EPOCHS_PER_BUDGET", 1)
+    monkeypatch.setattr(Learner, "step", step)
+    for seconds in (12.0, 24.0):
+        task = make_task(cases, tmp_path, epochs=None, deterministic=False, time_budget=seconds)
+        train(task, validate=lambda network, some: 0.5)
+    rows = figures(task.run)
+    assert [row[:3] for row in rows[:5]] == [(1, 4, 2.5), (2, 8, 6.5), (3, 10, 9.5), (4, 14, 12.5), (5, 18, 16.5)]
+    assert [epoch for epoch, *_ in rows] == list(range(1, len(rows) + 1)) and checkpoint.load_model(task.run)[1]["epochs"] == len(rows)
 
 
 def test_steps_with_non_finite_numbers_are_left_out_and_explained(cases, tmp_path):

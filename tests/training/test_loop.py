@@ -85,9 +85,9 @@ def test_training_learns_two_boxes_in_noise(cases, tmp_path):
 
 
 def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_path):
-    drawn = []
+    drawn, told = [], []
     task = make_task(cases, tmp_path)
-    network = train(task, draw=lambda history: drawn.append(len(history)))
+    network = train(task, report=told.append, draw=lambda history: drawn.append(len(history)))
     weights, description = checkpoint.load_model(task.run)
     assert equal(weights, dict(network.state_dict()))
     assert description["configuration"] == "3d_fullres" and description["fold"] == 0 and description["epochs"] == 3
@@ -98,7 +98,7 @@ def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_p
     for row in rows:
         assert row["loss"] > -2 and row["seconds_per_step"] > 0 and 0 <= row["data_wait"] <= 1 and row["memory"] > 1e6
     assert rows[-1]["time_left"] == 0 and drawn == [3] and rows[0]["validation_dice"] is not None
-    assert "epoch 1, loss" in loop.line(rows[0]) and "left" in loop.line(rows[0])
+    assert "epoch 1, loss" in loop.line(told[0]) and "left" in loop.line(told[0])
 
 
 def test_a_finished_run_is_not_trained_again(cases, tmp_path):

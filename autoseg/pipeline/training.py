@@ -29,7 +29,7 @@ from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, P
 from autoseg.planning.memory import modelled_footprint
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
-from autoseg.training import loop
+from autoseg.training import loop, reference_augmentation
 from autoseg.training import tensorboard as board
 from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
@@ -88,11 +88,15 @@ def train(
     require_fit(plan, dataset, workspace)
     splits = read_splits(workspace, dataset)
     chosen = machine.choose_device(device)
-    loop.check_settings(plan, settings or {})
+    checked = loop.check_settings(plan, settings or {})
+    if checked.augmentation.backend == "batchgenerators":
+        reference_augmentation.require(checked.augmentation)
     if tensorboard:
         board.require()
     if epochs is None and time_budget is None and "epochs" not in (settings or {}):
-        time_budget = _planned_budget(plan, listener)
+        time_budget = _planned_budget(plan, deterministic, listener)
+    elif deterministic and epochs is None and time_budget is not None:
+        loop.refuse_time_budget(found="--deterministic with --time-budget")
     _folds(splits, fold)
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
         _require_out_of_fold(splits, dataset)
@@ -250,11 +254,18 @@ def _folds(splits: Sequence[Mapping[str, Sequence[str]]], fold: int | None) -> l
     return [fold]
 
 
-def _planned_budget(plan: Plan, listener: Listener) -> float | None:
-    """The time per fold that the plan was made for, where it was made for one; else the epochs of its settings count."""
+def _planned_budget(plan: Plan, deterministic: bool, listener: Listener) -> float | None:
+    """The time per fold that the plan was made for, where it was made for one; else the epochs of its settings count.
+
+    Raises
+    ------
+    SettingsError : there is one, and a deterministic training is asked for
+    """
     seconds = plan.device.get("time_budget")
     if seconds is None:
         return None
+    if deterministic:
+        loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {clock(seconds)}")
     listener.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
     return float(seconds)
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from autoseg.training.settings import TrainingSettings, read_settings
 from autoseg.training.team import ALONE, Team
 from autoseg.workspace import Run
 
-__all__ = ["Progress", "TrainingTask", "check_settings", "line", "train", "validation_subset"]
+__all__ = ["Progress", "TrainingTask", "check_settings", "line", "refuse_time_budget", "train", "validation_subset"]
 
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
@@ -167,6 +167,21 @@ def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
             fix="give one number per label, background first, or none: --set loss.class_weights=[]",
         )
     return settings
+
+
+def refuse_time_budget(*, found: str) -> NoReturn:
+    """For a training that shall give the same numbers every time.
+
+    Raises
+    ------
+    SettingsError : always
+    """
+    raise SettingsError(
+        "a time budget ends at another step each time",
+        found=found,
+        expected="a number of epochs",
+        fix="say how long instead: --deterministic --epochs N",
+    )
 
 
 def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -508,12 +523,7 @@ def _draw(progress: Progress, clock: Clock, draw: Callable[[list[dict[str, Any]]
 def _reproducible(task: TrainingTask) -> Iterator[None]:
     """Deterministic algorithms where asked; what was set before comes back."""
     if task.deterministic and task.time_budget is not None and task.epochs is None:
-        raise SettingsError(
-            "a time budget ends at another step each time",
-            found="--deterministic with --time-budget",
-            expected="--deterministic with --epochs",
-            fix="give --epochs instead of --time-budget",
-        )
+        refuse_time_budget(found="--deterministic with --time-budget")
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(task.deterministic)
     torch.backends.cudnn.benchmark = not task.deterministic

@@ -21,6 +21,16 @@ from autoseg.training.augmentation import in_plane_only
 from autoseg.training.settings import AugmentationSettings
 
 
+def require(settings: AugmentationSettings) -> None:
+    """Nothing, if batchgenerators is there.
+
+    Raises
+    ------
+    SettingsError : batchgenerators is not installed
+    """
+    _transforms(settings, thick_slices=False)
+
+
 def augment(image: Tensor, *, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
     """Intensity transforms of a batch `(n, c, z, y, x)` in the reference's order.
 

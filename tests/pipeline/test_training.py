@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from autoseg import cli, demo
+from autoseg.errors import SettingsError
 from autoseg.pipeline import training
 from tests.pipeline.heard import Heard
 
@@ -162,3 +164,24 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
         first, second = (math.prod(training.store.open_case(folder, f"phantom_00{i}").shape) for i in range(2))
         assert training.clock(40.0 * (first + second) / first) in told[0]
         assert "15 s are left of the time budget of 1 min 00 s" in told[0] and "--time-budget" in told[0]
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Whatever begins to work fails."""
+    monkeypatch.delattr(training.store, "prepare_dataset")
+
+
+def test_deterministic_numbers_need_epochs_and_the_plan_is_named_where_it_is_the_one_with_a_time_budget(workspace, no_work):
+    with pytest.raises(SettingsError, match="a time budget ends") as refused:
+        train(workspace, epochs=None, deterministic=True)
+    assert "plan that gives each fold 10 min 00 s" in refused.value.found and "--epochs N" in refused.value.fix
+    with pytest.raises(SettingsError, match="a time budget ends") as refused:
+        train(workspace, epochs=None, time_budget=60.0, deterministic=True)
+    assert refused.value.found == "--deterministic with --time-budget"
+
+
+def test_batchgenerators_is_asked_for_before_any_work(workspace, no_work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "batchgenerators.transforms.color_transforms", None)  # as where it is not installed
+    with pytest.raises(SettingsError, match="batchgenerators is not installed"):
+        train(workspace, settings=SETTINGS | {"augmentation.backend": "batchgenerators"})

@@ -31,6 +31,7 @@ from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop, reference_augmentation
 from autoseg.training import tensorboard as board
+from autoseg.training.settings import TrainingSettings
 from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
 
@@ -93,9 +94,10 @@ def train(
         reference_augmentation.require(checked.augmentation)
     if tensorboard:
         board.require()
-    if epochs is None and time_budget is None and "epochs" not in (settings or {}):
+    epochs = _asked_epochs(epochs, time_budget, settings or {}, checked)
+    if epochs is None and time_budget is None:
         time_budget = _planned_budget(plan, deterministic, listener)
-    elif deterministic and epochs is None and time_budget is not None:
+    elif deterministic and time_budget is not None:
         loop.refuse_time_budget(found="--deterministic with --time-budget")
     _folds(splits, fold)
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
@@ -254,6 +256,21 @@ def _folds(splits: Sequence[Mapping[str, Sequence[str]]], fold: int | None) -> l
     return [fold]
 
 
+def _asked_epochs(epochs: int | None, time_budget: float | None, settings: Mapping[str, Any], checked: TrainingSettings) -> int | None:
+    """The epochs that were asked for, be it as a setting; None where none were.
+
+    Raises
+    ------
+    SettingsError : two lengths are asked for
+    """
+    named = [name for name in settings if name.removeprefix("training.") == "epochs"]
+    asked = {"--epochs": epochs, "--time-budget": time_budget} | {f"--set {name}": checked.epochs for name in named}
+    given = {word: value for word, value in asked.items() if value is not None}
+    if len(given) > 1 and (time_budget is not None or len(set(given.values())) > 1):
+        raise SettingsError("several lengths of the training are asked for", found=" and ".join(given), fix="give one of them")
+    return checked.epochs if named else epochs
+
+
 def _planned_budget(plan: Plan, deterministic: bool, listener: Listener) -> float | None:
     """The time per fold that the plan was made for, where it was made for one; else the epochs of its settings count.
 
@@ -380,7 +397,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
     if work.team.leads:
         summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
                                  device=device, workers=work.workers, network=finished, listener=listener,
-                                 time_budget=work.time_budget if work.epochs is None else None)  # fmt: skip
+                                 time_budget=work.time_budget)  # fmt: skip
     work.team.wait()
     return summary
 

@@ -504,6 +504,13 @@ def _extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, 
     if longer or more:
         progress.finished, progress.extended_at = False, progress.step
         say(f"a longer run is asked for: going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
+    elif (budget.steps, budget.seconds) != (progress.asked_steps, progress.asked_seconds):
+        asked = f"{budget.steps} steps" if budget.seconds is None else f"a time budget of {clock_text(budget.seconds)}"
+        before, more_is = f"{progress.step} steps", "only more steps make it longer"
+        if progress.asked_seconds is not None:
+            before = f"a time budget of {clock_text(progress.asked_seconds)} ({before})"
+            more_is = f"only more steps make it longer, or a time budget of {clock_text(1.5 * progress.asked_seconds)}"
+        say(f"finished with {before}, and not trained again for {asked}: {more_is}; --overwrite begins anew")
 
 
 def _row(progress: Progress, watch: EpochWatch, budget: Budget, learner: Learner, share: float) -> dict[str, Any]:

@@ -185,3 +185,20 @@ def test_batchgenerators_is_asked_for_before_any_work(workspace, no_work, monkey
     monkeypatch.setitem(sys.modules, "batchgenerators.transforms.color_transforms", None)  # as where it is not installed
     with pytest.raises(SettingsError, match="batchgenerators is not installed"):
         train(workspace, settings=SETTINGS | {"augmentation.backend": "batchgenerators"})
+
+
+@pytest.mark.parametrize("name", ["epochs", "training.epochs"])
+def test_epochs_as_a_setting_are_those_of_the_option(workspace, monkeypatch, name):
+    tasks = []
+    monkeypatch.setattr(training, "_train_configuration", lambda work, *given, **named: tasks.append(work) or {})
+    monkeypatch.setattr(training, "select", lambda *given, **named: None)
+    said = train(workspace, epochs=None, settings=SETTINGS | {name: "7"}, deterministic=True).said
+    assert tasks[0].epochs == 7 and tasks[0].time_budget is None and said == []
+    train(workspace, epochs=7, settings=SETTINGS | {name: 7})
+    for other in ({"epochs": 8}, {"epochs": None, "time_budget": 60.0}):
+        with pytest.raises(SettingsError, match="several lengths") as refused:
+            train(workspace, settings=SETTINGS | {name: 7}, **other)
+        assert f"--set {name}" in refused.value.found
+    with pytest.raises(SettingsError, match="several lengths"):
+        train(workspace, epochs=7, time_budget=60.0)
+    assert len(tasks) == 2

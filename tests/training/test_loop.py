@@ -159,8 +159,16 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_its_rate_does
     train(task)
     assert len(rates) == 8 and rates[0] < 0.01 * SETTINGS["optimizer.learning_rate"]
     assert checkpoint.load_model(task.run)[1]["epochs"] == 5
-    train(make_task(cases, tmp_path, epochs=4))  # less than there is: nothing to do
+    said = []
+    train(make_task(cases, tmp_path, epochs=4), say=said.append)  # less than there is: nothing to do
+    train(make_task(cases, tmp_path, epochs=None, time_budget=60.0, deterministic=False), say=said.append)
     assert len(rates) == 8
+    assert [text.split(":")[0] for text in said] == [
+        "finished with 20 steps, and not trained again for 16 steps",
+        "finished with 20 steps, and not trained again for a time budget of 1",
+    ]
+    assert all("--overwrite" in text for text in said)
+    train(task, say=lambda text: pytest.fail(text))  # what it was finished with needs no word
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
@@ -358,6 +366,7 @@ def seconds_per_step(monkeypatch, seconds):
         ({"time_budget": 24.0, "prepared": 12.0}, {"time_budget": 24.0}, False),
         ({"time_budget": 24.0, "prepared": 12.0}, {"time_budget": 40.0}, True),
         ({"time_budget": 12.0}, {"time_budget": 12.0}, False),
+        ({"time_budget": 12.0}, {"time_budget": 17.0}, False),
         ({"time_budget": 12.0}, {"time_budget": 24.0}, True),
     ],
 )
@@ -384,6 +393,7 @@ def test_a_finished_time_budget_is_made_longer_only_where_more_is_asked_for(case
     train(make_task(cases, tmp_path, **common, **then), validate=lambda network, some: 0.5, say=said.append)
     assert before > 4 and (len(steps) > before) == longer
     assert any("longer run" in text for text in said) == longer
+    assert any("not trained again" in text for text in said) == (not longer and first["time_budget"] != then["time_budget"])
 
 
 def test_the_epoch_that_a_time_budget_cuts_short_is_one_of_its_own_when_the_run_is_made_longer(cases, tmp_path, monkeypatch):

@@ -356,7 +356,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
     )
     references = _References(by_name, plan)
 
-    def validate(network: Any, some: Sequence[store.StoredCase]) -> float:
+    def validate(network: Any, some: Sequence[store.StoredCase]) -> float | None:
         scores = {}
         for case in some:
             classes = prediction.segment_prepared(
@@ -375,7 +375,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
                 spacing=case.geometry.canonical_spacing,
                 annotated=by_name[case.name].annotated,
             )
-        return mean_dice(evaluation.summarise(scores, plan.labels)) or 0.0
+        return mean_dice(evaluation.summarise(scores, plan.labels))
 
     stage = f"{configuration.name} fold {fold}"
     listener.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")

@@ -43,7 +43,7 @@ PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
 SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
 
-Validate = Callable[[nn.Module, Sequence[Any]], float]
+Validate = Callable[[nn.Module, Sequence[Any]], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def train(
 
     Parameters
     ----------
-    validate : mean full-image Dice of a network on some validation cases
+    validate : mean full-image Dice of a network on some validation cases; None where no label occurs in them
     report : gets a row of figures at the end of every epoch and every few seconds
     draw : gets the rows of all epochs so far: at the end, and before as often as a small share of the time allows
     say : gets sentences worth keeping
@@ -336,7 +336,7 @@ def _measured(
     passes = task.final_passes or 2 ** sum(task.configuration.patch_size[axis] > 1 for axis in task.plan.mirror_axes)
     voxels = sum(math.prod(case.shape) for case in subset)
     progress.reserve = 2.5 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
-    return files.finite_or_none(score)
+    return None if score is None else files.finite_or_none(score)
 
 
 def _probe(learner: Learner, batch: Batch, settings: TrainingSettings, say: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from autoseg import cli, demo
@@ -164,6 +165,19 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
         first, second = (math.prod(training.store.open_case(folder, f"phantom_00{i}").shape) for i in range(2))
         assert training.clock(40.0 * (first + second) / first) in told[0]
         assert "15 s are left of the time budget of 1 min 00 s" in told[0] and "--time-budget" in told[0]
+
+
+def test_validation_cases_in_which_no_label_occurs_have_no_mean_dice(workspace, monkeypatch):
+    found = []
+    monkeypatch.setattr(training.loop, "train", lambda task, *, validate, **given: found.append(validate(None, task.validation_cases)))
+    monkeypatch.setattr(training, "_validate_fold", lambda *given, **named: {})
+    monkeypatch.setattr(training, "select", lambda *given, **named: None)
+    monkeypatch.setattr(
+        training.prediction, "segment_prepared", lambda network, case, **named: np.zeros(case.geometry.canonical_shape, int)
+    )
+    monkeypatch.setattr(training.cases, "load_classes", lambda case, labels: np.zeros(training.images.read(case.images[0]).shape, int))
+    train(workspace, fold=0)
+    assert found == [None]
 
 
 @pytest.fixture

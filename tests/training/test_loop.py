@@ -101,6 +101,15 @@ def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_p
     assert "epoch 1, loss" in loop.line(told[0]) and "left" in loop.line(told[0])
 
 
+def test_where_no_label_occurs_in_validation_no_figure_is_told(cases, tmp_path):
+    rows = []
+    task = make_task(cases, tmp_path, epochs=1)
+    train(task, validate=lambda network, some: None, report=rows.append)
+    assert rows[-1]["validation_dice"] is None and "Dice" not in loop.line(rows[-1])
+    assert next(csv.DictReader(task.run.history_csv.read_text().splitlines()))["validation_dice"] == ""
+    assert json.loads(task.run.description.read_text())["scores"]["validation_dice"] is None
+
+
 def test_a_finished_run_is_not_trained_again(cases, tmp_path):
     task = make_task(cases, tmp_path)
     first = train(task)

@@ -176,7 +176,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
     work.team.wait()
     if configuration.previous_stage is not None:
         stage, before = configuration.previous_stage, replace(work, overwrite=False)
-        missing = [k for k in range(len(work.splits)) if not work.workspace.run(stage, k).summary.exists()]
+        missing = [k for k in range(len(work.splits)) if not _is_validated(work, stage, k)]
         if missing:
             work.listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
         work.team.wait()
@@ -330,12 +330,13 @@ def _prepare(work: _Work, configuration: Configuration) -> None:
 
 def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started: float) -> dict[str, Any]:
     """Train one fold to its end and validate it; the summary is the leader's, of others it is empty."""
-    workspace, dataset, plan, device, listener = work.workspace, work.dataset, work.plan, work.device, work.listener
+    workspace, plan, device, listener = work.workspace, work.plan, work.device, work.listener
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
     folder = workspace.preprocessed(cache_name(configuration))
-    by_name = {case.name: case for case in dataset.cases}
+    by_name = {case.name: case for case in work.dataset.cases}
     stored = {name: store.open_case(folder, name) for name in (*split["train"], *split["validation"])}
-    previous = _previous_maps(workspace, dataset, plan, configuration, stored)
+    first_stage = [] if configuration.previous_stage is None else _runs(work, configuration.previous_stage)
+    previous = _previous_maps(first_stage, plan, stored) if first_stage else None
     task = loop.TrainingTask(
         plan=plan,
         configuration=configuration,
@@ -351,6 +352,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,
+        previous_weights={first.root.name: files.read_json(first.summary).get("weights") for first in first_stage},
         team=work.team,
         beside=work.beside,
     )
@@ -422,7 +424,7 @@ def _validate_fold(
     Where the first case tells that a time budget will be exceeded, a warning says by how much; the validation is done all the same.
     """
     stage = f"validate {configuration.name} {run.root.name}"
-    targets = {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
+    targets = _targets(run, held_out)
     weights = files.hash_file(run.weights)
     if (summary := _summary_of(run, targets)) is not None and summary.get("weights") == weights:
         listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
@@ -450,6 +452,11 @@ def _validate_fold(
     write_summary(run.summary, summary)
     listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
+
+
+def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
+    """Where each case's out-of-fold prediction lies."""
+    return {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
 
 
 def _warn_if_late(run: Run, stage: str, seconds: float, time_budget: float, listener: Listener) -> None:
@@ -501,13 +508,20 @@ class _References:
         return self._known[name]
 
 
-def _previous_maps(
-    workspace: Workspace, dataset: Dataset, plan: Plan, configuration: Configuration, stored: Mapping[str, store.StoredCase]
-) -> dict[str, NDArray[np.integer[Any]]] | None:
+def _runs(work: _Work, name: str) -> list[Run]:
+    """All folds of a configuration."""
+    return [work.workspace.run(name, k) for k in range(len(work.splits))]
+
+
+def _is_validated(work: _Work, name: str, fold: int) -> bool:
+    """Whether a fold has predicted and scored each of its validation cases, and all of it is there."""
+    run, names = work.workspace.run(name, fold), set(work.splits[fold]["validation"])
+    return _summary_of(run, _targets(run, [case for case in work.dataset.cases if case.name in names])) is not None
+
+
+def _previous_maps(first_stage: Sequence[Run], plan: Plan, stored: Mapping[str, store.StoredCase]) -> dict[str, NDArray[np.integer[Any]]]:
     """The first stage's out-of-fold predictions on the grid of the preprocessed cases, one byte a voxel."""
-    if configuration.previous_stage is None:
-        return None
-    found = _out_of_fold(_validated(workspace, configuration.previous_stage))
+    found = _out_of_fold([run.root for run in first_stage])
     maps = {}
     for name, case in stored.items():
         classes = plan.labels.encode(images.read_label(found[name]).array[0])

@@ -64,6 +64,7 @@ class TrainingTask:
     deterministic: bool = False
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
+    previous_weights: Mapping[str, str | None] = field(default_factory=dict)  # its fold -> hash of the weights that made those maps
     team: Team = ALONE  # the processes that train this fold together
     beside: int = 1  # folds trained on this machine at the same time: they share its memory
     final_passes: int | None = None  # forward passes per place in the final validation; None: one per mirror image
@@ -490,6 +491,7 @@ def _origin(task: TrainingTask) -> dict[str, Any]:
         task.configuration,
         training=(case.name for case in task.train_cases),
         validation=(case.name for case in task.validation_cases),
+        previous=task.previous_weights,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run was begun with: its cases and all of the plan that shapes its arrays and its network.
+"""What a run was begun with: its cases, all of the plan that shapes its arrays and its network, and the models of a stage before it.
 
 A run may only go on with the same. Otherwise cases it has learned would be validated on, or weights learned on one grid would
 be passed off as a model of another. Its settings may change while it is under way, which is told, but for those that the saved state
@@ -24,18 +24,27 @@ _NOT_OF_CONFIGURATION = ("predicted", "reasons")
 _OF_STATE = ("ema", "optimizer.name", "optimizer.momentum", "optimizer.beta2", "optimizer.nesterov", "optimizer.weight_decay")
 
 
-def origin_of(plan: Plan, configuration: Configuration, *, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
-    """Plain JSON values to be kept in the state: "cases" and "plan", each a mapping.
+def origin_of(
+    plan: Plan,
+    configuration: Configuration,
+    *,
+    training: Iterable[str],
+    validation: Iterable[str],
+    previous: Mapping[str, str | None] | None = None,
+) -> dict[str, Any]:
+    """Plain JSON values to be kept in the state: "cases", "plan" and "previous", each a mapping.
 
     Parameters
     ----------
     training, validation : names of the cases, in any order
+    previous : of a cascade: fold of the first stage -> hash of the weights that made the maps that are learned from
     """
     whole = plan.to_json()
     facts = {
         "cases": {"training": sorted(training), "validation": sorted(validation)},
         "plan": {key: whole[key] for key in _OF_PLAN if key in whole}
         | {key: value for key, value in vars(configuration).items() if key not in _NOT_OF_CONFIGURATION},
+        "previous": dict(previous or {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from the state
     return plain
@@ -96,7 +105,7 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
 
     Raises
     ------
-    PlanMismatch : other cases in training or validation, or another plan; the first difference is named
+    PlanMismatch : other cases in training or validation, another plan, or another first stage; the first difference is named
     """
     if kept is None:
         raise PlanMismatch(
@@ -125,6 +134,16 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
                 expected=f"{json.dumps(now)}, as in the plan now",
                 fix="put plan.json back as it was, or begin again with --overwrite",
             )
+
+    recorded = kept.get("previous", wanted["previous"])  # by an earlier version it was not
+    if other := {fold for fold in {**wanted["previous"], **recorded} if recorded.get(fold) != wanted["previous"].get(fold)}:
+        raise PlanMismatch(
+            "the first stage of the cascade was trained again since this fold was begun",
+            file=file,
+            found=_some("other weights in", other),
+            expected="the predictions of the models it was begun with",
+            fix="put those folds back as they were, or begin this configuration alone again with --overwrite",
+        )
 
 
 def _some(what: str, names: set[str], most: int = 5) -> str:

@@ -79,6 +79,23 @@ def test_a_missing_fold_of_the_first_stage_is_trained_before_the_cascade(road, c
     assert (road / "workspace/runs/3d_cascade/fold_0/validation/summary.json").exists()
 
 
+def test_a_prediction_of_the_first_stage_that_is_gone_is_made_again(road):
+    lost = road / "workspace/runs/3d_lowres/fold_0/validation/phantom_001.nii.gz"
+    before = lost.read_bytes()
+    lost.unlink()
+    run("train", road / "workspace", "--configuration", "3d_cascade", "--fold", 0, *SHORT)
+    assert lost.read_bytes() == before
+
+
+def test_a_cascade_does_not_go_on_with_another_first_stage(road, capsys):
+    summary = road / "workspace/runs/3d_lowres/fold_1/validation/summary.json"
+    before = summary.read_text()
+    summary.write_text(json.dumps(json.loads(before) | {"weights": "0" * 64}))  # as after training it again
+    run("train", road / "workspace", "--configuration", "3d_cascade", "--fold", 0, *SHORT, code=3)
+    assert "other weights in fold_1" in capsys.readouterr().err
+    summary.write_text(before)
+
+
 def test_the_cascade_is_trained_on_out_of_fold_predictions_of_the_first_stage(road, monkeypatch):
     """Planted: other predictions of the first stage must reach the second as its previous map."""
     from autoseg.pipeline import training

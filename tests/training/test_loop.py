@@ -537,6 +537,16 @@ def test_a_run_goes_on_with_no_other_plan_but_its_explanations_may_change(cases,
     train(replace(task, plan=replace(task.plan, reasons=("so",), device={"name": "other"}, configurations=(told,)), configuration=told))
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_cascade_goes_on_with_no_other_first_stage(cases, tmp_path, epochs):
+    task = make_task(cases, tmp_path, epochs=1, previous_weights={"fold_0": "aa", "fold_1": "bb"})
+    train(task)
+    with pytest.raises(PlanMismatch, match="first stage") as caught:
+        train(replace(task, epochs=epochs, previous_weights={"fold_0": "aa", "fold_1": "cc"}))
+    assert caught.value.found == "other weights in fold_1" and "--overwrite" in caught.value.fix
+    train(replace(task, epochs=epochs, previous_weights={"fold_1": "bb", "fold_0": "aa"}))
+
+
 def test_a_state_that_does_not_tell_its_cases_is_refused(cases, tmp_path):
     task = make_task(cases, tmp_path)
     train(task)

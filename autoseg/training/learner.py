@@ -22,6 +22,7 @@ from autoseg.training.settings import OptimizerSettings, TrainingSettings
 from autoseg.training.team import ALONE, Team
 
 PROBE_STEPS = 10  # forward and backward passes that decide whether compiling pays
+NO_GRADIENT = 1e-6  # norm; rounding leaves about 1e-8 where nothing was annotated, the first steps of a training have more than 0.01
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,6 +33,11 @@ class Step:
     loss: float
     gradient_norm: float
     taken: bool  # False: loss or gradient was not finite, the weights stayed as they were
+
+    @property
+    def learns_nothing(self) -> bool:
+        """Whether nothing in the batch was annotated: then the gradient is zero but for rounding."""
+        return self.gradient_norm < NO_GRADIENT
 
 
 class Learner:
@@ -59,7 +65,7 @@ class Learner:
         self._decay = settings.ema
         self._clip = settings.optimizer.clip_norm or math.inf
         self._optimizer = make_optimizer(self.network, settings.optimizer)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
+        self._scaler = self._new_scaler()
         self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, team=team)
         self._forward: Callable[[Tensor], Any] = team.wrap(self.network, device)
         self.steps = 0  # taken
@@ -107,24 +113,30 @@ class Learner:
             self._forward = compiled
             say(f"compiled: {seconds:.3g} s per step" + (f" instead of {plain_seconds:.3g} s" if math.isfinite(plain_seconds) else ""))
 
-    def probe(self, batch: Batch, *, steps: int, learning_rate: float) -> tuple[float, float]:
-        """Loss on one batch before and after some steps on nothing but it. Weights and optimizer are as new afterwards.
+    def probe(self, batch: Batch, *, steps: int, learning_rate: float) -> list[Step]:
+        """Some steps on nothing but one batch, and one more for the loss they lead to. Everything is as new afterwards.
 
-        A network that cannot even learn two patches by heart will not learn the data set. May be abandoned at any place.
+        A network that cannot even learn two patches by heart will not learn the data set. It ends early where every further step would
+        be the same: without a gradient, or without finite numbers though they are not scaled. May be abandoned at any place.
         """
         weights = copy.deepcopy(self.network.state_dict())
         averaged = copy.deepcopy(self.averaged.state_dict())
         fresh = copy.deepcopy(self._optimizer.state_dict())
         try:
-            losses = [self.step(batch, learning_rate=learning_rate).loss for _ in range(steps + 1)]
+            done: list[Step] = []
+            while len(done) <= steps:
+                done.append(self.step(batch, learning_rate=learning_rate))
+                if done[-1].learns_nothing or not (done[-1].taken or self._scaler.is_enabled()):
+                    break
         finally:
             self.network.load_state_dict(weights)
             self.averaged.load_state_dict(averaged)
             self._optimizer.load_state_dict(fresh)
             self._optimizer.state.clear()
             self._optimizer.zero_grad(set_to_none=True)
+            self._scaler = self._new_scaler()
             self.steps = 0
-        return losses[0], losses[-1]
+        return done
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -171,6 +183,9 @@ class Learner:
             self._loss(outputs, batch.target, batch.annotated).backward()
         self._finish()
         return (time.perf_counter() - begin) / steps
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def _finish(self) -> None:
         if self.device.type == "cuda":

@@ -39,6 +39,7 @@ __all__ = ["Progress", "TrainingTask", "check_settings", "line", "refuse_time_bu
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
 RAMP_STEPS = 200  # over which the rate rises again when a finished run is made longer
+PROBE_BATCHES = 5  # at most, until one has anything to learn
 PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
 SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
@@ -227,9 +228,9 @@ def _run(
     saved = clock.now() if progress.step else -math.inf  # a first model after the first step
     if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
         if task.team.size == 1:
-            interruption.abandonable(lambda: _probe(learner, batches.batch(0), settings, say))
+            interruption.abandonable(lambda: _probe(learner, batches, settings, task.team, say))
         else:  # together or not at all
-            _probe(learner, batches.batch(0), settings, say)
+            _probe(learner, batches, settings, task.team, say)
     if settings.compile != "off" and not task.deterministic and task.team.size == 1:  # each of several would decide for itself
         interruption.abandonable(lambda: learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say))
     while True:
@@ -255,7 +256,7 @@ def _run(
             break
         batch = batches.batch(progress.step)
         step = learner.step(batch, learning_rate=_rate(settings, budget, progress, share))
-        _note(step, batch, progress, settings, say)
+        _note(step, batch, progress, settings, task.team, say)
         watch.steps += 1
         progress.step += 1
         if watch.due():
@@ -340,26 +341,40 @@ def _measured(
     return None if score is None else files.finite_or_none(score)
 
 
-def _probe(learner: Learner, batch: Batch, settings: TrainingSettings, say: Callable[[str], None]) -> None:
+def _probe(learner: Learner, batches: Batches, settings: TrainingSettings, team: Team, say: Callable[[str], None]) -> None:
     """Before the first epoch: can the network learn one batch by heart?
+
+    The first batch that has anything to learn answers: one without annotation gives no gradient, one with a damaged image no number.
 
     Raises
     ------
     TrainingFailed : its loss does not fall
     """
-    before, after = learner.probe(batch, steps=settings.probe_steps, learning_rate=settings.optimizer.learning_rate)
-    told = f"loss {before:.3f} before, {after:.3f} after {settings.probe_steps} steps on the same patches ({', '.join(batch.cases)})"
-    if not after < before:  # also where one of them is not a number
-        raise TrainingFailed(
-            "the network cannot learn even one batch by heart",
-            found=told,
-            expected="a falling loss",
-            fix="look at the named cases (autoseg check), or lower the learning rate: --set optimizer.learning_rate=... (a tenth)",
-        )
-    say(f"probe: {told}")
+    for number in range(PROBE_BATCHES):
+        batch = batches.batch(number)
+        steps = learner.probe(batch, steps=settings.probe_steps, learning_rate=settings.optimizer.learning_rate)
+        names, values, _ = _contents(batch, team)
+        left_out = [step for step in steps if not step.taken]
+        if left_out:
+            say(f"probe: {len(left_out)} of {len(steps)} steps left out: {_numbers(left_out[0])}; cases {names}; image values {values}")
+        taken = [step for step in steps if step.taken]
+        if not taken or taken[0].learns_nothing:
+            continue
+        before, after = taken[0].loss, taken[-1].loss
+        told = f"loss {before:.3f} before, {after:.3f} after {settings.probe_steps} steps on the same patches ({names})"
+        if not after < before:
+            raise TrainingFailed(
+                "the network cannot learn even one batch by heart",
+                found=told,
+                expected="a falling loss",
+                fix="look at the named cases (autoseg check), or lower the learning rate: --set optimizer.learning_rate=... (a tenth)",
+            )
+        say(f"probe: {told}")
+        return
+    say(f"probe: none of the first {PROBE_BATCHES} batches has anything to learn; training begins nevertheless")
 
 
-def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettings, say: Callable[[str], None]) -> None:
+def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettings, team: Team, say: Callable[[str], None]) -> None:
     """Keep the loss, or explain why the step was left out.
 
     Raises
@@ -371,21 +386,32 @@ def _note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettin
         progress.epoch_losses.append(step.loss)
         return
     progress.skipped += 1
-    finite = bool(torch.isfinite(batch.image).all())
-    span = f"{float(batch.image.min()):.4g} to {float(batch.image.max()):.4g}"
-    told = f"loss {step.loss:.4g}, norm of the gradient {step.gradient_norm:.4g}"
-    about = f"cases {', '.join(batch.cases)}; image values {span}" + ("" if finite else ", not all finite")
-    say(f"step {progress.step} left out: {told}; {about}")
+    names, values, finite = _contents(batch, team)
+    say(f"step {progress.step} left out: {_numbers(step)}; cases {names}; image values {values}")
     if progress.skipped >= settings.skip_limit:
         raise TrainingFailed(
             f"{progress.skipped} steps in a row without finite numbers",
-            found=told,
+            found=_numbers(step),
             expected="finite loss and gradient",
-            details={"cases": ", ".join(batch.cases), "values": span},
+            details={"cases": names, "values": values},
             fix="check the named cases"
             if not finite
             else "lower the learning rate: --set optimizer.learning_rate=... (a tenth), or compute in float32: --set precision=float32",
         )
+
+
+def _numbers(step: Step) -> str:
+    return f"loss {step.loss:.4g}, norm of the gradient {step.gradient_norm:.4g}"
+
+
+def _contents(batch: Batch, team: Team) -> tuple[str, str, bool]:
+    """Names of the cases of the whole team's batch, the span of their image values as a text, and whether all of them are finite."""
+    damaged = [name for name, image in zip(batch.cases, batch.image, strict=True) if not bool(torch.isfinite(image).all())]
+    told = team.gather((batch.cases, damaged, float(batch.image.min()), float(batch.image.max())))
+    names = ", ".join(name for cases, _, _, _ in told for name in cases)
+    span = ", ".join(f"{low:.4g} to {high:.4g}" for _, _, low, high in told)
+    culprits = ", ".join(dict.fromkeys(name for _, some, _, _ in told for name in some))
+    return names, span + (f", not all finite in {culprits}" if culprits else ""), not culprits
 
 
 def _unheard(_: Any) -> None:

@@ -79,6 +79,14 @@ class Team:
         distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self.control)
         return float(told[0]), signal.Signals(int(told[1])).name if told[1] else None
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has to tell, in the order of their ranks: of those that know more of a batch than the leader."""
+        if self.size == 1:
+            return [value]
+        told: list[Any] = [None] * self.size
+        distributed.all_gather_object(told, value, group=self.control)
+        return told
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:

@@ -47,6 +47,7 @@ def main(folder: Path) -> None:
     with joined("cpu") as team:
         found = {kind: steps(kind, team) for kind in KINDS}
         found["loop"] = whole_run(folder / "run", team)
+        found["damaged"] = run_with_a_damaged_case(folder / "damaged", team)
         (folder / f"rank{team.rank}.json").write_text(json.dumps(found))
 
 
@@ -91,6 +92,20 @@ def whole_run(folder, team):
         "validated": validated,
         "said": len(said),
     }
+
+
+def run_with_a_damaged_case(folder, team):
+    """What an epoch of the loop says where one of four cases, all of them in every batch, has a value that is no number."""
+    plan, configuration = make_plan(patch=(8, 12, 8), batch=4)
+    cases = [make_case(f"case{i}", (8, 12, 8), seed=i) for i in range(4)]
+    cases[2].pixels[:] = float("nan")
+    task = loop.TrainingTask(
+        plan=plan, configuration=configuration, fold=0, train_cases=cases, validation_cases=(), run=Run(root=folder),
+        epochs=1, settings=PLAIN | {"steps_per_epoch": 6, "probe_steps": 1}, team=team,
+    )  # fmt: skip
+    said = []
+    loop.train(task, validate=lambda network, some: 0.5, say=said.append)
+    return said
 
 
 def digest(weights):

@@ -1,3 +1,6 @@
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,3 +85,35 @@ def test_half_precision_learns_with_a_scaled_loss_and_skips_what_overflows():
     assert not learner.step(batch, learning_rate=0.003).taken
     assert all(torch.equal(value, weights[name]) for name, value in learner.weights().items())
     assert learner.state()["scaler"]["scale"] < scale
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_probe_leaves_everything_as_it_was_also_the_scale_of_the_loss(precision):
+    learner, batch = one_learner(precision=precision, ema=0.9)
+    fresh = copy.deepcopy(learner.state())
+    steps = learner.probe(batch, steps=12, learning_rate=0.003)
+    taken = [step.loss for step in steps if step.taken]
+    assert len(steps) == 13 and len(taken) > 8 and taken[-1] < taken[0]
+    assert_same(learner.state(), fresh)
+
+
+def test_a_probe_ends_where_every_further_step_would_be_the_same():
+    learner, batch = one_learner(precision="float32")
+    batch.image[0, 0, 0, 0, 0] = float("nan")
+    assert [step.taken for step in learner.probe(batch, steps=5, learning_rate=0.003)] == [False]
+    learner, batch = one_learner(precision="float32")
+    nothing = replace(batch, target=torch.zeros_like(batch.target), annotated=torch.tensor([[True, False, False]] * 2))
+    assert [step.learns_nothing for step in learner.probe(nothing, steps=5, learning_rate=0.003)] == [True]
+
+
+def assert_same(value, expected):
+    """Nested dicts, lists and tensors."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(value, expected)
+    elif isinstance(expected, dict | list):
+        items = expected.items() if isinstance(expected, dict) else enumerate(expected)
+        assert len(value) == len(expected)
+        for key, item in items:
+            assert_same(value[key], item)
+    else:
+        assert value == expected

@@ -18,6 +18,7 @@ from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.training import loop
 from autoseg.training.learner import Step
+from autoseg.training.sampling import pick_patches
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
@@ -434,7 +435,7 @@ def test_steps_with_non_finite_numbers_are_left_out_and_explained(cases, tmp_pat
     task = make_task(cases, tmp_path, settings=SETTINGS | {"skip_limit": 100})
     network = train(task, say=said.append)
     assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
-    assert said and all("left out" in text and "case1" in text and "not all finite" in text for text in said)
+    assert said and all("left out" in text and "not all finite in case1" in text for text in said)
 
 
 def test_a_run_whose_numbers_stay_non_finite_gives_up_with_the_cause(cases, tmp_path):
@@ -478,6 +479,28 @@ def test_a_network_that_cannot_learn_one_batch_is_named_before_hours_are_spent(c
     stuck = SETTINGS | {"probe_steps": 3, "optimizer.learning_rate": 0.0}
     with pytest.raises(TrainingFailed, match="by heart"):
         train(make_task(cases, tmp_path, settings=stuck))
+
+
+@pytest.mark.parametrize("harm", ["damaged", "not annotated"])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_the_probe_gives_no_verdict_on_a_batch_that_has_nothing_to_learn(cases, tmp_path, harm, everywhere):
+    """It goes on to one that has, of the first five; training goes on in any case and is as without a probe."""
+    task = make_task(cases, tmp_path / "plain", epochs=1, settings=SETTINGS | {"skip_limit": 100})
+    picked = pick_patches(cases[:4], patch=(8, 12, 8), batch=2, step=0, seed=5, share=1.0, rounding="up")
+    for case in cases if everywhere else [cases[pick.case] for pick in picked]:
+        if harm == "damaged":
+            case.pixels[:] = np.nan
+        else:
+            case.annotated, case.locations = (), {}
+            case.classes[:] = 0
+    expected = train(task)
+    said = []
+    probed = replace(task, run=Run(root=tmp_path / "probed"), settings=task.settings | {"probe_steps": 3})
+    assert equal(dict(expected.state_dict()), dict(train(probed, say=said.append).state_dict()))
+    told = [text for text in said if text.startswith("probe: ")]
+    assert told[-1].startswith("probe: none of the first 5" if everywhere else "probe: loss ")
+    assert any("1 of 1 steps left out" in text and "not all finite in" in text for text in told) == (harm == "damaged")
+    assert everywhere or told[-1].count("case") == 2 and any(cases[pick.case].name not in told[-1] for pick in picked)
 
 
 def test_a_state_of_another_network_or_seed_is_refused(cases, tmp_path):

@@ -52,9 +52,19 @@ def test_two_processes_train_the_run_of_one_and_only_the_leader_tells_and_valida
     assert first["said"] == alone["said"] > 0 and second["said"] == 0
 
 
+def test_the_leader_names_the_case_with_damaged_values_whichever_process_has_it_in_its_share(found):
+    alone, first, second = (each["damaged"] for each in found)
+    for said in (alone, first):
+        left_out = [text for text in said if "left out" in text]
+        assert len(left_out) == 6 + 5 and all("not all finite in case2" in text for text in left_out)  # steps, and batches of the probe
+        assert all(f"case{i}" in text for text in left_out for i in range(4))
+    assert second == []
+
+
 def test_one_process_alone_is_a_team_of_one():
     assert ALONE.leads and list(ALONE.share(3)) == [0, 1, 2]
     assert ALONE.agree(0.25, "SIGTERM") == (0.25, "SIGTERM")
+    assert ALONE.gather("one") == ["one"]
 
 
 def test_a_batch_that_cannot_be_divided_evenly_is_refused_with_the_remedy():

@@ -137,6 +137,12 @@ def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
     files.write_text(run.history_csv, table.getvalue())
 
 
+def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether both files hold a row for every epoch."""
+    expected = {run.history_jsonl: len(history), run.history_csv: len(history) + 1}
+    return all(path.exists() and len(path.read_text().splitlines()) == lines for path, lines in expected.items())
+
+
 def clock_text(seconds: float) -> str:
     """Hours, minutes and seconds.
 

@@ -24,7 +24,7 @@ from autoseg.errors import Interrupted, PlanMismatch, SettingsError, TrainingFai
 from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch, Batches
-from autoseg.training.history import Clock, EpochWatch, clock_text, line, row_of, write_history
+from autoseg.training.history import Clock, EpochWatch, clock_text, is_written, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.learner import Learner, Step
 from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
@@ -131,6 +131,7 @@ def train(
         _extend(task, settings, progress, say)
         if progress.finished:
             _mend_model(task, learner, progress, say)
+            _mend_history(task, progress, draw)
             return learner.averaged.eval()
         for change in changed:
             say(change)
@@ -472,6 +473,17 @@ def _mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: C
     if task.team.leads and not checkpoint.holds(task.run, learner.weights(), steps=progress.step):
         say(f"{task.run.weights} is missing, damaged or older than the saved state: written anew from it")
         _save_model(task, learner, progress)
+
+
+def _mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[dict[str, Any]]], None]) -> None:
+    """The tables and the picture of a finished run are made again where they miss epochs of the state: killed before them, or lost."""
+    if not task.team.leads or not progress.history:
+        return
+    run = task.run
+    if not is_written(run, progress.history):
+        write_history(run, progress.history)
+    if not run.progress.exists() or run.progress.stat().st_mtime_ns < run.history_jsonl.stat().st_mtime_ns:
+        draw([dict(row) for row in progress.history])
 
 
 def _resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say: Callable[[str], None]) -> tuple[Progress, list[str]]:

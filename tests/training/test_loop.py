@@ -144,6 +144,32 @@ def test_the_model_of_a_finished_run_is_written_anew_from_its_state(cases, tmp_p
     assert len(said) == 1 and "written anew" in said[0]
 
 
+@pytest.mark.parametrize("harm", ["an epoch short", "no table", "no picture", "picture of an earlier epoch"])
+def test_the_tables_and_the_picture_that_a_finished_run_lacks_are_made_by_the_next_call(cases, tmp_path, harm):
+    """As a kill between the finished state and them leaves it."""
+    task = make_task(cases, tmp_path)
+    drawn = []
+
+    def draw(history):
+        drawn.append(len(history))
+        task.run.progress.write_bytes(b"a picture")
+
+    train(task, draw=draw)
+    whole = task.run.history_jsonl.read_text(), task.run.history_csv.read_text()
+    if harm == "an epoch short":
+        task.run.history_jsonl.write_text("".join(whole[0].splitlines(keepends=True)[:2]))
+    elif harm == "no table":
+        task.run.history_csv.unlink()
+    elif harm == "no picture":
+        task.run.progress.unlink()
+    else:
+        os.utime(task.run.progress, ns=(0, task.run.history_jsonl.stat().st_mtime_ns - 1))
+    for _ in range(2):
+        train(task, draw=draw)
+        assert (task.run.history_jsonl.read_text(), task.run.history_csv.read_text()) == whole
+        assert drawn == [3, 3] and task.run.progress.exists()  # once is enough
+
+
 def test_a_damaged_state_says_what_to_do_and_leaves_the_model(cases, tmp_path):
     task = make_task(cases, tmp_path, epochs=1)
     train(task)

@@ -1,6 +1,7 @@
 """What a run tells about itself: times, one row of figures per epoch, the files of its history.
 
-A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), seconds_per_step,
+A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), validation_cases (of
+how many it is; only where a time budget allows fewer than the settings), seconds_per_step,
 data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for whoever draws progress, done, total and
 waiting_for (what keeps the network waiting; None where it hardly waits).
 """
@@ -131,7 +132,8 @@ def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
         return
     files.write_text(run.history_jsonl, "".join(json.dumps(row) + "\n" for row in rows))
     table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    columns = {name: None for row in rows for name in row}  # in the order in which they first occur
+    writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(run.history_csv, table.getvalue())

@@ -8,11 +8,13 @@ moment and continued by the same call.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -85,6 +87,7 @@ class Progress:
     extended_at: int | None = None  # step from which a finished run was made longer
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
+    scored: list[str] | None = None  # names of the cases scored in training, once a time budget has told how many it allows
     drawn: float = 1.5  # s spent on the picture of the curves so far; the first time takes about so long
     epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -239,7 +242,8 @@ def _run(
             row = _row(progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
             due = subset and _validation_is_due(progress, settings, clock)
             if due:
-                row["validation_dice"] = interruption.abandonable(lambda: _measured(validate, learner, subset, task, progress, clock))
+                scoring = partial(_scored, validate, learner, subset, task, settings, budget, progress, clock, say)
+                row |= interruption.abandonable(scoring) or {}
                 budget = _budget(task, settings, progress)
             if not due or interruption.name is None:  # where it was cut short, the epoch ends when the run goes on
                 _end_epoch(progress, row)
@@ -327,6 +331,42 @@ def _validation_is_due(progress: Progress, settings: TrainingSettings, clock: Cl
     return progress.validated <= settings.validation_share * clock.now()
 
 
+def _scored(
+    validate: Validate,
+    learner: Learner,
+    subset: Sequence[Any],
+    task: TrainingTask,
+    settings: TrainingSettings,
+    budget: Budget,
+    progress: Progress,
+    clock: Clock,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """What validation adds to the row of an epoch: the Dice, and of how many cases where a time budget allows fewer than the subset.
+
+    The first time under a time budget, the smallest case alone tells how many can be scored in the share of the time that is for it.
+    """
+    some = [case for case in subset if progress.scored is None or case.name in progress.scored]
+    if budget.seconds is not None and progress.scored is None:
+        ordered, before = sorted(subset, key=_voxels), progress.validated
+        dice = _measured(validate, learner, ordered[:1], task, progress, clock)
+        per_voxel = (progress.validated - before) / _voxels(ordered[0])  # s
+        sums = itertools.accumulate(per_voxel * _voxels(case) for case in ordered)
+        some = ordered[: max(1, sum(seconds <= settings.validation_share * budget.seconds for seconds in sums))]
+        progress.scored = [case.name for case in some]
+        if len(some) < len(subset):
+            say(f"scored during training: {', '.join(progress.scored)}; more of the {len(subset)} cases would take too much of the time")
+        if len(some) > 1:
+            dice = _measured(validate, learner, some, task, progress, clock)
+    else:
+        dice = _measured(validate, learner, some, task, progress, clock)
+    return {"validation_dice": dice} | ({"validation_cases": len(some)} if len(some) < len(subset) else {})
+
+
+def _voxels(case: Any) -> int:
+    return math.prod(case.shape)
+
+
 def _measured(
     validate: Validate, learner: Learner, subset: Sequence[Any], task: TrainingTask, progress: Progress, clock: Clock
 ) -> float | None:
@@ -337,8 +377,8 @@ def _measured(
     seconds = clock.now() - begin
     progress.validated += seconds
     passes = task.final_passes or 2 ** sum(task.configuration.patch_size[axis] > 1 for axis in task.plan.mirror_axes)
-    voxels = sum(math.prod(case.shape) for case in subset)
-    progress.reserve = 2.5 + seconds * passes * sum(math.prod(case.shape) for case in task.validation_cases) / max(voxels, 1)
+    voxels = sum(map(_voxels, subset))
+    progress.reserve = 2.5 + seconds * passes * sum(map(_voxels, task.validation_cases)) / max(voxels, 1)
     return None if score is None else files.finite_or_none(score)
 
 

@@ -396,6 +396,38 @@ def seconds_per_step(monkeypatch, seconds):
     return steps
 
 
+@pytest.mark.parametrize(("per_voxel", "scored"), [(1e-4, 4), (4e-4, 2), (0.1, 1)])
+def test_under_a_time_budget_no_more_cases_are_scored_than_its_share_for_it_allows(cases, tmp_path, monkeypatch, per_voxel, scored):
+    """On a clock of its own: a step takes 1 s, and so does validation of 1 / `per_voxel` voxels; 3 s in 100 are for it, 1.2 in 40."""
+    from autoseg.training import history
+    from autoseg.training.learner import Learner
+
+    now, calls = [100.0], []
+
+    def step(self, batch, *, learning_rate):
+        now[0] += 1.0
+        return Step(loss=0.0, gradient_norm=0.0, taken=True)
+
+    def validate(network, some):
+        calls.append([case.name for case in some])
+        now[0] += per_voxel * sum(np.prod(case.shape) for case in some)
+        return 0.5
+
+    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Learner, "step", step)
+    task = make_task(cases, tmp_path, epochs=None, time_budget=40.0, deterministic=False)
+    said = []
+    train(replace(task, train_cases=cases[4:], validation_cases=cases[3::-1]), validate=validate, say=said.append)  # from 1287 voxels
+    assert calls[0] == ["case0"] and all(sorted(some) == [f"case{i}" for i in range(scored)] for some in calls[1:])
+    assert len(calls) == 1 if scored == 1 else len(calls) > 1
+    rows = [json.loads(line) for line in task.run.history_jsonl.read_text().splitlines()]
+    told = {row.get("validation_cases") for row in rows if row["validation_dice"] is not None}
+    assert told == ({None} if scored == 4 else {scored})
+    table = list(csv.DictReader(task.run.history_csv.read_text().splitlines()))
+    assert scored == 4 or {row["validation_cases"] for row in table} >= {str(scored)}
+    assert any(text.startswith("scored during training: case0") for text in said) == (scored < 4)
+
+
 @pytest.mark.parametrize(
     ("first", "then", "longer"),
     [

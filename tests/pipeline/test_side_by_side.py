@@ -8,32 +8,10 @@ import time
 
 import pytest
 
-from autoseg import cli, demo, machine
+from autoseg import machine
 from autoseg.errors import SettingsError, TrainingFailed
 from autoseg.pipeline import side_by_side, training
 from tests.pipeline.heard import Heard
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    """Four phantoms in two folds, and a very small network."""
-    root = tmp_path_factory.mktemp("side_by_side")
-    demo.write_phantoms(root / "data", root / "new", training_cases=4, new_cases=0, seed=5)
-    names = [f"phantom_{i:03d}" for i in range(4)]
-    folds = [{"train": names[2:], "validation": names[:2]}, {"train": names[:2], "validation": names[2:]}]
-    (root / "splits.json").write_text(json.dumps(folds))
-    assert (
-        cli.main(["plan", str(root / "data"), "-o", str(root / "workspace"), "--splits", str(root / "splits.json"), "--device", "cpu"]) == 0
-    )
-    file = root / "workspace/plan.json"
-    plan = json.loads(file.read_text())
-    plan["configurations"]["3d_fullres"] |= {
-        "patch_size": [16, 32, 32], "strides": [[1, 1, 1], [2, 2, 2]], "kernel_sizes": [[3, 3, 3]] * 2, "features_per_stage": [4, 8],
-        "blocks_per_stage": [1, 1], "decoder_blocks_per_stage": [1], "predicted": None, "batch_size": 2,
-    }  # fmt: skip
-    plan["mirror_axes"] = []
-    file.write_text(json.dumps(plan))
-    return root / "workspace"
 
 
 def test_all_folds_are_trained_at_once_where_there_are_several_devices(workspace, monkeypatch):

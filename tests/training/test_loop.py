@@ -363,24 +363,22 @@ def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validat
 @pytest.mark.parametrize(("before", "left"), [(0, 20), (7, 13), (15, 10)])
 def test_preparation_counts_for_a_time_budget_but_leaves_half_of_it_to_the_training(cases, tmp_path, monkeypatch, before, left):
     """On a clock of its own: a step takes 1 s, validation none, 2.5 s are kept back for the final one."""
-    steps = seconds_per_step(monkeypatch, 1.0)
-    begun = time.monotonic() - before
-    task = make_task(cases, tmp_path, epochs=None, time_budget=20.0, started=begun, deterministic=False)
+    now, steps = seconds_per_step(monkeypatch, 1.0)
+    task = make_task(cases, tmp_path, epochs=None, time_budget=20.0, started=now[0] - before, deterministic=False)
     train(task, validate=lambda network, some: 0.5)
-    assert left - 3 <= steps[0] <= left - 1
-    elapsed = json.loads(task.run.description.read_text())["seconds"]
-    assert elapsed == pytest.approx(min(before, 10) + steps[0], abs=0.5)
+    assert steps[0] == left - 2
+    assert json.loads(task.run.description.read_text())["seconds"] == min(before, 10) + steps[0]
     # counts for a run that goes on, too: what was used before, and this
     state = checkpoint.load_state(task.run.state)
     state["progress"] |= {"finished": False, "elapsed": 8.0}
     checkpoint.save_state(task.run.state, state)
     steps[0] = 0
-    train(replace(task, started=time.monotonic() - before), validate=lambda network, some: 0.5)
-    assert steps[0] == pytest.approx(max(0, 12 - 2 - min(before, 10)), abs=1.0)
+    train(replace(task, started=now[0] - before), validate=lambda network, some: 0.5)
+    assert steps[0] == max(0, 12 - 2 - min(before, 10))
 
 
 def seconds_per_step(monkeypatch, seconds):
-    """The number of steps, in a list; none learns anything, and a clock of their own is moved by them alone."""
+    """A clock that steps alone move, and their number, each in a list; no step learns anything."""
     from autoseg.training import history
     from autoseg.training.learner import Learner
 
@@ -391,9 +389,10 @@ def seconds_per_step(monkeypatch, seconds):
         steps[0] += 1
         return Step(loss=0.0, gradient_norm=0.0, taken=True)
 
-    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in (history, loop):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Learner, "step", step)
-    return steps
+    return now, steps
 
 
 @pytest.mark.parametrize(("per_voxel", "scored"), [(1e-4, 4), (4e-4, 2), (0.1, 1)])
@@ -440,26 +439,14 @@ def test_under_a_time_budget_no_more_cases_are_scored_than_its_share_for_it_allo
 )
 def test_a_finished_time_budget_is_made_longer_only_where_more_is_asked_for(cases, tmp_path, monkeypatch, first, then, longer):
     """On a clock of its own: a step takes 1 s, validation none."""
-    from autoseg.training import history
-    from autoseg.training.learner import Learner
-
-    now, steps = [100.0], []
-
-    def step(self, batch, *, learning_rate):
-        now[0] += 1.0
-        steps.append(1)
-        return Step(loss=0.0, gradient_norm=0.0, taken=True)
-
-    monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    now, steps = seconds_per_step(monkeypatch, 1.0)
     common = {"epochs": None, "deterministic": False}
-    if "prepared" in first:
-        first = {**first, "started": time.monotonic() - first["prepared"]}
-        del first["prepared"]
+    first = {**first, "started": now[0] - first.get("prepared", 0.0)}
+    first.pop("prepared", None)
     train(make_task(cases, tmp_path, **common, **first), validate=lambda network, some: 0.5)
-    before, said = len(steps), []
+    before, said = steps[0], []
     train(make_task(cases, tmp_path, **common, **then), validate=lambda network, some: 0.5, say=said.append)
-    assert before > 4 and (len(steps) > before) == longer
+    assert before > 4 and (steps[0] > before) == longer
     assert any("longer run" in text for text in said) == longer
     assert any("not trained again" in text for text in said) == (not longer and first["time_budget"] != then["time_budget"])
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,3 +242,26 @@ def test_training_killed_in_the_middle_goes_on_and_ends_with_a_valid_model(road)
     assert epochs == list(range(1, 9)) and done >= 2
     assert (folder / "validation/summary.json").exists()
     run("predict", workspace, road / "new/images", "-o", road / "both", "--no-tta", "--device", "cpu")
+
+
+def test_training_that_is_told_to_stop_saves_says_so_and_ends_with_its_own_exit_code_within_seconds(road):
+    folder = road / "workspace/runs/3d_fullres/fold_2"
+    command = [sys.executable, "-m", "autoseg.cli", "train", str(road / "workspace"), "--fold", "2", "--epochs", "1000", *SHORT]
+    training = subprocess.Popen(
+        [*command, "--device", "cpu"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "model.safetensors").exists():
+        assert training.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    asked = time.monotonic()
+    training.send_signal(signal.SIGTERM)
+    _, told = training.communicate(timeout=60)
+    assert training.returncode == 130 and time.monotonic() - asked < 20
+    assert "stopped by SIGTERM" in told and "saved" in told and "same command goes on" in told and "Traceback" not in told
+    assert list((folder / "state").iterdir()) and not (folder / "validation").exists()
+    shutil.rmtree(folder)  # other tests go on with the folds that are finished

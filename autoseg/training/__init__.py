@@ -1,1 +1,5 @@
-"""TODO."""
+"""A plan and its preprocessed cases become a trained network, which `loop` drives and the other modules serve.
+
+`loop` holds the order of things, `task` what a run is given and how far it is, `learner` the network with its optimizer, `batches`
+the patches it sees (`sampling`, `augmentation`), `loss` what it is told about them. `resuming` keeps a run across kills.
+"""

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from autoseg import presets
 from autoseg.errors import SettingsError
+from autoseg.planning.configuration import Plan
 from autoseg.presets import refuse_unknown
 
 
@@ -195,6 +197,37 @@ def read_settings(values: Mapping[str, Any], changes: Mapping[str, Any] | None =
             fix="change one of the two: --set optimizer.nesterov=false",
         )
     return settings
+
+
+def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
+    """The settings of a plan with some of them changed. What a plan of an earlier version lacks is taken from the default planner.
+
+    Parameters
+    ----------
+    changes : dotted name -> value, for instance {"optimizer.learning_rate": 0.001}; a text is read as the kind that it replaces
+
+    Raises
+    ------
+    SettingsError : unknown name, with the nearest known one; a value of the wrong kind or out of its limits; class weights that
+        are not one per class
+    """
+    settings = read_settings(_completed(plan.settings or {}, presets.planner().values["training"]), changes)
+    weights, classes = settings.loss.class_weights, [label.name for label in plan.labels.labels]
+    if weights and len(weights) != len(classes):
+        raise SettingsError(
+            "the training setting 'loss.class_weights' does not fit the labels",
+            found=f"{len(weights)} weights",
+            expected=f"{len(classes)}, one for each of: {', '.join(classes)}",
+            fix="give one number per label, background first, or none: --set loss.class_weights=[]",
+        )
+    return settings
+
+
+def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with the missing keys of `base`, table by table."""
+    whole = {**base, **values}
+    tables = (name for name, value in base.items() if isinstance(value, Mapping) and isinstance(whole[name], Mapping))
+    return whole | {name: _completed(whole[name], base[name]) for name in tables}
 
 
 def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from autoseg.errors import Interrupted, ModelError, PlanMismatch, SettingsError,
 from autoseg.fingerprint import ChannelIntensities
 from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
-from autoseg.training import loop
+from autoseg.training import loop, resuming
+from autoseg.training import task as training_task
 from autoseg.training.learner import Step
 from autoseg.training.sampling import pick_patches
 from autoseg.workspace import Run
@@ -126,7 +127,7 @@ def test_the_model_of_a_finished_run_is_written_anew_from_its_state(cases, tmp_p
     if harm == "killed before the model":
         train(replace(task, epochs=1))
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "_save_model", lambda *anything: None)
+            patch.setattr(resuming, "_save_model", lambda *anything: None)
             expected = train(task)
         assert checkpoint.load_model(task.run)[1]["epochs"] == 1
     else:
@@ -389,7 +390,7 @@ def seconds_per_step(monkeypatch, seconds):
         steps[0] += 1
         return Step(loss=0.0, gradient_norm=0.0, taken=True)
 
-    for module in (history, loop):
+    for module in (history, training_task):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Learner, "step", step)
     return now, steps
@@ -708,9 +709,3 @@ def test_the_network_sees_bfloat16_where_the_processor_computes_in_it():
     expected = torch.bfloat16 if machine.has_bf16("cpu") else torch.float32
     assert choose_precision("auto", torch.device("cpu")) == expected
     assert choose_precision("float32", torch.device("cpu")) == torch.float32
-
-
-def test_the_validation_subset_is_fixed_and_spread_over_the_names(cases):
-    chosen = loop.validation_subset([make_case(f"c{i:02d}", (4, 4, 4)) for i in reversed(range(40))], 5)
-    assert [case.name for case in chosen] == ["c00", "c10", "c20", "c29", "c39"]
-    assert len(loop.validation_subset(cases, 100)) == 6

@@ -1,0 +1,141 @@
+"""A run's state is saved, found again and continued; what a kill left behind of its model, tables and picture is mended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from autoseg import __version__
+from autoseg.errors import PlanMismatch
+from autoseg.networks import checkpoint
+from autoseg.training.history import Clock, clock_text, is_written, write_history
+from autoseg.training.learner import Learner
+from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
+from autoseg.training.settings import TrainingSettings, check_settings
+from autoseg.training.task import Progress, TrainingTask, budget_of
+
+
+def save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:
+    """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
+    progress.elapsed = clock.now()
+    if not task.team.leads:
+        return
+    kept = {name: value for name, value in vars(progress).items() if name != "history"}
+    state = {
+        "progress": {**kept, "history": json.dumps(progress.history)},
+        "learner": learner.state(),
+        "seed": task.seed,
+        "origin": _origin(task),
+        "settings": settings_of(check_settings(task.plan, task.settings or {})),
+    }
+    checkpoint.save_state(task.run.state, state)
+    _save_model(task, learner, progress)
+
+
+def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> None:
+    scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
+    description = {
+        "version": __version__,
+        "plan": task.plan.to_json(),
+        "configuration": task.configuration.name,
+        "fold": task.fold,
+        "channels": [channel.name for channel in task.plan.channels],
+        **task.plan.labels.to_json(),
+        "seed": task.seed,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "finished": progress.finished,
+        "settings": dict(task.settings or {}),
+        "training_cases": sorted(case.name for case in task.train_cases),
+    }
+    remarks = {
+        "seconds": round(progress.elapsed, 3),
+        "scores": {"validation_dice": scores[-1] if scores else None, "cases": len(task.validation_cases)},
+    }
+    checkpoint.save_model(task.run, learner.weights(), description, remarks=remarks)
+
+
+def mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: Callable[[str], None]) -> None:
+    """The model of a finished run is written anew where it is not the state's: killed between the two, lost or damaged."""
+    if task.team.leads and not checkpoint.holds(task.run, learner.weights(), steps=progress.step):
+        say(f"{task.run.weights} is missing, damaged or older than the saved state: written anew from it")
+        _save_model(task, learner, progress)
+
+
+def mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[dict[str, Any]]], None]) -> None:
+    """The tables and the picture of a finished run are made again where they miss epochs of the state: killed before them, or lost."""
+    if not task.team.leads or not progress.history:
+        return
+    run = task.run
+    if not is_written(run, progress.history):
+        write_history(run, progress.history)
+    if not run.progress.exists() or run.progress.stat().st_mtime_ns < run.history_jsonl.stat().st_mtime_ns:
+        draw([dict(row) for row in progress.history])
+
+
+def resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say: Callable[[str], None]) -> tuple[Progress, list[str]]:
+    """Where the run was stopped, or its beginning; and what has been set otherwise since then, a line each.
+
+    Raises
+    ------
+    ModelError : the state is damaged
+    PlanMismatch : the state is of other cases, another plan, another optimizer or another seed
+    """
+    state = checkpoint.load_state(task.run.state)
+    if state is None:
+        return Progress(), []
+    refuse_another(state.get("origin"), _origin(task), file=task.run.state)
+    changed = changed_settings(state.get("settings", {}), settings_of(settings), file=task.run.state)
+    try:
+        learner.load(state["learner"])
+        kept = dict(state["progress"])
+        progress = Progress(**{**kept, "history": json.loads(kept["history"])})
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise PlanMismatch(
+            "the saved state belongs to another network or other settings",
+            file=task.run.state,
+            found=str(error).splitlines()[0],
+            fix="train with the plan and settings it was begun with, or begin again with --overwrite",
+        ) from None
+    if state["seed"] != task.seed:
+        raise PlanMismatch(
+            "the run was begun with another seed",
+            file=task.run.state,
+            found=f"--seed {state['seed']}",
+            expected=f"--seed {task.seed}",
+            fix="give the seed it was begun with, or begin again with --overwrite",
+        )
+    if not progress.finished:
+        say(f"going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
+    return progress, changed
+
+
+def _origin(task: TrainingTask) -> dict[str, Any]:
+    return origin_of(
+        task.plan,
+        task.configuration,
+        training=(case.name for case in task.train_cases),
+        validation=(case.name for case in task.validation_cases),
+        previous=task.previous_weights,
+    )
+
+
+def extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, say: Callable[[str], None]) -> None:
+    """A finished run of which more is asked goes on: for more epochs, or for clearly more time of which some is left."""
+    if not progress.finished:
+        return
+    budget = budget_of(task, settings, progress)
+    longer = budget.seconds is not None and progress.asked_seconds is not None and budget.seconds >= 1.5 * progress.asked_seconds
+    longer = longer and budget.progress(step=progress.step, elapsed=progress.elapsed) < 1
+    more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
+    if longer or more:
+        progress.finished, progress.extended_at = False, progress.step
+        say(f"a longer run is asked for: going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
+    elif (budget.steps, budget.seconds) != (progress.asked_steps, progress.asked_seconds):
+        asked = f"{budget.steps} steps" if budget.seconds is None else f"a time budget of {clock_text(budget.seconds)}"
+        before, more_is = f"{progress.step} steps", "only more steps make it longer"
+        if progress.asked_seconds is not None:
+            before = f"a time budget of {clock_text(progress.asked_seconds)} ({before})"
+            more_is = f"only more steps make it longer, or a time budget of {clock_text(1.5 * progress.asked_seconds)}"
+        say(f"finished with {before}, and not trained again for {asked}: {more_is}; --overwrite begins anew")

@@ -1,0 +1,79 @@
+"""What a training is given, how far it is, and how long it may be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training.sampling import PatchSource
+from autoseg.training.schedule import Budget
+from autoseg.training.settings import TrainingSettings
+from autoseg.training.team import ALONE, Team
+from autoseg.workspace import Run
+
+FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
+SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """What is to be trained, and for how long: `epochs` or `time_budget` (s), else the epochs of the settings."""
+
+    plan: Plan
+    configuration: Configuration
+    fold: int
+    train_cases: Sequence[PatchSource]
+    validation_cases: Sequence[PatchSource]
+    run: Run
+    device: str = "cpu"
+    seed: int = 0
+    epochs: int | None = None
+    time_budget: float | None = None  # s, preparation and final validation included
+    started: float | None = None  # `time.monotonic()` when work on this fold began: from then on a time budget runs. None: now
+    deterministic: bool = False
+    settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
+    previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
+    previous_weights: Mapping[str, str | None] = field(default_factory=dict)  # its fold -> hash of the weights that made those maps
+    team: Team = ALONE  # the processes that train this fold together
+    beside: int = 1  # folds trained on this machine at the same time: they share its memory
+    final_passes: int | None = None  # forward passes per place in the final validation; None: one per mirror image
+
+
+@dataclass
+class Progress:
+    """How far a run is. All of it is kept in the state and comes back when resuming."""
+
+    step: int = 0
+    elapsed: float = 0.0  # s of training, validation in between included; of a time budget also those of preparation
+    epoch: int = 0
+    finished: bool = False
+    skipped: int = 0  # steps in a row without finite numbers
+    asked_steps: int | None = None  # length of the run when it was finished
+    asked_seconds: float | None = None
+    extended_at: int | None = None  # step from which a finished run was made longer
+    reserve: float = 0.0  # s that the final validation will take
+    validated: float = 0.0  # s spent on validation so far
+    scored: list[str] | None = None  # names of the cases scored in training, once a time budget has told how many it allows
+    drawn: float = 1.5  # s spent on the picture of the curves so far; the first time takes about so long
+    epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def budget_of(task: TrainingTask, settings: TrainingSettings, progress: Progress) -> Budget:
+    """The length of the run: `epochs` before `time_budget` before the epochs of the settings. Of seconds at least half are for training."""
+    if task.time_budget is not None and task.epochs is None:
+        reserve = progress.reserve or FIRST_RESERVE * task.time_budget
+        return Budget(seconds=task.time_budget, reserve=min(reserve, 0.5 * task.time_budget))
+    return Budget(steps=(task.epochs or settings.epochs) * settings.steps_per_epoch)
+
+
+def preparation(task: TrainingTask) -> float:
+    """Seconds of a time budget that went before the first step of this call: they count, but leave the training a fair share."""
+    if task.started is None or task.time_budget is None or task.epochs is not None:
+        return 0.0
+    return min(time.monotonic() - task.started, (1 - SHORTEST_SHARE) * task.time_budget)

@@ -66,7 +66,9 @@ def main() -> None:
         summary = json.loads((workspace / "runs/3d_fullres/fold_0/validation/summary.json").read_text())
         found = {name: round(scores["dice"]["mean"], 4) for name, scores in summary["labels"].items()}
         print(condition, found, flush=True)
-        figures[condition] = {"cases": len(summary["cases"]), "dice_per_label": found}
+        plan = json.loads((workspace / "plan.json").read_text())["configurations"]["3d_fullres"]
+        network = {key: plan[key] for key in ("patch_size", "batch_size", "features_per_stage")}  # should be the same for all
+        figures[condition] = {"cases": len(summary["cases"]), "dice_per_label": found, "network": network}
     report("partial_labels", figures)
 
 

@@ -107,7 +107,7 @@ def train(
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
             deterministic=deterministic, settings=settings or {}, device=team.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (), beside=beside,
+            overwrite=overwrite, extend=True, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (), beside=beside,
             listener=listener if team.leads else Unheard())  # fmt: skip
         _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
         results: dict[str, Any] = {}
@@ -139,6 +139,7 @@ class _Work:
     seed: int
     workers: int | None
     overwrite: bool
+    extend: bool  # finished runs go on where more is asked for
     tensorboard: bool
     team: Team
     devices: Sequence[str]  # with several, each has a fold of its own
@@ -175,7 +176,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
         _prepare(work, configuration)
     work.team.wait()
     if configuration.previous_stage is not None:
-        stage, before = configuration.previous_stage, replace(work, overwrite=False)
+        stage, before = configuration.previous_stage, replace(work, overwrite=False, extend=False)
         missing = [k for k in range(len(work.splits)) if not _is_validated(work, stage, k)]
         if missing:
             work.listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
@@ -349,6 +350,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
         epochs=work.epochs,
         time_budget=work.time_budget,
         started=started,
+        extendable=work.extend,
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,
@@ -399,7 +401,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
     if work.team.leads:
         summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
                                  device=device, workers=work.workers, network=finished, listener=listener,
-                                 time_budget=work.time_budget)  # fmt: skip
+                                 time_budget=work.time_budget, started=started)  # fmt: skip
     work.team.wait()
     return summary
 
@@ -417,6 +419,7 @@ def _validate_fold(
     network: Any,
     listener: Listener,
     time_budget: float | None,
+    started: float,
 ) -> dict[str, Any]:
     """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
 
@@ -430,11 +433,12 @@ def _validate_fold(
         listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
         return summary
     how = {"version": __version__, "weights": weights, "tta": True, "device": device.split(":")[0]}
-    kept = _kept_predictions(run, how, targets.values())
+    kept = _kept_predictions(run, how, targets)
     if kept:
         listener.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
     voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
     begin, first = time.monotonic(), next(iter(voxels), None)
+    spent = max(files.read_json(run.description)["seconds"], begin - started)  # the former also has what earlier calls took
     for index, case in enumerate(held_out):
         listener.progress(stage, index, len(held_out))
         target = targets[case.name]
@@ -446,7 +450,7 @@ def _validate_fold(
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
         if case.name == first and time_budget is not None:
             seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
-            _warn_if_late(run, stage, seconds, time_budget, listener)
+            _warn_if_late(stage, seconds, spent, time_budget, listener)
     listener.progress(stage, len(held_out), len(held_out))
     summary = {**score(targets, held_out, plan.labels, parallel=workers, listener=listener), "weights": weights}
     write_summary(run.summary, summary)
@@ -459,9 +463,9 @@ def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
     return {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
 
 
-def _warn_if_late(run: Run, stage: str, seconds: float, time_budget: float, listener: Listener) -> None:
-    """Tell of a final validation that takes clearly longer than the training has left of the time budget."""
-    left = max(0.0, time_budget - files.read_json(run.description)["seconds"])
+def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, listener: Listener) -> None:
+    """Tell of a final validation that takes clearly longer than there is left of the time budget."""
+    left = max(0.0, time_budget - spent)
     if seconds > left + LATE * time_budget:
         listener.say(
             f"warning: {stage} takes about {clock(seconds)}, and {clock(left)} are left of the time budget of {clock(time_budget)}; "
@@ -478,8 +482,8 @@ def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
     return summary if whole else None
 
 
-def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Iterable[Path]) -> set[Path]:
-    """Those of the predictions that are there and were made in this way; all else in the folder is removed."""
+def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Path]) -> set[Path]:
+    """The predictions that are there and were made in this way; all else in the folder is removed, but for what lies beside them."""
     try:
         same = files.read_json(run.predicted_with) == how
     except InputError:  # none, or damaged
@@ -487,11 +491,12 @@ def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Iterable[Path])
     if not same:
         files.remove_tree(run.validation)
         files.write_json(run.predicted_with, how)
-    kept = {path for path in targets if path.exists()}
+    kept = {case: path for case, path in targets.items() if path.exists()}
+    beside = tuple(f"{case}." for case in kept)  # TIFF has its spacing in a file of its own
     for path in run.validation.iterdir():
-        if path.is_file() and path not in kept and path != run.predicted_with:
+        if path.is_file() and not path.name.startswith(beside) and path != run.predicted_with:
             path.unlink()
-    return kept
+    return set(kept.values())
 
 
 class _References:

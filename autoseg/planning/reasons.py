@@ -299,6 +299,8 @@ def _width(sized: Sized, facts: Facts) -> str:
         return f"{text}; the next larger network ({_brief(sized.next_rung)}) would take {sized.limit}."
     if sized.limit is not None:
         return f"{text}: the smallest network there is, although it takes {sized.limit}."
+    if facts.timed:
+        return f"{text}: the largest under a time budget, where more voxels would only be padding; the machine would allow it."
     return f"{text}: the data set gives no reason for a larger one, the machine would allow it."
 
 

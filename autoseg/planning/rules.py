@@ -66,6 +66,7 @@ class Rules:
     floor_voxels_3d: int
     smallest_voxels_2d: int
     smallest_voxels_3d: int
+    padded_share: float
     cpu_seconds: float
     many_cases: int
     steps: int
@@ -134,6 +135,7 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             floor_voxels_3d=int(values["sizing"]["floor_voxels_3d"]),
             smallest_voxels_2d=int(values["sizing"]["smallest_voxels_2d"]),
             smallest_voxels_3d=int(values["sizing"]["smallest_voxels_3d"]),
+            padded_share=float(values["sizing"]["padded_share"]),
             cpu_seconds=float(values["sizing"]["cpu_seconds"]),
             many_cases=int(values["sizing"]["many_cases"]),
             steps=int(values["sizing"]["steps"]),

@@ -9,7 +9,7 @@ The machine's way walks up a *ladder* of networks. Each rung shows the network m
     5  the largest patch, batches growing up to a share of the data set
 
 The highest rung that keeps memory and time is taken. The ladder does not depend on how much there is of either, so more memory
-or more time never gives less. Under a time budget it has no residual encoders, and no patches that reach beyond the median case
+or more time never gives less. Under a time budget it has no residual encoders, and no patches that reach far beyond the median case
 while a smaller one sees enough of it: the voxels beyond are padding, and steps are worth more.
 """
 
@@ -180,11 +180,11 @@ def _patches(wanted: Wanted, rules: Rules) -> list[Topology]:
 
 
 def _without_padding(patches: list[Topology], wanted: Wanted, rules: Rules) -> list[Topology]:
-    """Those that lie within the median case; all, where none of these sees enough of it to do without a low-resolution stage."""
+    """Those with little padding; all, where none of these sees enough of the median case to do without a low-resolution stage."""
     median = wanted.median_shape
-    within = [t for t in patches if all(edge <= whole for edge, whole in zip(t.patch_size, median, strict=True))]
-    enough = within and math.prod(within[-1].patch_size) >= rules.coverage(timed=True) * math.prod(median)
-    return within if enough else patches
+    full = [t for t in patches if all(e <= (1 + rules.padded_share) * m for e, m in zip(t.patch_size, median, strict=True))]
+    seen = math.prod(min(e, m) for e, m in zip(full[-1].patch_size, median, strict=True)) if full else 0.0
+    return full if seen and seen >= rules.coverage(timed=True) * math.prod(median) else patches
 
 
 def _start_patch(wanted: Wanted, rules: Rules) -> tuple[float, float, float]:

@@ -81,7 +81,8 @@ def train(
             return learner.averaged.eval()
         for change in changed:
             say(change)
-        batches = interruption.abandonable(lambda: _batches(task, settings, device))  # which reads all cases that fit into memory
+        read = partial(_batches, task, settings, device)  # all cases that fit into memory
+        batches = interruption.abandonable(read) if task.team.size == 1 else read()  # a team stops together, at its first step
         if batches is None:
             raise _interrupted(task, interruption.name, found=f"{progress.step} steps done")
         try:
@@ -137,7 +138,9 @@ def _run(
     say: Callable[[str], None],
 ) -> None:
     """All steps that are left. The page to read."""
-    clock = Clock(progress.elapsed + preparation(task))
+    prepared = preparation(task, progress)
+    progress.prepared += prepared
+    clock = Clock(progress.elapsed + prepared)
     watch = EpochWatch(clock, batches)
     subset = scoring.validation_subset(task.validation_cases, settings.validation_cases) if task.team.leads else ()
     budget = budget_of(task, settings, progress)

@@ -123,19 +123,19 @@ def _origin(task: TrainingTask) -> dict[str, Any]:
 
 def extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, say: Callable[[str], None]) -> None:
     """A finished run of which more is asked goes on: for more epochs, or for clearly more time of which some is left."""
-    if not progress.finished:
+    if not progress.finished or not task.extendable:
         return
     budget = budget_of(task, settings, progress)
     longer = budget.seconds is not None and progress.asked_seconds is not None and budget.seconds >= 1.5 * progress.asked_seconds
     longer = longer and budget.progress(step=progress.step, elapsed=progress.elapsed) < 1
     more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
     if longer or more:
-        progress.finished, progress.extended_at = False, progress.step
+        progress.finished, progress.extended_at, progress.scored = False, progress.step, None
         say(f"a longer run is asked for: going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
     elif (budget.steps, budget.seconds) != (progress.asked_steps, progress.asked_seconds):
         asked = f"{budget.steps} steps" if budget.seconds is None else f"a time budget of {clock_text(budget.seconds)}"
-        before, more_is = f"{progress.step} steps", "only more steps make it longer"
+        before, more_is = f"{progress.step} steps", "--epochs with more steps makes it longer"
         if progress.asked_seconds is not None:
             before = f"a time budget of {clock_text(progress.asked_seconds)} ({before})"
-            more_is = f"only more steps make it longer, or a time budget of {clock_text(1.5 * progress.asked_seconds)}"
+            more_is = f"--epochs with more steps makes it longer, or a time budget of {clock_text(1.5 * progress.asked_seconds)}"
         say(f"finished with {before}, and not trained again for {asked}: {more_is}; --overwrite begins anew")

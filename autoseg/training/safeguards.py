@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,9 +36,9 @@ def probe(learner: Learner, batches: Batches, settings: TrainingSettings, team: 
         taken = [step for step in steps if step.taken]
         if not taken or taken[0].learns_nothing:
             continue
-        before, after = taken[0].loss, taken[-1].loss
-        told = f"loss {before:.3f} before, {after:.3f} after {settings.probe_steps} steps on the same patches ({names})"
-        if not after < before:
+        before, after = taken[0].loss, steps[-1].loss if steps[-1].taken else math.nan
+        told = f"loss {before:.3f} before, {after:.3f} after {len(steps) - 1} steps on the same patches ({names})"
+        if not after < before:  # also where it is no number any more
             raise TrainingFailed(
                 "the network cannot learn even one batch by heart",
                 found=told,

@@ -48,6 +48,8 @@ def score_subset(
     The first time under a time budget, the smallest case alone tells how many can be scored in the share of the time that is for it.
     """
     some = [case for case in subset if progress.scored is None or case.name in progress.scored]
+    if not some:  # another subset than when the run was begun
+        some, progress.scored = list(subset), None
     if budget.seconds is not None and progress.scored is None:
         ordered, before = sorted(subset, key=_voxels), progress.validated
         dice = _measured(validate, learner, ordered[:1], task, progress, clock)

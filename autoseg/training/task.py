@@ -17,7 +17,7 @@ from autoseg.training.team import ALONE, Team
 from autoseg.workspace import Run
 
 FIRST_RESERVE = 0.08  # share of a time budget kept for the final validation until its duration has been measured
-SHORTEST_SHARE = 0.5  # of a time budget is left to the training itself, however long the preparation took
+LARGEST_SHARE = 0.5  # of a time budget that preparation counts for, and of the rest that is kept for the final validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class TrainingTask:
     seed: int = 0
     epochs: int | None = None
     time_budget: float | None = None  # s, preparation and final validation included
+    extendable: bool = True  # whether a finished run goes on where more is asked for; the first stage of a cascade is taken as it is
     started: float | None = None  # `time.monotonic()` when work on this fold began: from then on a time budget runs. None: now
     deterministic: bool = False
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
@@ -59,21 +60,25 @@ class Progress:
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
     scored: list[str] | None = None  # names of the cases scored in training, once a time budget has told how many it allows
+    prepared: float = 0.0  # s of a time budget that preparation counted for, in all calls together
     drawn: float = 1.5  # s spent on the picture of the curves so far; the first time takes about so long
     epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def budget_of(task: TrainingTask, settings: TrainingSettings, progress: Progress) -> Budget:
-    """The length of the run: `epochs` before `time_budget` before the epochs of the settings. Of seconds at least half are for training."""
+    """The length of the run: `epochs` before `time_budget` before the epochs of the settings.
+
+    Of a time budget at least a quarter goes into steps, even where preparation and final validation take so long that it is exceeded.
+    """
     if task.time_budget is not None and task.epochs is None:
         reserve = progress.reserve or FIRST_RESERVE * task.time_budget
-        return Budget(seconds=task.time_budget, reserve=min(reserve, 0.5 * task.time_budget))
+        return Budget(seconds=task.time_budget, reserve=min(reserve, LARGEST_SHARE * (task.time_budget - progress.prepared)))
     return Budget(steps=(task.epochs or settings.epochs) * settings.steps_per_epoch)
 
 
-def preparation(task: TrainingTask) -> float:
+def preparation(task: TrainingTask, progress: Progress) -> float:
     """Seconds of a time budget that went before the first step of this call: they count, but leave the training a fair share."""
     if task.started is None or task.time_budget is None or task.epochs is not None:
         return 0.0
-    return min(time.monotonic() - task.started, (1 - SHORTEST_SHARE) * task.time_budget)
+    return min(time.monotonic() - task.started, max(0.0, LARGEST_SHARE * task.time_budget - progress.prepared))

@@ -114,6 +114,18 @@ def test_predictions_of_other_weights_or_by_other_means_are_all_made_anew(worksp
         assert weights == json.loads(run.summary.read_text())["weights"] == json.loads(run.predicted_with.read_text())["weights"]
 
 
+def test_a_kept_prediction_keeps_the_spacing_that_lies_beside_it(tmp_path):
+    run = training.Run(root=tmp_path)
+    run.validation.mkdir()
+    how = {"weights": "these"}
+    training.files.write_json(run.predicted_with, how)
+    for name in ("a.tif", "a.json", "c.json", ".writing-1-b.tif"):
+        (run.validation / name).write_bytes(b"-")
+    targets = {name: run.validation / f"{name}.tif" for name in "abc"}
+    assert training._kept_predictions(run, how, targets) == {targets["a"]}
+    assert {path.name for path in run.validation.iterdir()} == {"a.tif", "a.json", run.predicted_with.name}
+
+
 @pytest.mark.parametrize(("seconds", "late"), [(8.0, False), (40.0, True)])
 def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_once_with_figures(workspace, monkeypatch, seconds, late):
     """On a clock of its own: the training took 45 s of 60, every case takes as long as given."""

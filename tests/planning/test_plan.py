@@ -16,6 +16,8 @@ from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import stored_bytes
+from autoseg.planning.rules import read_rules
+from autoseg.planning.sizing import Wanted, ladder
 from autoseg.planning.validation import validate_plan
 from tests.planning.fingerprints import CPU, TWO_LABELS, card, make_fingerprint, preset
 
@@ -168,6 +170,20 @@ def test_a_time_budget_is_not_spent_on_padding(median, patch):
     timed, free = (make_plan(fingerprint, preset=preset(), machine=machine).configuration("3d_fullres") for machine in (CPU, card(24e9)))
     assert timed.patch_size == patch
     assert all(edge >= whole for edge, whole in zip(free.patch_size, median, strict=True))
+
+
+@pytest.mark.parametrize("edge", [39, 79, 159])
+def test_a_little_padding_is_no_reason_to_see_less_of_the_case(edge):
+    wanted = Wanted(
+        name="3d_fullres",
+        spacing=(1.0, 1.0, 1.0),
+        median_shape=(edge,) * 3,
+        dataset_voxels=1e9,
+        counted_labels=3,
+        normalization=("zscore",),
+    )
+    timed, free = (ladder(wanted, read_rules(preset().values), timed=timed)[-1].patch_size for timed in (True, False))
+    assert timed == free == (edge + 1,) * 3
 
 
 def by_name(plan: Plan) -> dict[str, Configuration]:

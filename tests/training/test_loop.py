@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import signal
 import threading
@@ -547,6 +548,28 @@ def test_the_probe_gives_no_verdict_on_a_batch_that_has_nothing_to_learn(cases, 
     assert told[-1].startswith("probe: none of the first 5" if everywhere else "probe: loss ")
     assert any("1 of 1 steps left out" in text and "not all finite in" in text for text in told) == (harm == "damaged")
     assert everywhere or told[-1].count("case") == 2 and any(cases[pick.case].name not in told[-1] for pick in picked)
+
+
+def test_a_probe_whose_loss_is_no_number_in_the_end_has_failed_and_tells_how_far_it_came(cases, tmp_path, monkeypatch):
+    from autoseg.training.learner import Learner
+
+    def probe(self, batch, *, steps, learning_rate):
+        return [Step(loss=loss, gradient_norm=1.0, taken=math.isfinite(loss)) for loss in (1.2, 0.9, math.nan)]
+
+    monkeypatch.setattr(Learner, "probe", probe)
+    with pytest.raises(TrainingFailed, match="by heart") as caught:
+        train(make_task(cases, tmp_path, settings=SETTINGS | {"probe_steps": 20}))
+    assert "loss 1.200 before, nan after 2 steps" in caught.value.found
+
+
+def test_a_finished_run_that_is_taken_as_it_is_is_made_no_longer(cases, tmp_path):
+    task = make_task(cases, tmp_path, epochs=1)
+    train(task)
+    before = task.run.weights.read_bytes()
+    train(replace(task, epochs=2, extendable=False))
+    assert task.run.weights.read_bytes() == before
+    train(replace(task, epochs=2))
+    assert task.run.weights.read_bytes() != before
 
 
 def test_a_state_of_another_network_or_seed_is_refused(cases, tmp_path):

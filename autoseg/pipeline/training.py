@@ -399,7 +399,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
         )
     summary = {}
     if work.team.leads:
-        summary = _validate_fold(run, plan, configuration, [by_name[name] for name in split["validation"]], stored, previous,
+        summary = _validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous,
                                  device=device, workers=work.workers, network=finished, listener=listener,
                                  time_budget=work.time_budget, started=started)  # fmt: skip
     work.team.wait()
@@ -408,7 +408,6 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
 
 def _validate_fold(
     run: Run,
-    plan: Plan,
     configuration: Configuration,
     held_out: Sequence[Case],
     stored: Mapping[str, store.StoredCase],
@@ -428,7 +427,8 @@ def _validate_fold(
     """
     stage = f"validate {configuration.name} {run.root.name}"
     targets = _targets(run, held_out)
-    weights = files.hash_file(run.weights)
+    weights, description = files.hash_file(run.weights), files.read_json(run.description)
+    plan = Plan.from_json(description["plan"])  # without mirror images where the run was too brief for them
     if (summary := _summary_of(run, targets)) is not None and summary.get("weights") == weights:
         listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
         return summary
@@ -438,7 +438,7 @@ def _validate_fold(
         listener.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
     voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
     begin, first = time.monotonic(), next(iter(voxels), None)
-    spent = max(files.read_json(run.description)["seconds"], begin - started)  # the former also has what earlier calls took
+    spent = max(description["seconds"], begin - started)  # the former also has what earlier calls took
     for index, case in enumerate(held_out):
         listener.progress(stage, index, len(held_out))
         target = targets[case.name]

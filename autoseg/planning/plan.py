@@ -70,8 +70,7 @@ def make_plan(
         low = task.plan_lowres(full)
         sized += [full] if low is None else [low, full.with_batch_dice(), task.plan_cascade(full.with_batch_dice())]
     wanted = preset.values.get("training", {}).get("augmentation", {}).get("mirror_axes", "all")
-    many = len(fingerprint.cases) >= task.rules.many_cases
-    mirror, swap = mirroring(fingerprint, task.order, planar=task.planar, wanted=wanted, brief=task.time_budget is not None, many=many)
+    mirror, swap = mirroring(fingerprint, task.order, planar=task.planar, wanted=wanted, brief=task.time_budget is not None)
     plan = Plan(
         planner=preset.name,
         planner_values=preset.documented,
@@ -93,7 +92,7 @@ def make_plan(
 
 
 def mirroring(
-    fingerprint: Fingerprint, order: Axes, *, planar: bool, wanted: str = "all", brief: bool = False, many: bool = False
+    fingerprint: Fingerprint, order: Axes, *, planar: bool, wanted: str = "all", brief: bool = False
 ) -> tuple[tuple[int, ...], int | None]:
     """The plan axes that may be flipped, and the one whose flip swaps left and right labels.
 
@@ -102,18 +101,16 @@ def mirroring(
 
     Parameters
     ----------
-    wanted : "all", "left-right", "none", or "auto": all, but in a brief training only left and right of a body, and
-        nothing where there are many cases
+    wanted : "all", "left-right", "none", or "auto": all, but in a brief training only left and right of a body
     brief : whether a time budget limits the training. Scans are read in one orientation, so a network that is trained for
         minutes does not have to know what they look like upside down; pictures without anatomical axes have no such orientation
-    many : whether there are so many cases that mirror images would only take the time of real ones
     """
     axes = tuple(axis for axis in range(3) if not (planar and axis == 0))
     left_right = order.index(2)
     if wanted == "none":
         axes = ()
     elif wanted == "auto" and brief and not planar:
-        axes = () if many else (left_right,)
+        axes = (left_right,)
     elif wanted == "left-right":
         axes = (left_right,)
     return axes, left_right if fingerprint.labels.pairs and left_right in axes else None

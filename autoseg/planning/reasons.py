@@ -201,13 +201,14 @@ def _stages(facts: Facts) -> str:
 def _mirroring(facts: Facts) -> str:
     pairs = facts.fingerprint.labels.pairs
     axes = [name for axis, name in enumerate(facts.names) if axis in facts.mirror_axes]
-    brief, cases = "", len(facts.fingerprint.cases)
-    if not axes and facts.time_budget is not None:
-        brief = f"Images are not mirrored: in a brief training mirror images would take the time of {cases} real ones."
-    elif not axes:
+    brief = ""
+    if not axes:
         brief = "Images are not mirrored, as the planner's settings say."
     elif len(axes) < 2:
         brief = f"Images are mirrored along {axes[0]} only: a brief training has no time for the other orientations. "
+    if axes and facts.rules.mirror_from:
+        few = f"{facts.rules.mirror_from:g}"
+        brief += f"A training that draws each case fewer than {few} times mirrors none: mirror images would take the time of real ones. "
     if facts.swap_axis is None:
         return brief.rstrip()
     named = ", ".join(f"{left} / {right}" for left, right in pairs[:3]) + (f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")

@@ -68,7 +68,6 @@ class Rules:
     smallest_voxels_3d: int
     padded_share: float
     cpu_seconds: float
-    many_cases: int
     steps: int
     cpu_flops_per_core: float
     cpu_value_seconds: float
@@ -80,6 +79,7 @@ class Rules:
     mask_below: float
     schemes: Mapping[str, str]
     steps_per_epoch: int
+    mirror_from: float  # draws of each case from which a training mirrors images; 0: always
 
     def reference(self, *, planar: bool) -> Reference:
         """The memory currency of 2D or 3D."""
@@ -102,6 +102,7 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
     SettingsError : a table or key is missing, or a value is not one of those allowed
     """
     try:
+        augmentation = values.get("training", {}).get("augmentation", {})
         rules = Rules(
             anisotropy=float(values["spacing"]["anisotropy"]),
             coarse_percentile=float(values["spacing"]["coarse_percentile"]),
@@ -137,7 +138,6 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             smallest_voxels_3d=int(values["sizing"]["smallest_voxels_3d"]),
             padded_share=float(values["sizing"]["padded_share"]),
             cpu_seconds=float(values["sizing"]["cpu_seconds"]),
-            many_cases=int(values["sizing"]["many_cases"]),
             steps=int(values["sizing"]["steps"]),
             cpu_flops_per_core=float(values["sizing"]["cpu_flops_per_core"]),
             cpu_value_seconds=float(values["sizing"]["cpu_value_seconds"]),
@@ -149,6 +149,7 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
             mask_below=float(values["normalization"]["mask_below"]),
             schemes={name: scheme for name, scheme in values["normalization"].items() if name != "mask_below"},
             steps_per_epoch=int(values.get("training", {}).get("steps_per_epoch", 250)),
+            mirror_from=float(augmentation.get("mirror_from", 0)) if augmentation.get("mirror_axes") == "auto" else 0.0,
         )
     except KeyError as error:
         raise SettingsError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from autoseg.workspace import Run, Workspace
 
 PREFERRED = ("3d_fullres", "3d_cascade", "2d", "3d_lowres")  # where no selection was made
 
-# What a fold's result depends on: one preprocessing, one tiling and one set of mirror images serve all folds of a stage.
-_OF_A_PLAN = ("labels", "channels", "axis_order", "intensities", "mirror_axes", "swap_axis")
+# What a fold's result depends on: one preprocessing and one tiling serve all folds of a stage.
+_OF_A_PLAN = ("labels", "channels", "axis_order", "intensities")
 _OF_A_CONFIGURATION = ("spacing", "normalization", "patch_size", "network", "norm", "strides", "kernel_sizes", "features_per_stage",
                        "blocks_per_stage", "decoder_blocks_per_stage", "previous_stage")  # fmt: skip
 
@@ -93,7 +93,7 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
     stages = [last]
     if last.configuration.previous_stage is not None:
         first, other_plan, more = _load_stage(workspace, last.configuration.previous_stage, None, chosen)
-        _check_same(plan, other_plan, first.configuration.name, workspace.configuration(first.configuration.name))
+        plan = _together(plan, other_plan, first.configuration.name, workspace.configuration(first.configuration.name))
         stages.insert(0, first)
         digests = [*more, *digests]
     return Model(
@@ -148,9 +148,7 @@ def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, de
         run = workspace.run(name, fold)
         weights, description = checkpoint.load_model(run)
         fold_plan = Plan.from_json(description["plan"])
-        if plan is not None:
-            _check_same(plan, fold_plan, name, run.root)
-        plan = plan or fold_plan
+        plan = fold_plan if plan is None else _together(plan, fold_plan, name, run.root)
         loaded.append(_network(fold_plan, description["configuration"], weights, device, run))
         digests.append(checkpoint.digest(weights))
     assert plan is not None, "at least one fold was wanted"
@@ -172,11 +170,19 @@ def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device:
     return networks.place(network, device).eval().requires_grad_(False)
 
 
-def _check_same(first: Plan, second: Plan, configuration: str, where: Path) -> None:
-    """Folds and stages can be used together only if they mean the same by their inputs and outputs."""
+def _together(first: Plan, second: Plan, configuration: str, where: Path) -> Plan:
+    """The plan by which folds or stages are used together: the first, with the mirror images that both have learned from.
+
+    Raises
+    ------
+    PlanMismatch : they do not mean the same by their inputs and outputs
+    """
     one, other = first.configuration(configuration), second.configuration(configuration)
     pairs = [(what, getattr(first, what), getattr(second, what)) for what in _OF_A_PLAN]
     pairs += [(what, getattr(one, what), getattr(other, what)) for what in _OF_A_CONFIGURATION]
+    flips = tuple(axis for axis in first.mirror_axes if axis in second.mirror_axes)
+    one_swap, other_swap = (plan.swap_axis if plan.swap_axis in flips else None for plan in (first, second))
+    pairs.append(("swap_axis", one_swap, other_swap))
     different = [pair for pair in pairs if pair[1] != pair[2]]
     if different:
         raise PlanMismatch(
@@ -186,3 +192,4 @@ def _check_same(first: Plan, second: Plan, configuration: str, where: Path) -> N
             expected="\n".join(f"{what} {wanted}" for what, wanted, _ in different),
             fix=f"train all folds of {configuration} again with one plan: autoseg train --overwrite",
         )
+    return replace(first, mirror_axes=flips, swap_axis=one_swap)

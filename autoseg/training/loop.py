@@ -18,6 +18,7 @@ from torch import nn
 
 from autoseg import workers
 from autoseg.errors import Interrupted, SettingsError
+from autoseg.planning.configuration import Plan
 from autoseg.training import resuming, safeguards, scoring
 from autoseg.training.batches import Batches
 from autoseg.training.history import Clock, EpochWatch, line, row_of, write_history
@@ -26,7 +27,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.schedule import Budget, learning_rate
 from autoseg.training.scoring import Validate
 from autoseg.training.settings import TrainingSettings, check_settings
-from autoseg.training.task import Progress, TrainingTask, budget_of, preparation
+from autoseg.training.task import Progress, TrainingTask, budget_of, draws, mirrors, plan_of, preparation
 
 __all__ = ["TrainingTask", "check_settings", "line", "refuse_time_budget", "train"]
 
@@ -75,13 +76,18 @@ def train(
         )
         progress, changed = resuming.resume(task, settings, learner, say)
         resuming.extend(task, settings, progress, say)
+        if progress.mirrors is None:
+            progress.mirrors = progress.step > 0 or mirrors(task, settings)
         if progress.finished:
             resuming.mend_model(task, learner, progress, say)
             resuming.mend_history(task, progress, draw)
             return learner.averaged.eval()
         for change in changed:
             say(change)
-        read = partial(_batches, task, settings, device)  # all cases that fit into memory
+        if progress.step == 0 and task.plan.mirror_axes and not progress.mirrors:
+            times, few = draws(task, settings), settings.augmentation.mirror_from
+            say(f"each case is drawn about {times:.0f} times, fewer than {few:g} (augmentation.mirror_from): images are not mirrored")
+        read = partial(_batches, task, settings, plan_of(task, progress), device)  # all cases that fit into memory
         batches = interruption.abandonable(read) if task.team.size == 1 else read()  # a team stops together, at its first step
         if batches is None:
             raise _interrupted(task, interruption.name, found=f"{progress.step} steps done")
@@ -110,10 +116,10 @@ def refuse_time_budget(*, found: str) -> NoReturn:
     )
 
 
-def _batches(task: TrainingTask, settings: TrainingSettings, device: torch.device) -> Batches:
+def _batches(task: TrainingTask, settings: TrainingSettings, plan: Plan, device: torch.device) -> Batches:
     return Batches(
         task.train_cases,
-        plan=task.plan,
+        plan=plan,
         configuration=task.configuration,
         settings=settings,
         seed=task.seed,

@@ -13,7 +13,7 @@ from autoseg.training.history import Clock, clock_text, is_written, write_histor
 from autoseg.training.learner import Learner
 from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
 from autoseg.training.settings import TrainingSettings, check_settings
-from autoseg.training.task import Progress, TrainingTask, budget_of
+from autoseg.training.task import Progress, TrainingTask, budget_of, plan_of
 
 
 def save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:
@@ -37,7 +37,7 @@ def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> Non
     scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
     description = {
         "version": __version__,
-        "plan": task.plan.to_json(),
+        "plan": plan_of(task, progress).to_json(),
         "configuration": task.configuration.name,
         "fold": task.fold,
         "channels": [channel.name for channel in task.plan.channels],

@@ -137,6 +137,7 @@ class AugmentationSettings:
     mirror_axes: Literal[
         "auto", "all", "left-right", "none"
     ]  # read by the planner, which decides about the axes; the plan holds the result
+    mirror_from: NotNegative  # draws of each case from which a training mirrors at all, where `mirror_axes` is "auto"
     mirror: Share  # probability per allowed axis
 
 

@@ -1,10 +1,11 @@
-"""What a training is given, how far it is, and how long it may be."""
+"""What a training is given, how far it is, how long it may be, and what follows from that."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ class Progress:
     reserve: float = 0.0  # s that the final validation will take
     validated: float = 0.0  # s spent on validation so far
     scored: list[str] | None = None  # names of the cases scored in training, once a time budget has told how many it allows
+    mirrors: bool | None = None  # whether images are mirrored; decided when the run begins
     prepared: float = 0.0  # s of a time budget that preparation counted for, in all calls together
     drawn: float = 1.5  # s spent on the picture of the curves so far; the first time takes about so long
     epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
@@ -82,3 +84,28 @@ def preparation(task: TrainingTask, progress: Progress) -> float:
     if task.started is None or task.time_budget is None or task.epochs is not None:
         return 0.0
     return min(time.monotonic() - task.started, max(0.0, LARGEST_SHARE * task.time_budget - progress.prepared))
+
+
+def draws(task: TrainingTask, settings: TrainingSettings) -> float:
+    """How often each training case (in 2D: each of its slices) is expected to be drawn; infinity where the speed is not known."""
+    c, budget = task.configuration, budget_of(task, settings, Progress())
+    things = sum(case.shape[0] for case in task.train_cases) if c.planar else len(task.train_cases)
+    steps: float = math.inf
+    if budget.steps is not None:
+        steps = budget.steps
+    elif budget.seconds is not None and c.predicted is not None and c.predicted.seconds_per_epoch:
+        steps = budget.seconds / c.predicted.seconds_per_epoch * (task.plan.settings or {}).get("steps_per_epoch", settings.steps_per_epoch)
+    return steps * c.batch_size / max(things, 1)
+
+
+def mirrors(task: TrainingTask, settings: TrainingSettings) -> bool:
+    """Whether a run that begins mirrors images: where the planner left it open, only if each case is drawn often enough.
+
+    A network that sees a case a few times learns more from the next real one than from a mirror image of this one.
+    """
+    return settings.augmentation.mirror_axes != "auto" or draws(task, settings) >= settings.augmentation.mirror_from
+
+
+def plan_of(task: TrainingTask, progress: Progress) -> Plan:
+    """The plan as this run follows it, in training and prediction: without mirror images where it does not learn from them."""
+    return task.plan if progress.mirrors else replace(task.plan, mirror_axes=(), swap_axis=None)

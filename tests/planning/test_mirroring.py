@@ -29,16 +29,6 @@ def test_axes_that_are_mirrored(wanted, brief, planar, axes):
     assert mirroring(fingerprint(), (0, 1, 2), planar=planar, wanted=wanted, brief=brief) == (axes, None)
 
 
-def test_a_brief_training_with_many_cases_mirrors_no_volume():
-    def found(**options):
-        return mirroring(PAIRED, (0, 1, 2), many=True, **options)
-
-    assert found(planar=False, wanted="auto", brief=True) == ((), None)
-    assert found(planar=False, wanted="auto", brief=False) == ((0, 1, 2), 2)  # there is time for all
-    assert found(planar=True, wanted="auto", brief=True)[0] == (1, 2)
-    assert found(planar=False, wanted="left-right", brief=True) == ((2,), 2)  # as wanted
-
-
 def test_left_and_right_follow_the_axis_order_of_the_plan():
     assert mirroring(PAIRED, (2, 0, 1), planar=False, wanted="left-right") == ((0,), 0)
     assert mirroring(PAIRED, (2, 0, 1), planar=False, wanted="all") == ((0, 1, 2), 0)

@@ -92,7 +92,6 @@ def test_folds_trained_for_other_labels_are_not_mixed(make_plan: Callable[..., P
         ({}, {"normalization": ("zscore", "zscore")}),
         ({}, {"patch_size": (1, 16, 16)}),
         ({}, {"norm": "instance"}),
-        ({"mirror_axes": (1, 2)}, {}),
         ({"swap_axis": None}, {}),
     ],
 )
@@ -109,6 +108,20 @@ def test_folds_are_not_averaged_where_one_preprocessing_cannot_serve_them_all(
     assert caught.value.summary == f"folds of 2d were trained with different {key}"
     assert caught.value.file == str(workspace.run("2d", 1).root)
     assert open_model(workspace.root, folds=[1], device="cpu").plan.to_json() == changed.to_json()  # alone it is a model
+
+
+def test_folds_are_averaged_over_the_mirror_images_that_all_of_them_have_learned_from(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
+) -> None:
+    plan = only(make_plan(), "2d")
+    assert plan.swap_axis is not None
+    workspace = make_workspace(plan, folds=2)
+    for mirrored in ((plan.swap_axis,), ()):
+        swap = plan.swap_axis if mirrored else None
+        _swap_plan(workspace, "2d", 1, replace(plan, mirror_axes=mirrored, swap_axis=swap))
+        together = open_model(workspace.root, device="cpu").plan
+        assert together.mirror_axes == mirrored and together.swap_axis == swap
+        assert open_model(workspace.root, folds=[0], device="cpu").plan.mirror_axes == plan.mirror_axes
 
 
 def test_folds_whose_plans_differ_in_the_batch_alone_are_averaged(

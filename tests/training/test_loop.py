@@ -562,6 +562,21 @@ def test_a_probe_whose_loss_is_no_number_in_the_end_has_failed_and_tells_how_far
     assert "loss 1.200 before, nan after 2 steps" in caught.value.found
 
 
+def test_whether_a_run_mirrors_is_decided_when_it_begins_told_and_kept_in_its_model(cases, tmp_path):
+    def axes(run):
+        return json.loads(run.description.read_text())["plan"]["mirror_axes"]
+
+    said = []
+    brief = make_task(cases, tmp_path / "brief", epochs=1, settings=SETTINGS | {"augmentation.mirror_from": 5})
+    train(brief, say=said.append)  # 4 steps of 2 patches, 4 cases
+    assert axes(brief.run) == [] and "each case is drawn about 2 times, fewer than 5 (augmentation.mirror_from)" in said[0]
+    train(replace(brief, epochs=4))  # made longer: as it began
+    assert axes(brief.run) == []
+    long = make_task(cases, tmp_path / "long", epochs=4, settings=SETTINGS | {"augmentation.mirror_from": 5})
+    train(long, say=said.append)
+    assert axes(long.run) == list(long.plan.mirror_axes) and len(said) == 1
+
+
 def test_a_finished_run_that_is_taken_as_it_is_is_made_no_longer(cases, tmp_path):
     task = make_task(cases, tmp_path, epochs=1)
     train(task)

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 
+from autoseg.planning.configuration import Predicted
 from autoseg.training.settings import read_settings
-from autoseg.training.task import Progress, TrainingTask, budget_of, preparation
+from autoseg.training.task import Progress, TrainingTask, budget_of, draws, mirrors, plan_of, preparation
 from autoseg.workspace import Run
-from tests.training.made import make_plan
+from tests.training.made import make_case, make_plan
 
 
 def make_task(root, *, waited=0.0):
@@ -44,3 +45,28 @@ def test_epochs_are_no_matter_of_preparation(tmp_path):
     settings = read_settings(task.plan.settings)
     assert preparation(task, Progress()) == 0
     assert budget_of(task, settings, Progress()).steps == 3 * settings.steps_per_epoch
+
+
+def test_images_are_mirrored_where_each_case_is_drawn_often_enough(tmp_path):
+    cases = [make_case(f"c{i}", (6, 8, 8)) for i in range(10)]
+    task = replace(make_task(tmp_path), train_cases=cases, time_budget=None)
+    settings = read_settings(task.plan.settings, {"steps_per_epoch": 25, "augmentation.mirror_from": 75})
+    for epochs, expected in ((14, False), (15, True)):  # batch 2: 5 draws of each case per epoch
+        longer = replace(task, epochs=epochs)
+        assert draws(longer, settings) == 5 * epochs and mirrors(longer, settings) is expected
+    brief = replace(task, epochs=1)
+    assert mirrors(brief, read_settings(task.plan.settings, {"augmentation.mirror_axes": "left-right"}))
+    planar = replace(brief, configuration=make_plan(name="2d", patch=(1, 8, 8))[1])
+    assert draws(planar, settings) == 50 / 60
+    predicted = Predicted(parameters=1, training_memory_bytes=1, seconds_per_epoch=500.0, forward_flops=1.0)  # of 250 steps
+    timed = replace(task, time_budget=60.0, configuration=replace(task.configuration, predicted=predicted))
+    assert draws(timed, settings) == pytest.approx(60 / 2 * 2 / 10)
+    assert mirrors(replace(task, time_budget=60.0), settings), "how fast it is, is not known: the run may be long"
+
+
+def test_a_run_without_mirror_images_has_a_plan_without_them(tmp_path):
+    task = make_task(tmp_path)
+    task = replace(task, plan=replace(task.plan, mirror_axes=(0, 2), swap_axis=2))
+    assert plan_of(task, Progress(mirrors=True)) == task.plan
+    without = plan_of(task, Progress(mirrors=False))
+    assert without == replace(task.plan, mirror_axes=(), swap_axis=None)

@@ -187,6 +187,7 @@ def conv_flops(device: str) -> float:
     each = 2.0 * 32 * 32 * 27 * voxels
 
     def run(times: int) -> float:
+        """Seconds for so many passes: of processor time per core on a CPU, of the clock elsewhere."""
         start, busy = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             for _ in range(times):

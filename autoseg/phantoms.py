@@ -176,6 +176,7 @@ def _tissues(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> list[_
     contrast = rng.uniform(0.9, 1.1, 5)
 
     def solid(offset: tuple[float, float, float], axes: Any, *, turn: float = 0.0, bend: float = 0.0, wave: float = 0.0) -> _Solid:
+        """A body at an offset from the middle, both in shares of the trunk."""
         return _Solid(
             centre=middle + np.array(offset) * trunk,
             axes=np.asarray(axes, dtype=float) * trunk,
@@ -185,6 +186,7 @@ def _tissues(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> list[_
         )
 
     def kidney(side: int) -> _Solid:
+        """A bean on one side: -1 left of the middle in the array, 1 right of it."""
         place = (rng.uniform(-0.15, 0.15), rng.uniform(-0.25, -0.05), side * rng.uniform(0.46, 0.52))
         axes = (rng.uniform(0.42, 0.55), rng.uniform(0.28, 0.38), rng.uniform(0.24, 0.32))
         return solid(place, axes, turn=0.25, bend=rng.uniform(-0.5, 0.5), wave=0.07)

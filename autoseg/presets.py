@@ -211,6 +211,7 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     """
 
     def likeness(other: str) -> float:
+        """How alike two dotted names are, their last parts counted twice."""
         ends = name.rpartition(".")[2].casefold(), other.rpartition(".")[2].casefold()
         return SequenceMatcher(None, name.casefold(), other.casefold()).ratio() + SequenceMatcher(None, *ends).ratio()
 

@@ -156,6 +156,7 @@ def _tags(path: Path) -> _Slice | None:
     keys = set(reader.GetMetaDataKeys())
 
     def tag(key: str) -> str:
+        """The text of a tag; empty where the file has none."""
         return reader.GetMetaData(key).strip().strip("\0") if key in keys else ""
 
     affine = np.eye(4)

@@ -131,11 +131,13 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        """Both, one after the other along the channels."""
         ctx.channels = first.shape[1]
         return torch.cat((first, second), dim=1)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The gradient of each, whole."""
         first, second = dy[:, : ctx.channels], dy[:, ctx.channels :]
         if dy.is_contiguous():
             return first, second

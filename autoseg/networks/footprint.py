@@ -50,6 +50,7 @@ def tracer(
 
     @functools.cache
     def peak_bytes(configuration: Configuration, channels: int, heads: int) -> int:
+        """Bytes, measured on the card where that works, else traced."""
         peak = None
         if card is not None:
             peak = measured_bytes(configuration, channels=channels, heads=heads, precision=precision, device=card, loss=loss)
@@ -58,6 +59,7 @@ def tracer(
         return peak
 
     def footprint(configuration: Configuration, channels: int, heads: int) -> Footprint:
+        """What is counted, with that peak."""
         peak = peak_bytes(_shape_of(configuration), channels, heads)
         return counted(configuration, channels=channels, heads=heads, training_bytes=peak)
 

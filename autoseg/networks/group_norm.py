@@ -69,6 +69,7 @@ class _ChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """Normalised `x`, and what the gradients need."""
         n, channels = x.shape[:2]
         voxels = x.numel() // (n * channels)
         y, mean, inverse_std = torch.native_group_norm(x, weight, bias, n, channels, voxels, groups, EPSILON)
@@ -77,6 +78,7 @@ class _ChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+        """Gradients of `x`, weight and bias."""
         x, weight, mean, inverse_std = ctx.saved_tensors
         dy = dy.contiguous(memory_format=channels_last(x))
         n, channels = x.shape[:2]
@@ -97,6 +99,7 @@ class _ChannelsLast(torch.autograd.Function):
             repeat *= 2
 
         def row(factor: Tensor) -> Tensor:
+            """One factor per channel, laid out as the rows are."""
             return factor.reshape(n, 1, channels).to(x.dtype).repeat(1, 1, repeat)
 
         dx = torch.addcmul(row(constant), _rows(x, repeat), row(of_x)).addcmul_(_rows(dy, repeat), row(of_dy))

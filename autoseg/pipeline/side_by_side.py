@@ -82,6 +82,7 @@ def follow() -> None:
     """In the process of a fold: stop as SIGTERM does when the starting process is gone. That one holds our standard input open."""
 
     def watch() -> None:
+        """Wait for the end of the standard input."""
         while os.read(0, 1024):  # not sys.stdin: its lock, held here, would spoil the end of the program
             pass
         os.kill(os.getpid(), signal.SIGTERM)
@@ -102,6 +103,7 @@ def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[tuple[int, st
     )
 
     def pass_on() -> None:
+        """Every line that the fold prints, then its end."""
         assert process.stdout is not None
         try:
             with process.stdout:

@@ -361,6 +361,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
     references = _References(by_name, plan)
 
     def validate(network: Any, some: Sequence[store.StoredCase]) -> float | None:
+        """Mean full-image Dice of some of the validation cases."""
         scores = {}
         for case in some:
             classes = prediction.segment_prepared(
@@ -386,6 +387,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
     with board.Board(run.tensorboard) if work.tensorboard and work.team.leads else contextlib.nullcontext() as events:
 
         def report(row: dict[str, Any]) -> None:
+            """A row of figures to the listener and to TensorBoard."""
             listener.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
             if events is not None:
                 events.add(row)
@@ -578,6 +580,7 @@ def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Seq
     files_of = {name: path for name, path in _out_of_fold(folds).items() if name in by_name}
 
     def triples() -> Iterator[tuple[NDArray[Any], NDArray[Any], Spacing]]:
+        """Prediction, reference and spacing of each case, one in memory at a time."""
         for index, (name, path) in enumerate(files_of.items()):
             listener.progress("post-processing rules", index, len(files_of))
             predicted = images.read_label(path)

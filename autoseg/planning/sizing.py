@@ -207,6 +207,7 @@ def _shrinking(wanted: Wanted, start: Sequence[float], rules: Rules) -> Iterator
     """
 
     def topology_of(patch: Sequence[float]) -> Topology:
+        """Pooling and kernels for a patch."""
         return plan_topology(wanted.spacing, patch, min_edge=rules.min_edge, ratio=rules.pooling_ratio, planar=wanted.planar)
 
     axes = (1, 2) if wanted.planar else (0, 1, 2)

@@ -168,6 +168,7 @@ def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], T
     precision = choose_precision("auto", kind)
 
     def mean(x: Tensor) -> Tensor:
+        """The mean logits of the folds, in float32."""
         with torch.autocast(kind.type, dtype=precision, enabled=precision != torch.float32):
             first, *others = [network(x) for network in networks]
         total: Tensor = first.float()

@@ -42,6 +42,7 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team:
     """
 
     def loss(outputs: Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
+        """The weighted sum over the scales of deep supervision."""
         weights = deep_supervision_weights(len(outputs)) if settings.deep_supervision else (1.0,) + (0.0,) * (len(outputs) - 1)
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for output, weight in zip(outputs, weights, strict=True):
@@ -51,6 +52,7 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team:
         return total
 
     def single(logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
+        """The loss at one scale."""
         valid = None if labels.ignore_class is None else target != labels.ignore_class
         if valid is not None:
             target = target.where(valid, 0)

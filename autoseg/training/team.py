@@ -143,6 +143,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, size: int) -> Tensor:
+        """The sum over all processes."""
         ctx.size = size
         total = value.detach().clone()
         distributed.all_reduce(total)
@@ -150,4 +151,5 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Every process's loss depends on the sum; the mean that follows over processes is undone."""
         return gradient * ctx.size, None

@@ -16,7 +16,6 @@ import errno
 import json
 import logging
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
+from autoseg import messages
 from autoseg.errors import AutosegError, WorkerDied
 
 T = TypeVar("T")
@@ -406,15 +406,14 @@ class _Process:
         _Ended : the process ended first. Only the process holds the other end of the pipe, so its end is an end of file.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        message = pickle.dumps(question, protocol=5)
+        message = messages.packed(question)
         try:
             if not self._greeted:
-                self._greeted = _receive(self._process.stdout) == "ready"
-            self._process.stdin.write(message)
-            self._process.stdin.flush()
-            answer: Outcome[Any] = _receive(self._process.stdout)
+                self._greeted = messages.receive(self._process.stdout) == "ready"
+            messages.send(self._process.stdin, message)
+            answer: Outcome[Any] = messages.receive(self._process.stdout)
             return answer
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+        except (EOFError, OSError, ValueError):
             raise self._post_mortem() from None
 
     def kill(self) -> None:
@@ -479,34 +478,24 @@ def serve() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")  # if one must go, a worker before the parent
     _die_with_parent()
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
-    _answer(answers, pickle.dumps("ready"))
+    messages.send(answers, messages.packed("ready"))
     while True:
         try:
-            work, item, name, stage = _receive(questions)
+            work, item, name, stage = messages.receive(questions)
         except EOFError:
             return
         outcome = _attempt(work, item, name, stage)
-        _answer(answers, _packed(outcome, name, stage))
+        messages.send(answers, _packed(outcome, name, stage))
         del outcome, item  # a case's arrays must not outlive its answer
 
 
-def _answer(answers: IO[bytes], message: bytes) -> None:
-    answers.write(message)
-    answers.flush()
-
-
-def _receive(source: IO[bytes]) -> Any:
-    """The next message. Pickle is how Python's own pools talk too; it goes between our two processes only and never to a file."""
-    return pickle.load(source)  # noqa: S301
-
-
-def _packed(outcome: Outcome[Any], name: str, stage: str) -> bytes:
+def _packed(outcome: Outcome[Any], name: str, stage: str) -> messages.Parts:
     try:
-        return pickle.dumps(outcome, protocol=5)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        return messages.packed(outcome)
+    except TypeError as error:
         message = f"the result of the work cannot travel between processes: {error}"
         failure = Failure(case=name, stage=stage, cause="defect", message=message, remedy=_REMEDIES["defect"])
-        return pickle.dumps(Outcome(name=name, value=None, failure=failure, seconds=outcome.seconds), protocol=5)
+        return messages.packed(Outcome(name=name, value=None, failure=failure, seconds=outcome.seconds))
 
 
 def _die_with_parent() -> None:

@@ -65,7 +65,7 @@ def out_of_memory(item: int) -> int:
     raise MemoryError
 
 
-def unpicklable(item: int) -> object:
+def unsendable(item: int) -> object:
     return lambda: item
 
 
@@ -171,7 +171,7 @@ def test_a_memory_error_is_told_as_such() -> None:
 
 
 def test_a_value_that_cannot_travel_is_a_failure_and_not_a_hang() -> None:
-    outcome = next(iter(run_cases(unpicklable, [1], names=["a"], stage="s", workers=1)))
+    outcome = next(iter(run_cases(unsendable, [1], names=["a"], stage="s", workers=1)))
     assert outcome.failure is not None and outcome.failure.cause == "defect" and "travel" in outcome.failure.message
 
 

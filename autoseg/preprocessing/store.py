@@ -164,10 +164,6 @@ class StoredCase:
         voxels = np.load(self._place / "locations.npy", allow_pickle=False)
         return {int(key): voxels[begin:end] for key, (begin, end) in self._spans.items()}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travels between processes as its name."""
-        return (open_case, (self._folder, self.name))
-
     def _read(self, file: str, where: tuple[slice, ...]) -> NDArray[Any]:
         facts = self._files[file]
         return read_box(self._place / file, where, size=facts["bytes"], version=facts["sha256"])

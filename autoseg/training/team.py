@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from autoseg import messages
 from autoseg.errors import SettingsError
 
 PATIENCE = datetime.timedelta(hours=24)  # others wait while the leader prepares and validates
@@ -83,9 +84,13 @@ class Team:
         """What each process has to tell, in the order of their ranks: of those that know more of a batch than the leader."""
         if self.size == 1:
             return [value]
-        told: list[Any] = [None] * self.size
-        distributed.all_gather_object(told, value, group=self.control)
-        return told
+        message = torch.frombuffer(bytearray(messages.to_bytes(value)), dtype=torch.uint8)
+        lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
+        distributed.all_gather(lengths, torch.tensor([len(message)]), group=self.control)
+        longest = max(int(length) for length in lengths)
+        told = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+        distributed.all_gather(told, nn.functional.pad(message, (0, longest - len(message))), group=self.control)
+        return [messages.from_bytes(one[: int(length)].numpy().tobytes()) for one, length in zip(told, lengths, strict=True)]
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import hashlib
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -138,13 +137,6 @@ def test_several_channels_keep_their_own_scales(tmp_path: Path, make_plan: PlanM
     assert stored.channels == 2
     for found, expected in zip(stored.image(), prepared.image, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5 * float(np.ptp(expected)))
-
-
-def test_a_stored_case_travels_between_processes(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
-    prepare(dataset.only(["case_1"]), make_plan(), tmp_path / "store")
-    stored = store.open_case(tmp_path / "store", "case_1")
-    before = stored.image()
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(stored)).image(), before)  # noqa: S301
 
 
 def test_odd_names_of_cases_are_names_of_folders(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:

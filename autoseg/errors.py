@@ -33,6 +33,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
+MANY = 12  # faults of one kind that are all told in full
+TOLD = 3  # of more, so many are told in full
+NAMED = 10  # and of the others, so many cases by name
+
+
 class AutosegError(Exception):
     """Base of the family. Carries what a user needs: where, what was found, what was expected, how to mend it.
 
@@ -163,9 +168,28 @@ class FaultyCases(InputError):
         super().__init__(f"{len(self.errors)} {plural} in the data", fix=fix)
 
     def __str__(self) -> str:
-        """The single messages one after the other, the common remedy last."""
-        parts = [str(error) for error in self.errors] + [super().__str__()]
-        return "\n".join(parts)
+        """The single messages one after the other, the common remedy last; of many of one kind the first, and the cases of the others.
+
+        >>> print(FaultyCases([MissingLabel("no label", case=f"c{i}") for i in range(40)]))  # doctest: +ELLIPSIS
+        MissingLabel: case 'c0': no label
+        MissingLabel: case 'c1': no label
+        MissingLabel: case 'c2': no label
+        MissingLabel: no label
+          cases     37 more: c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, ... and 27 others
+        FaultyCases: 40 faults in the data
+        """
+        kinds: dict[tuple[type, str], list[AutosegError]] = {}
+        for error in self.errors:
+            kinds.setdefault((type(error), error.summary), []).append(error)
+        parts: list[str] = []
+        for (kind, summary), alike in kinds.items():
+            told = alike if len(alike) <= MANY else alike[:TOLD]
+            parts += map(str, told)
+            if more := alike[len(told) :]:
+                names = [str(error.case or error.file) for error in more]
+                rest = f", ... and {len(names) - NAMED} others" if len(names) > NAMED else ""
+                parts.append(f"{kind.__name__}: {summary}\n  {'cases':<9} {len(names)} more: {', '.join(names[:NAMED])}{rest}")
+        return "\n".join([*parts, super().__str__()])
 
 
 class WorkerDied(AutosegError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 from autoseg.cases import left_out
 from autoseg.errors import (
+    MANY,
     AutosegError,
     FaultyCases,
     GeometryError,
@@ -116,6 +118,8 @@ def table(faults: Sequence[Fault]) -> str:
         if len(group) == 1:
             rows += _rows("file", first.file) + _rows("found", first.found)
         else:
+            if first.severity == "error":
+                rows += _rows("file", "\n".join(f"{fault.file}" for fault in group[:_SHOWN] if fault.file))
             rows += _rows("found", "\n".join(f"{fault.case}: {fault.found}" for fault in group[:_SHOWN] if fault.found and fault.case))
         rows += _rows("expected", first.expected) + _rows("fix", first.remedy)
         blocks.append("\n".join(rows))
@@ -128,10 +132,11 @@ def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:
 
 
 def _alike(faults: Sequence[Fault]) -> list[list[Fault]]:
-    """Faults that can be told together: notes and warnings that say the same of several cases."""
+    """Faults that can be told together: notes and warnings that say the same of several cases, errors that say it of many."""
+    often = Counter((fault.code, fault.summary) for fault in faults)
     groups: dict[tuple[str, ...], list[Fault]] = {}
     for index, fault in enumerate(ordered(faults)):
-        same = str(index) if fault.severity == "error" else ""
+        same = str(index) if fault.severity == "error" and often[fault.code, fault.summary] <= MANY else ""
         groups.setdefault((fault.severity, fault.code, fault.summary, same), []).append(fault)
     return list(groups.values())
 

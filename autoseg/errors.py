@@ -32,7 +32,6 @@ import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-
 MANY = 12  # faults of one kind that are all told in full
 TOLD = 3  # of more, so many are told in full
 NAMED = 10  # and of the others, so many cases by name

@@ -29,12 +29,12 @@ Anything else that reaches the command line is a defect of autoseg: exit code 1 
 from __future__ import annotations
 
 import errno
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MANY = 12  # faults of one kind that are all told in full
-TOLD = 3  # of more, so many are told in full
-NAMED = 10  # and of the others, so many cases by name
+TOLD = 3  # of more, so many are told in full, the others by their names
 
 
 class AutosegError(Exception):
@@ -167,27 +167,31 @@ class FaultyCases(InputError):
         super().__init__(f"{len(self.errors)} {plural} in the data", fix=fix)
 
     def __str__(self) -> str:
-        """The single messages one after the other, the common remedy last; of many of one kind the first, and the cases of the others.
+        """The single messages one after the other, the common remedy last; of many of one kind the first, and the names of the others.
 
         >>> print(FaultyCases([MissingLabel("no label", case=f"c{i}") for i in range(40)]))  # doctest: +ELLIPSIS
         MissingLabel: case 'c0': no label
         MissingLabel: case 'c1': no label
         MissingLabel: case 'c2': no label
         MissingLabel: no label
-          cases     37 more: c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, ... and 27 others
+          of these  37 more
+                    c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18, c19, c20, c21, c22, c23, c24,
+                    c25, c26, c27, c28, c29, c30, c31, c32, c33, c34, c35, c36, c37, c38, c39
         FaultyCases: 40 faults in the data
         """
-        kinds: dict[tuple[type, str], list[AutosegError]] = {}
+        kinds: dict[tuple[str | None, ...], list[AutosegError]] = {}
         for error in self.errors:
-            kinds.setdefault((type(error), error.summary), []).append(error)
+            cause = (error.details.get("stage"), error.details.get("cause"))
+            kinds.setdefault((type(error).__name__, error.summary, *cause), []).append(error)
         parts: list[str] = []
-        for (kind, summary), alike in kinds.items():
+        for (kind, summary, *_), alike in kinds.items():
             told = alike if len(alike) <= MANY else alike[:TOLD]
             parts += map(str, told)
             if more := alike[len(told) :]:
-                names = [str(error.case or error.file) for error in more]
-                rest = f", ... and {len(names) - NAMED} others" if len(names) > NAMED else ""
-                parts.append(f"{kind.__name__}: {summary}\n  {'cases':<9} {len(names)} more: {', '.join(names[:NAMED])}{rest}")
+                names = dict.fromkeys(name for error in more if (name := error.case or error.file))
+                lines = textwrap.wrap(", ".join(names), width=110, break_long_words=False, break_on_hyphens=False)
+                rest = "".join(f"\n  {'':<9} {line}" for line in lines)
+                parts.append(f"{kind}: {summary}\n  {'of these':<9} {len(more)} more{rest}")
         return "\n".join([*parts, super().__str__()])
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Parts = list[memoryview]  # of a message, in the order in which they are sent
 
+LONGEST_HEAD = 1 << 40  # bytes; any printed text, taken for a length, is longer
+
 _PLAIN = (type(None), bool, int, float, str)
 _CONTAINERS: Mapping[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
@@ -40,8 +42,11 @@ def packed(value: Any) -> Parts:
     TypeError : something in it cannot travel; says what
     """
     blocks: Parts = []
-    tree = _tree(value, blocks)
-    head = json.dumps({"value": tree, "blocks": [block.nbytes for block in blocks]}).encode()
+    try:
+        tree = _tree(value, blocks)
+        head = json.dumps({"value": tree, "blocks": [block.nbytes for block in blocks]}).encode()
+    except (RecursionError, ValueError) as error:  # it holds itself; an integer of thousands of digits
+        raise TypeError(str(error)) from error
     return [memoryview(len(head).to_bytes(8, "big")), memoryview(head), *blocks]
 
 
@@ -61,10 +66,13 @@ def receive(stream: IO[bytes]) -> Any:
     ValueError : this is not a message
     """
     length = int.from_bytes(_read(stream, 8), "big")
-    if length > sys.maxsize // 2:
+    if length > LONGEST_HEAD:
         raise ValueError("not a message")
-    head = json.loads(_read(stream, length))
-    return _value(head["value"], [_read(stream, size) for size in head["blocks"]])
+    try:
+        head = json.loads(_read(stream, length))
+        return _value(head["value"], [_read(stream, size) for size in head["blocks"]])
+    except (KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
+        raise ValueError(f"not a message: {error}") from error
 
 
 def to_bytes(value: Any) -> bytes:
@@ -90,12 +98,12 @@ def _tree(value: Any, blocks: Parts) -> Any:
         return ["slice", *(_tree(item, blocks) for item in (value.start, value.stop, value.step))]
     if isinstance(value, PurePath):
         return ["path", str(value)]
-    if isinstance(value, (bytes, bytearray)):
+    if kind is bytes:
         blocks.append(memoryview(value))
         return ["bytes", len(blocks) - 1]
     if kind.__module__.split(".")[0] == "numpy" and "numpy" in sys.modules:
         return _array_tree(value, blocks)
-    if isinstance(value, enum.Enum):
+    if isinstance(value, enum.Enum) and value.name in kind.__members__:  # flags that are combined have no name
         return ["enum", _name_of(kind), value.name]
     if dataclasses.is_dataclass(kind):
         fields = {field.name: _tree(getattr(value, field.name), blocks) for field in dataclasses.fields(value)}

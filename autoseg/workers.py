@@ -431,14 +431,20 @@ class _Process:
         self._said.close()
 
     def _post_mortem(self) -> _Ended:
+        """Why there was no answer. A process that lives on has answered what is none: something else speaks on its standard output."""
+        babbled = False
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
+            babbled = True
             self._process.kill()
             code = self._process.wait()
         self._said.seek(0)
         said = self._said.read()[-4000:].decode(errors="replace")
         self.close()
+        if babbled:
+            before = "" if self._greeted else " before it began (sitecustomize?)"
+            return _Ended("crash" if self._greeted else "start", f"the worker said what is no answer{before}", said)
         return _Ended(*_cause_of_death(code, said, greeted=self._greeted, oom_killed=_oom_kills() > self._kills), said)
 
 

@@ -35,6 +35,16 @@ def test_several_faults_are_told_at_once():
     assert "case 'a'" in str(error) and "case 'b'" in str(error) and "2 faults" in str(error) and "mend them" in str(error)
 
 
+def test_many_faults_of_one_kind_are_told_once_and_every_case_is_named():
+    many = [errors.MissingLabel("no label", case=f"case{i}", fix="here it is") for i in range(40)]
+    rare = [errors.WorkerDied("no result", case=f"w{i}", details={"stage": "s", "cause": "oom"}) for i in range(14)]
+    rare += [errors.WorkerDied("no result", case="odd", found="KeyError", details={"stage": "s", "cause": "defect", "trace": "line 1"})]
+    text = str(errors.FaultyCases([*many, *rare]))
+    assert text.count("here it is") == errors.TOLD and all(f"case{i}" in text for i in range(40))
+    assert "37 more" in text and "11 more" in text and "55 faults" in text
+    assert "KeyError" in text and "line 1" in text
+
+
 @pytest.mark.parametrize("kind", family())
 def test_an_error_survives_the_way_between_processes(kind):
     error = (

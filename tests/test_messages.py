@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,7 +37,7 @@ class Pair:
 PLAIN = [None, True, 0, -(10**30), 0.1, -math.inf, "", "Größe\n\ud800", b"\x00\xff", [], [1, [2]], (1, ("a",)), {1, 2}, frozenset({"x"}),
          {"a": 1, 2: (3,), (4, 5): None}, slice(1, None, -2), Path("a/b"), np.dtype("<u2"), Colour.RED,
          Box(start=(0, 0, 0), stop=(1, 2, 3)), len,
-         partial(sorted, [2, 1], reverse=True), errors.MissingLabel, np.float32(0.1), np.int64(7)]  # fmt: skip
+         partial(sorted, [2, 1], reverse=True), errors.MissingLabel, np.float32(0.1), np.bytes_(b'x')]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=repr)
@@ -82,11 +83,36 @@ def test_an_error_comes_back_with_all_it_says(error: errors.AutosegError) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", [lambda: 1, object(), np.array([object()]), ValueError("x"), (i for i in [1]), {"deep": [Pair(left=1, right=io.BytesIO())]}]
+    "value",
+    [
+        re.I | re.M,
+        [10**5000],
+        bytearray(b"x"),
+        lambda: 1,
+        object(),
+        np.array([object()]),
+        ValueError("x"),
+        (i for i in [1]),
+        {"deep": [Pair(left=1, right=io.BytesIO())]},
+    ],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_travel_is_refused_before_a_byte_is_sent(value: Any) -> None:
     with pytest.raises(TypeError):
         messages.packed(value)
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    inner: list[Any] = []
+    inner.append(inner)
+    with pytest.raises(TypeError):
+        messages.packed(inner)
+
+
+@pytest.mark.parametrize("text", [b"2026-11-20 a site's profile was loaded\n", b"Hello from a library\n", b"\n\n\n\n\n\n\n\n\n"])
+def test_printed_text_is_no_message(text: bytes) -> None:
+    with pytest.raises(ValueError, match="not a message"):
+        from_bytes(text)
 
 
 def test_messages_follow_one_another_and_a_cut_one_is_an_end() -> None:

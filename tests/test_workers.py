@@ -181,6 +181,14 @@ def test_workers_that_cannot_start_fail_every_case_without_a_start_each(monkeypa
     assert len(found) == 50 and {o.failure.cause for o in found if o.failure} == {"start"}
 
 
+def test_a_worker_whose_start_prints_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('2026: the profile of this site was loaded', flush=True)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = list(run_cases(double, [1, 2, 3], names=list("abc"), stage="s", workers=1))
+    assert {outcome.failure.cause for outcome in found if outcome.failure} == {"start"} and len(found) == 3
+    assert "what is no answer before it began" in found[0].failure.message  # type: ignore[union-attr]
+
+
 def test_cases_that_do_not_fit_into_memory_together_run_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "free_memory", lambda: 10 * workers.WORKER_BYTES)
     monkeypatch.setattr(workers, "available_cores", lambda: 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Literal
 from autoseg.cases import left_out
 from autoseg.errors import (
     MANY,
+    TOLD,
     AutosegError,
     FaultyCases,
     GeometryError,
@@ -108,22 +109,38 @@ def sentence(fault: Fault) -> str:
 
 
 def table(faults: Sequence[Fault]) -> str:
-    """All faults for the terminal, errors first, one block each; the same remark about many cases is told once."""
+    """All faults for the terminal, errors first, one block each; the same remark about many cases is told once.
+
+    Of many errors of one kind the first have their blocks; the others are named.
+    """
     blocks = []
     for group in _alike(faults):
-        first = group[0]
-        cases = list(dict.fromkeys(fault.case for fault in group if fault.case))
-        named = ", ".join(cases[:_NAMED]) + (f", ... ({len(cases)} cases)" if len(cases) > _NAMED else "")
-        rows = [f"{first.severity:<8}{first.code:<18}{named + ': ' if named else ''}{first.summary}"]
-        if len(group) == 1:
-            rows += _rows("file", first.file) + _rows("found", first.found)
+        if group[0].severity == "error":
+            blocks += [_block([fault]) for fault in (group if len(group) <= MANY else group[:TOLD])]
+            if len(group) > MANY:
+                blocks.append(_others(group[TOLD:]))
         else:
-            if first.severity == "error":
-                rows += _rows("file", "\n".join(f"{fault.file}" for fault in group[:_SHOWN] if fault.file))
-            rows += _rows("found", "\n".join(f"{fault.case}: {fault.found}" for fault in group[:_SHOWN] if fault.found and fault.case))
-        rows += _rows("expected", first.expected) + _rows("fix", first.remedy)
-        blocks.append("\n".join(rows))
+            blocks.append(_block(group))
     return "\n".join(blocks)
+
+
+def _block(group: Sequence[Fault]) -> str:
+    first = group[0]
+    cases = list(dict.fromkeys(fault.case for fault in group if fault.case))
+    named = ", ".join(cases[:_NAMED]) + (f", ... ({len(cases)} cases)" if len(cases) > _NAMED else "")
+    rows = [f"{first.severity:<8}{first.code:<18}{named + ': ' if named else ''}{first.summary}"]
+    if len(group) == 1:
+        rows += _rows("file", first.file) + _rows("found", first.found)
+    else:
+        rows += _rows("found", "\n".join(f"{fault.case}: {fault.found}" for fault in group[:_SHOWN] if fault.found and fault.case))
+    return "\n".join(rows + _rows("expected", first.expected) + _rows("fix", first.remedy))
+
+
+def _others(group: Sequence[Fault]) -> str:
+    names = dict.fromkeys(name for fault in group if (name := fault.case or fault.file))
+    lines = textwrap.wrap(", ".join(names), width=110, break_long_words=False, break_on_hyphens=False)
+    head = f"{group[0].severity:<8}{group[0].code:<18}{len(group)} more: {group[0].summary}"
+    return "\n".join([head, *_rows("cases", "\n".join(lines))])
 
 
 def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:
@@ -132,12 +149,10 @@ def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:
 
 
 def _alike(faults: Sequence[Fault]) -> list[list[Fault]]:
-    """Faults that can be told together: notes and warnings that say the same of several cases, errors that say it of many."""
-    often = Counter((fault.code, fault.summary) for fault in faults)
+    """Faults that say the same of several cases."""
     groups: dict[tuple[str, ...], list[Fault]] = {}
-    for index, fault in enumerate(ordered(faults)):
-        same = str(index) if fault.severity == "error" and often[fault.code, fault.summary] <= MANY else ""
-        groups.setdefault((fault.severity, fault.code, fault.summary, same), []).append(fault)
+    for fault in ordered(faults):
+        groups.setdefault((fault.severity, fault.code, fault.summary), []).append(fault)
     return list(groups.values())
 
 

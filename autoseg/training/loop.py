@@ -78,6 +78,8 @@ def train(
         resuming.extend(task, settings, progress, say)
         if progress.mirrors is None:
             progress.mirrors = progress.step > 0 or mirrors(task, settings)
+        elif task.plan.mirror_axes and progress.mirrors != mirrors(task, settings):
+            changed = [*changed, f"images are {'' if progress.mirrors else 'not '}mirrored, as when the run began: --overwrite begins anew"]
         if progress.finished:
             resuming.mend_model(task, learner, progress, say)
             resuming.mend_history(task, progress, draw)

@@ -22,6 +22,8 @@ _OF_PLAN = ("channels", "labels", "regions", "ignore", "pairs", "aliases", "axis
 _NOT_OF_CONFIGURATION = ("predicted", "reasons")
 # settings without which the saved state cannot be understood
 _OF_STATE = ("ema", "optimizer.name", "optimizer.momentum", "optimizer.beta2", "optimizer.nesterov", "optimizer.weight_decay")
+# settings that say what a run does from its beginning on: another value changes nothing that was begun
+_OF_BEGINNING = ("augmentation.mirror_axes", "augmentation.mirror_from")
 
 
 def origin_of(
@@ -87,7 +89,8 @@ def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, file
                 expected=f"{json.dumps(wanted[name])}, as it is set now",
                 fix=f"put it back (--set {name}={_typed(kept[name])}), or begin again with --overwrite",
             )
-    return [f"{name} is {json.dumps(wanted[name])} from here on, it was {json.dumps(kept[name])}" for name in changed]
+    told = [name for name in changed if name not in _OF_BEGINNING]
+    return [f"{name} is {json.dumps(wanted[name])} from here on, it was {json.dumps(kept[name])}" for name in told]
 
 
 def _typed(value: Any) -> str:

@@ -210,9 +210,17 @@ def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
     Raises
     ------
     SettingsError : unknown name, with the nearest known one; a value of the wrong kind or out of its limits; class weights that
-        are not one per class
+        are not one per class; other axes to mirror along than the plan's
     """
-    settings = read_settings(_completed(plan.settings or {}, presets.planner().values["training"]), changes)
+    values = _completed(plan.settings or {}, presets.planner().values["training"])
+    settings, planned = read_settings(values, changes), read_settings(values).augmentation.mirror_axes
+    if settings.augmentation.mirror_axes not in (planned, "none"):
+        raise SettingsError(
+            "the axes that are mirrored are the planner's choice",
+            found=f"augmentation.mirror_axes={settings.augmentation.mirror_axes}",
+            expected=f"{planned}, as planned, or none",
+            fix="write other axes into plan.json (mirror_axes), or mirror from the first draw on: --set augmentation.mirror_from=0",
+        )
     weights, classes = settings.loss.class_weights, [label.name for label in plan.labels.labels]
     if weights and len(weights) != len(classes):
         raise SettingsError(

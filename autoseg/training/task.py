@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.sampling import PatchSource
 from autoseg.training.schedule import Budget
-from autoseg.training.settings import TrainingSettings
+from autoseg.training.settings import TrainingSettings, check_settings
 from autoseg.training.team import ALONE, Team
 from autoseg.workspace import Run
 
@@ -94,7 +94,7 @@ def draws(task: TrainingTask, settings: TrainingSettings) -> float:
     if budget.steps is not None:
         steps = budget.steps
     elif budget.seconds is not None and c.predicted is not None and c.predicted.seconds_per_epoch:
-        steps = budget.seconds / c.predicted.seconds_per_epoch * (task.plan.settings or {}).get("steps_per_epoch", settings.steps_per_epoch)
+        steps = budget.seconds / c.predicted.seconds_per_epoch * _steps_predicted(task.plan)
     return steps * c.batch_size / max(things, 1)
 
 
@@ -103,7 +103,14 @@ def mirrors(task: TrainingTask, settings: TrainingSettings) -> bool:
 
     A network that sees a case a few times learns more from the next real one than from a mirror image of this one.
     """
-    return settings.augmentation.mirror_axes != "auto" or draws(task, settings) >= settings.augmentation.mirror_from
+    axes = settings.augmentation.mirror_axes
+    return axes != "none" and (axes != "auto" or draws(task, settings) >= settings.augmentation.mirror_from)
+
+
+def _steps_predicted(plan: Plan) -> int:
+    """Of how many steps the epoch is whose seconds the planner predicted: of as many as it knew, whatever was set since."""
+    known = plan.planner_values.get("training", {}).get("steps_per_epoch")
+    return int(known["value"]) if known else check_settings(plan, {}).steps_per_epoch
 
 
 def plan_of(task: TrainingTask, progress: Progress) -> Plan:

@@ -6,9 +6,10 @@ from autoseg.checking import faults
 from autoseg.checking.faults import Fault
 
 
-def test_an_error_of_many_cases_is_one_block_that_names_the_first_files() -> None:
-    many = [Fault(case=f"c{i}", file=f"/x/{i}", severity="error", code="missing-file", summary="not there", remedy="put it there")
+def test_of_many_errors_of_one_kind_the_first_have_their_blocks_and_the_others_are_named() -> None:
+    many = [Fault(case=f"c{i}", file=f"/x/{i}", severity="error", code="missing-file", summary="not there", remedy=f"put {i}")
             for i in range(40)]  # fmt: skip
-    text = faults.table(many)
-    assert text.count("not there") == 1 and "(40 cases)" in text and "/x/0" in text and "/x/39" not in text
-    assert faults.table(many[:5]).count("not there") == 5
+    notes = [Fault(case=f"n{i}", file=None, severity="note", code="missing-file", summary="not there") for i in range(40)]
+    text = faults.table([*many, *notes])
+    assert text.count("put ") == 3 and "37 more: not there" in text and all(f"c{i}" in text for i in range(40))
+    assert faults.table([*many[:5], *notes]).count("error ") == 5

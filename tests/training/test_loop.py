@@ -576,8 +576,11 @@ def test_whether_a_run_mirrors_is_decided_when_it_begins_told_and_kept_in_its_mo
     brief = make_task(cases, tmp_path / "brief", epochs=1, settings=SETTINGS | {"augmentation.mirror_from": 5})
     train(brief, say=said.append)  # 4 steps of 2 patches, 4 cases
     assert axes(brief.run) == [] and "each case is drawn about 2 times, fewer than 5 (augmentation.mirror_from)" in said[0]
-    train(replace(brief, epochs=4))  # made longer: as it began
-    assert axes(brief.run) == []
+    told = []
+    train(replace(brief, epochs=4), say=told.append)  # made longer: as it began
+    assert axes(brief.run) == [] and any("images are not mirrored, as when the run began" in text for text in told)
+    train(replace(brief, epochs=5, settings=SETTINGS | {"augmentation.mirror_from": 0}), say=told.append)
+    assert axes(brief.run) == [] and not any("mirror_from is" in text for text in told)
     long = make_task(cases, tmp_path / "long", epochs=4, settings=SETTINGS | {"augmentation.mirror_from": 5})
     train(long, say=said.append)
     assert axes(long.run) == list(long.plan.mirror_axes) and len(said) == 1
@@ -679,6 +682,9 @@ def test_unknown_settings_and_impossible_wishes_are_refused_at_the_door(cases, t
 
 def test_class_weights_are_one_per_label_background_included():
     plan, _ = make_plan()
+    assert loop.check_settings(plan, {"augmentation.mirror_axes": "none"}).augmentation.mirror_axes == "none"
+    with pytest.raises(SettingsError, match="planner's choice"):
+        loop.check_settings(plan, {"augmentation.mirror_axes": "left-right"})
     assert loop.check_settings(plan, {"loss.class_weights": "[1, 2, 3]"}).loss.class_weights == (1, 2, 3)
     with pytest.raises(SettingsError, match="background, bright, dark"):
         loop.check_settings(plan, {"loss.class_weights": "[1, 2]"})

@@ -56,11 +56,18 @@ def test_images_are_mirrored_where_each_case_is_drawn_often_enough(tmp_path):
         assert draws(longer, settings) == 5 * epochs and mirrors(longer, settings) is expected
     brief = replace(task, epochs=1)
     assert mirrors(brief, read_settings(task.plan.settings, {"augmentation.mirror_axes": "left-right"}))
+    assert not mirrors(replace(task, epochs=1000), read_settings(task.plan.settings, {"augmentation.mirror_axes": "none"}))
     planar = replace(brief, configuration=make_plan(name="2d", patch=(1, 8, 8))[1])
     assert draws(planar, settings) == 50 / 60
     predicted = Predicted(parameters=1, training_memory_bytes=1, seconds_per_epoch=500.0, forward_flops=1.0)  # of 250 steps
     timed = replace(task, time_budget=60.0, configuration=replace(task.configuration, predicted=predicted))
     assert draws(timed, settings) == pytest.approx(60 / 2 * 2 / 10)
+    edited = replace(  # the prediction is of 250 still
+        task.plan,
+        settings={**(task.plan.settings or {}), "steps_per_epoch": 25},
+        planner_values={"training": {"steps_per_epoch": {"value": 250}}},
+    )
+    assert draws(replace(timed, plan=edited), settings) == draws(timed, settings)
     assert mirrors(replace(task, time_budget=60.0), settings), "how fast it is, is not known: the run may be long"
 
 

@@ -7,6 +7,7 @@ without its global state, so that nothing here opens a window or slows down a co
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -408,7 +409,21 @@ def _mark_best(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
         epoch, value = max(points, key=lambda point: point[1])
         axes.plot([epoch], [value], marker="o", color="#2f9e44", markersize=6, linestyle="")
         axes.annotate(f"{value:.3f}", (epoch, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9, color="#2f9e44")
-    axes.set_ylim(0, 1.08)
+    bottom = _dice_axis_from([value for _, value in points])
+    axes.set_ylim(bottom, 1.08 if bottom == 0 else min(1.0, max(value for _, value in points) + 0.4 * (1 - bottom) ** 2 + 0.01))
+
+
+def _dice_axis_from(values: Sequence[float]) -> float:
+    """Where the axis of Dice begins: low enough for all but the first quarter of the values, and high enough to tell them apart.
+
+    >>> _dice_axis_from([0.86, 0.88, 0.885, 0.889, 0.89, 0.891]), _dice_axis_from([0.1, 0.3, 0.35, 0.4]), _dice_axis_from([0.9])
+    (0.85, 0.0, 0.0)
+    """
+    settled = list(values)[len(values) // 4 :]
+    if len(values) < 4:
+        return 0.0
+    lowest = min(settled) - max(max(settled) - min(settled), 0.02)
+    return math.floor(lowest * 20) / 20 if lowest > 0.5 else 0.0
 
 
 def _png(figure: Any) -> bytes:

@@ -11,9 +11,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -323,9 +323,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ----------
     arguments : without the program's name; by default those of this process
     """
-    _terminate_like_interrupt()
+    _on_signals(signal.default_int_handler, "SIGTERM", "SIGUSR1")  # as Ctrl-C does; the training loop has its own
+    code = _answered(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        _on_signals(signal.SIG_IGN, "SIGTERM", "SIGUSR1", "SIGINT")  # Python's own end would make them the exit code of finished work
+    return code
+
+
+def _answered(arguments: list[str]) -> int:
+    """The exit code of one command; whatever went wrong is told."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(arguments)
     except typer.Abort:
         print("interrupted", file=sys.stderr)
         return 130
@@ -484,11 +492,10 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def _terminate_like_interrupt() -> None:
-    """SIGTERM and SIGUSR1 end a command as Ctrl-C does; the training loop replaces them by its own while it runs."""
-    for name in ("SIGTERM", "SIGUSR1"):
+def _on_signals(handler: Callable[..., Any] | signal.Handlers, *names: str) -> None:
+    for name in names:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+            signal.signal(getattr(signal, name), handler)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The command line: exit codes, messages, and no traceback for what a user can mend."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -120,3 +123,19 @@ def test_an_interrupt_ends_with_130(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(preparing, "check", interrupted)
     assert run(capsys, "check", tmp_path)[0] == 130
+
+
+def test_a_signal_that_comes_when_the_work_is_done_does_not_change_the_exit_code() -> None:
+    program = (
+        "import atexit, sys, time; from autoseg import cli; sys.argv = ['autoseg', '--version']\n"
+        "atexit.register(lambda: (print('the end', flush=True), time.sleep(1)))\n"
+        "sys.exit(cli.main())"
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        while child.stdout.readline().strip() != "the end":
+            assert child.poll() is None
+        child.send_signal(number)
+        assert child.wait(20) == 0
+        child.stdout.close()

@@ -493,6 +493,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _on_signals(handler: Callable[..., Any] | signal.Handlers, *names: str) -> None:
+    """Set one handler for those signals that the system knows."""
     for name in names:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), handler)

@@ -118,6 +118,7 @@ def _tree(value: Any, blocks: Parts) -> Any:
 
 
 def _array_tree(value: Any, blocks: Parts) -> list[Any]:
+    """An array, a number of numpy or a dtype; the values themselves go into a block."""
     import numpy as np
 
     if isinstance(value, np.dtype):
@@ -130,6 +131,7 @@ def _array_tree(value: Any, blocks: Parts) -> list[Any]:
 
 
 def _dtype_text(dtype: np.dtype[Any]) -> str:
+    """Kind and byte order. Raises TypeError for dtypes that hold objects or fields."""
     if dtype.hasobject or dtype.names is not None:
         raise TypeError(f"an array of {dtype}")
     return dtype.str
@@ -147,12 +149,14 @@ def _value(tree: Any, blocks: list[bytearray]) -> Any:
 
 
 def _array(blocks: list[bytearray], dtype: str, shape: list[int], block: int) -> np.ndarray[Any, Any]:
+    """The array over the memory of its block: not copied, and it can be written to."""
     import numpy as np
 
     return np.frombuffer(blocks[block], dtype=dtype).reshape(shape)
 
 
 def _dtype(_: list[bytearray], text: str) -> np.dtype[Any]:
+    """A dtype by its text."""
     import numpy as np
 
     return np.dtype(text)
@@ -170,6 +174,7 @@ def _record(blocks: list[bytearray], name: str, fields: Mapping[str, Any]) -> An
 
 
 def _error(blocks: list[bytearray], name: str, state: Mapping[str, Any]) -> AutosegError:
+    """An error of ours as it was; its constructor does not run."""
     kind = _named(name)
     if not (isinstance(kind, type) and issubclass(kind, AutosegError)):
         raise ValueError(f"{name} is not an error of ours")
@@ -180,6 +185,7 @@ def _error(blocks: list[bytearray], name: str, state: Mapping[str, Any]) -> Auto
 
 
 def _member(_: list[bytearray], name: str, member: str) -> enum.Enum:
+    """The member of an enumeration by its name."""
     kind = _named(name)
     if not (isinstance(kind, type) and issubclass(kind, enum.Enum)):
         raise ValueError(f"{name} is not an enumeration")
@@ -204,6 +210,7 @@ _MAKERS: Mapping[str, Callable[..., Any]] = {
 
 
 def _name_of(thing: Any) -> str:
+    """Where the other process finds the same function or class. Raises TypeError where it cannot."""
     name = f"{thing.__module__}:{thing.__qualname__}"
     try:
         there = _named(name)
@@ -215,6 +222,7 @@ def _name_of(thing: Any) -> str:
 
 
 def _named(name: str) -> Any:
+    """What stands under a name; its module is imported where it is not yet."""
     module, _, path = name.partition(":")
     thing: Any = importlib.import_module(module)
     for part in path.split("."):

@@ -496,6 +496,7 @@ def serve() -> None:
 
 
 def _packed(outcome: Outcome[Any], name: str, stage: str) -> messages.Parts:
+    """The answer for a case, or the failure that says why its value cannot travel."""
     try:
         return messages.packed(outcome)
     except TypeError as error:

@@ -125,6 +125,7 @@ def table(faults: Sequence[Fault]) -> str:
 
 
 def _block(group: Sequence[Fault]) -> str:
+    """The rows of one fault, or of one remark about several cases."""
     first = group[0]
     cases = list(dict.fromkeys(fault.case for fault in group if fault.case))
     named = ", ".join(cases[:_NAMED]) + (f", ... ({len(cases)} cases)" if len(cases) > _NAMED else "")
@@ -137,6 +138,7 @@ def _block(group: Sequence[Fault]) -> str:
 
 
 def _others(group: Sequence[Fault]) -> str:
+    """The names of the cases that have the same fault as those already told."""
     names = dict.fromkeys(name for fault in group if (name := fault.case or fault.file))
     lines = textwrap.wrap(", ".join(names), width=110, break_long_words=False, break_on_hyphens=False)
     head = f"{group[0].severity:<8}{group[0].code:<18}{len(group)} more: {group[0].summary}"

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import errno
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 MANY = 12  # faults of one kind that are all told in full
@@ -90,8 +90,8 @@ class AutosegError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors travel between processes whole."""
-        return (_rebuild, (type(self), self.__dict__.copy()))
+        """Copied whole, also by a process pool of the caller's; our own processes use `messages`."""
+        return (rebuilt, (type(self), self.__dict__.copy()))
 
 
 class UsageError(AutosegError):
@@ -189,8 +189,7 @@ class FaultyCases(InputError):
             parts += map(str, told)
             if more := alike[len(told) :]:
                 names = dict.fromkeys(name for error in more if (name := error.case or error.file))
-                lines = textwrap.wrap(", ".join(names), width=110, break_long_words=False, break_on_hyphens=False)
-                rest = "".join(f"\n  {'':<9} {line}" for line in lines)
+                rest = "".join(f"\n  {'':<9} {line}" for line in listed(names))
                 parts.append(f"{kind}: {summary}\n  {'of these':<9} {len(more)} more{rest}")
         return "\n".join([*parts, super().__str__()])
 
@@ -211,6 +210,11 @@ class Interrupted(AutosegError):
     """Stopped by the user or the scheduler; the same command resumes."""
 
     exit_code = 130
+
+
+def listed(names: Iterable[str]) -> list[str]:
+    """Names with commas between them, in lines that fit a terminal."""
+    return textwrap.wrap(", ".join(names), width=110, break_long_words=False, break_on_hyphens=False)
 
 
 def short_of_space(error: BaseException) -> NotEnough | None:
@@ -251,7 +255,8 @@ def unusable_path(error: BaseException) -> InputError | None:
     return None
 
 
-def _rebuild(kind: type[AutosegError], state: dict[str, object]) -> AutosegError:
+def rebuilt(kind: type[AutosegError], state: dict[str, object]) -> AutosegError:
+    """An error as it was, from its class and attributes; its constructor does not run."""
     error = kind.__new__(kind)
     error.__dict__.update(state)
     error.args = (state.get("summary", ""),)

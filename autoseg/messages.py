@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 from types import BuiltinFunctionType, FunctionType
 from typing import IO, TYPE_CHECKING, Any
 
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, rebuilt
 
 if TYPE_CHECKING:
     import numpy as np  # otherwise only where an array travels: a process starts without it
@@ -178,10 +178,7 @@ def _error(blocks: list[bytearray], name: str, state: Mapping[str, Any]) -> Auto
     kind = _named(name)
     if not (isinstance(kind, type) and issubclass(kind, AutosegError)):
         raise ValueError(f"{name} is not an error of ours")
-    made = kind.__new__(kind)
-    made.__dict__.update({field: _value(tree, blocks) for field, tree in state.items()})
-    made.args = (made.summary,)
-    return made
+    return rebuilt(kind, {field: _value(tree, blocks) for field, tree in state.items()})
 
 
 def _member(_: list[bytearray], name: str, member: str) -> enum.Enum:

@@ -50,7 +50,7 @@ def test_an_error_survives_the_way_between_processes(kind):
     error = (
         kind([errors.MissingLabel("no label")]) if kind is errors.FaultyCases else kind("text", case="c", fix="do this", details={"a": "b"})
     )
-    again = copy.deepcopy(error)  # by way of __reduce__, as a process boundary does
+    again = copy.deepcopy(error)  # by way of __reduce__, as a caller's process pool does
     assert type(again) is kind and str(again) == str(error)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from autoseg.errors import (
     MissingPath,
     SettingsError,
     UnreadableFile,
+    listed,
 )
 
 Severity = Literal["error", "warning", "note"]
@@ -140,9 +140,8 @@ def _block(group: Sequence[Fault]) -> str:
 def _others(group: Sequence[Fault]) -> str:
     """The names of the cases that have the same fault as those already told."""
     names = dict.fromkeys(name for fault in group if (name := fault.case or fault.file))
-    lines = textwrap.wrap(", ".join(names), width=110, break_long_words=False, break_on_hyphens=False)
     head = f"{group[0].severity:<8}{group[0].code:<18}{len(group)} more: {group[0].summary}"
-    return "\n".join([head, *_rows("cases", "\n".join(lines))])
+    return "\n".join([head, *_rows("cases", "\n".join(listed(names)))])
 
 
 def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:

@@ -160,6 +160,20 @@ def free_memory() -> int:
     return max(0, min(bounds))
 
 
+def python_command(program: str, *arguments: str) -> list[str]:
+    """Return the command that runs `program` in a new interpreter with this one's module search path.
+
+    The current folder is often the user's data folder, so nothing in it may replace a module: the interpreter starts without it
+    (`-P`) and, if this process has it on its own search path, it comes last. `sys.argv[1:]` of the program are `arguments`.
+    """
+    here = {""}
+    with contextlib.suppress(OSError):  # the current folder may have been deleted
+        here.add(os.getcwd())
+    path = sorted(sys.path, key=here.__contains__)
+    start = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    return [sys.executable, "-P", "-X", "faulthandler", "-c", start + program, json.dumps(path), *arguments]
+
+
 def _alone(work: Callable[[T], R], items: Sequence[T], names: Sequence[str], stage: str) -> Generator[Outcome[R], None, None]:
     for item, name in zip(items, names, strict=True):
         yield _attempt(work, item, name, stage)
@@ -388,9 +402,8 @@ class _Process:
     def __init__(self) -> None:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # closed in `close`
         self._kills = _oom_kills()
-        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from autoseg.workers import serve; serve()"
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", code, json.dumps(sys.path)],
+            python_command("from autoseg.workers import serve; serve()"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

@@ -156,6 +156,18 @@ def test_nothing_is_pickled_or_unpickled() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_other_interpreters_are_started_by_one_function_that_keeps_the_current_folder_out() -> None:
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for path in _modules()
+        for function in ast.walk(_parsed(path))
+        if isinstance(function, ast.FunctionDef) and function.name != "python_command"
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable"
+    ]
+    assert not wrong, wrong
+
+
 def test_only_the_command_line_prints() -> None:
     wrong = [
         f"{path.relative_to(REPOSITORY)}:{node.lineno}"

@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -17,10 +16,10 @@ from collections.abc import Mapping, Sequence
 
 from autoseg.errors import Interrupted, TrainingFailed
 from autoseg.pipeline.listener import Listener
-from autoseg.workers import available_cores
+from autoseg.workers import available_cores, python_command
 
 LAST_LINES = 12  # of a fold that failed, kept for the message
-_PROGRAM = "import sys; from autoseg.pipeline import side_by_side; side_by_side.follow(); from autoseg.cli import main; sys.exit(main())"
+_PROGRAM = "from autoseg.pipeline import side_by_side; side_by_side.follow(); from autoseg.cli import main; sys.exit(main())"
 
 
 def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str], listener: Listener, started: float | None = None) -> None:
@@ -93,7 +92,7 @@ def follow() -> None:
 def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[tuple[int, str | None]], *, shared_by: int) -> subprocess.Popen[str]:
     threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // shared_by))}
     process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        python_command(_PROGRAM, *arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

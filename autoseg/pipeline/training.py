@@ -58,7 +58,7 @@ def train(
 ) -> dict[str, Any]:
     """Train folds of one or all configurations, and validate each on the cases it has not seen.
 
-    Started by `torchrun --nproc-per-node N -m autoseg.cli train ...`, N processes train every fold together, one card each.
+    Started by `torchrun --nproc-per-node N --no-python autoseg train ...`, N processes train every fold together, one card each.
 
     Parameters
     ----------

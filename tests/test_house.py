@@ -22,7 +22,7 @@ from autoseg import presets
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "autoseg"
 
-# A room imports only from rooms that stand before it. The README shows the same table.
+# A room imports only from rooms that stand before it. CONTRIBUTING.md shows the same table.
 ROOMS = (
     "errors", "messages", "quantities", "files", "geometry", "labels", "metrics", "workspace", "workers", "machine", "presets", "images",
     "cases", "checking", "fingerprint", "planning", "preprocessing", "networks", "tiling", "training", "prediction", "postprocessing",
@@ -81,7 +81,9 @@ def test_heavy_libraries_are_imported_only_where_they_belong() -> None:
         if "SimpleITK" in everywhere and room != "images":
             wrong.append(f"{place}: SimpleITK outside images")
         wrong += [
-            f"{place}: {name} at the top of a module" for name in ("SimpleITK", "matplotlib", "batchgenerators") if name in at_the_top
+            f"{place}: {name} at the top of a module"
+            for name in ("SimpleITK", "matplotlib", "skimage", "batchgenerators")
+            if name in at_the_top
         ]
     assert not wrong, "\n".join(wrong)
 
@@ -204,9 +206,9 @@ def test_no_environment_variable_is_needed_or_read() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_readme_shows_the_rooms_in_their_order() -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    shown = [name.removesuffix(".py") for name in re.findall(r"^\| `(\w+(?:\.py|/))` \|", readme, flags=re.MULTILINE)]
+def test_contributing_shows_the_rooms_in_their_order() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = [name.removesuffix(".py") for name in re.findall(r"^\| `(\w+(?:\.py|/))` \|", text, flags=re.MULTILINE)]
     assert [name.rstrip("/") for name in shown] == list(ROOMS)
     folders = [name.rstrip("/") for name in shown if name.endswith("/")]
     assert folders == [room for room in ROOMS if (PACKAGE / room).is_dir()]

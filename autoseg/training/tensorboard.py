@@ -1,4 +1,4 @@
-"""The figures of a run as TensorBoard events: the extra `autoseg[tensorboard]`."""
+"""The figures of a run as TensorBoard events, where the package tensorboard is installed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require() -> None:
             "--tensorboard needs a package that is not installed",
             found=str(error),
             expected="the extra 'tensorboard'",
-            fix="pip install 'autoseg[tensorboard]', or leave the option out: history.csv and progress.png hold the same figures",
+            fix="pip install tensorboard, or leave the option out: history.csv and progress.png hold the same figures",
         ) from None
 
 

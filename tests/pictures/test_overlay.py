@@ -9,8 +9,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from autoseg.labels import make_labels
-from autoseg.pictures import COLOURS, CURVES, Overlay, overlay, overlays, progress
+from autoseg.geometry import Spacing
+from autoseg.labels import Labels, make_labels
+from autoseg.pictures import COLOURS, Overlay, overlays
 
 LABELS = make_labels({"background": 0, "left": 1, "right": 2})
 SPACING = (4.0, 1.0, 1.0)
@@ -30,6 +31,10 @@ def coloured(picture: np.ndarray, number: int) -> np.ndarray:
 def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     rows, columns = np.nonzero(mask)
     return rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+
+
+def overlay(image: np.ndarray, prediction: np.ndarray, reference: np.ndarray | None, labels: Labels, spacing: Spacing) -> bytes:
+    return overlays([Overlay(title="", image=image, prediction=prediction, reference=reference, spacing=spacing)], labels)
 
 
 def dark_case(**blocks: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,29 +140,3 @@ def test_many_labels_and_regions_can_be_drawn():
     small = classes % 3
     reference = np.where(classes > 27, 3, small).astype(np.uint8)
     assert pixels(overlay(classes.astype(float), small, reference, regions, SPACING)).size
-
-
-def test_curves_are_drawn_from_what_there_is():
-    assert {column for curves in CURVES.values() for column, *_ in curves} >= {
-        "loss",
-        "validation_dice",
-        "learning_rate",
-        "seconds_per_step",
-    }
-    full = [
-        {
-            "epoch": i,
-            "loss": 1 / (i + 1),
-            "validation_dice": 0.5 if i % 2 else None,
-            "learning_rate": 0.01,
-            "seconds_per_step": 2.0,
-            "data_wait": 0.1,
-        }
-        for i in range(30)
-    ]
-    nothing, one, all_of_it = (pixels(progress(history)) for history in ([], full[:1], full))
-    assert nothing.shape == all_of_it.shape and one.shape[0] < all_of_it.shape[0], "three panels in a row after one epoch without Dice"
-    colour = np.array(to_rgb(CURVES["validation Dice"][0][2]))
-    seen = [(np.abs(picture - colour).max(axis=-1) < 0.02).sum() for picture in (nothing, one, all_of_it)]
-    assert seen[0] == seen[1] == 0 < seen[2]
-    assert pixels(progress([{"epoch": 0, "loss": float("nan")}], title="3d_fullres, fold 0")).size

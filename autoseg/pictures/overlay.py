@@ -1,14 +1,8 @@
-"""Pictures for people: segmentations over their images, and the curves of a training.
-
-Every function returns the bytes of a PNG; writing them is the business of others. matplotlib is imported inside the functions,
-without its global state, so that nothing here opens a window or slows down a command that draws nothing.
-"""
+"""Segmentations over their images, one row of slices per case."""
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +13,7 @@ from scipy import ndimage
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.metrics import confusion, overlap_of
+from autoseg.pictures.png import png
 
 COLOURS = (
     "#ff6b6b",
@@ -48,11 +43,6 @@ class Overlay:
     prediction: NDArray[Any]  # (z, y, x), classes
     spacing: Spacing  # mm
     reference: NDArray[Any] | None = None  # (z, y, x), classes
-
-
-def overlay(image: NDArray[Any], prediction: NDArray[Any], reference: NDArray[Any] | None, labels: Labels, spacing: Spacing) -> bytes:
-    """One case as `overlays` draws it."""
-    return overlays([Overlay(title="", image=image, prediction=prediction, reference=reference, spacing=spacing)], labels)
 
 
 def overlays(cases: Sequence[Overlay], labels: Labels, *, dpi: int = 130) -> bytes:
@@ -88,48 +78,8 @@ def overlays(cases: Sequence[Overlay], labels: Labels, *, dpi: int = 130) -> byt
         listed = min(LISTED, int((row - 0.45) / 0.21))
         _draw_list(figure, case, labels, (columns * (cell + gap) + 0.12) / width, (bottom + row) / height, 1 / height, listed)
         bottom -= gap
-    return _png(figure)
+    return png(figure)
 
-
-def progress(history: Sequence[Mapping[str, Any]], *, title: str = "", dpi: int = 110) -> bytes:
-    """The curves of a training: loss, validation Dice, learning rate, seconds per step and how much of them was waiting for data.
-
-    Parameters
-    ----------
-    history : one row per epoch; the columns that are drawn are those of `CURVES`, and a panel without any is left out
-    title : above the curves
-    dpi : pixels per inch; a panel is 5 x 3.2 inches
-
-    Returns
-    -------
-    The bytes of a PNG.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = [_with_waiting(row) for row in history]
-    panels = {name: curves for name, curves in CURVES.items() if any(_points(rows, curve[0]) for curve in curves)} or dict(CURVES)
-    across = 2 if len(panels) == 4 else len(panels)
-    down = -(-len(panels) // across)
-    width, height, above = 5.0 * across, 3.2 * down, 0.4 if title else 0.0  # inches
-    figure = Figure(figsize=(width, height + above), dpi=dpi, facecolor="white")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.text(0.15 / width, 1 - 0.26 / (height + above), title, fontsize=13, fontweight="bold", color="#212529", va="center")
-    for number, (heading, curves) in enumerate(panels.items()):
-        left, low = 5.0 * (number % across) + 0.62, 3.2 * (down - 1 - number // across) + 0.5
-        axes = figure.add_axes((left / width, low / (height + above), 4.2 / width, 2.3 / (height + above)))
-        _draw_curves(axes, heading, rows, curves)
-    return _png(figure)
-
-
-# heading -> (column of the history, name in the legend, colour, whether it is drawn smoothed over its own values)
-CURVES: dict[str, tuple[tuple[str, str, str, bool], ...]] = {
-    "loss": (("loss", "training", "#1c7ed6", True), ("validation_loss", "validation", "#f76707", True)),
-    "validation Dice": (("validation_dice", "mean over the labels", "#2f9e44", False),),
-    "learning rate": (("learning_rate", "learning rate", "#7048e8", False),),
-    "seconds per step": (("seconds_per_step", "in all", "#495057", False), ("waiting", "waiting for data", "#e03131", False)),
-}
 
 # plane -> (axis across the slice, marks at left, right, bottom, top); left is the patient's right, as radiologists look at it
 _PLANES = {"axial": (0, "RLPA"), "coronal": (1, "RLIS"), "sagittal": (2, "APIS")}
@@ -194,31 +144,25 @@ def _draw_panel(axes: Any, case: Overlay, plane: str, covered: bool, labels: Lab
     shape = [max(1, round(e / pixel)) for e in extent]
 
     def cut(array: NDArray[Any]) -> NDArray[Any]:
-        """The slice as it is looked at: rows from top to bottom, columns from left to right."""
+        """Return the slice as it is looked at: rows from top to bottom, columns from left to right."""
         shown = array[..., *(index if a == axis else region[a] for a in range(3))]
         return shown if photograph else shown[..., ::-1, ::-1]
 
-    axes.imshow(_grey(case, cut, shape), interpolation="bilinear", extent=(0, extent[1], 0, extent[0]))
+    shown = _grey(case, cut, shape)
     if covered:
-        prediction = cut(case.prediction)
-        for number, colour in _colours(labels):
-            _draw_label(axes, prediction == number, extent, pixel, colour, filled=True)
-        reference = np.zeros_like(prediction) if case.reference is None else cut(case.reference)
-        for number, colour in _colours(labels):
-            _draw_label(axes, reference == number, extent, pixel, colour, filled=False)
+        shown = _filled(shown, cut(case.prediction), labels)
+        if case.reference is not None:
+            _draw_outlines(axes, cut(case.reference), shape, extent, labels)
+    axes.imshow(shown, interpolation="bilinear", extent=(0, extent[1], 0, extent[0]))
     axes.set_axis_off()
     axes.set_xlim(0, extent[1])
     axes.set_ylim(0, extent[0])
     axes.set_aspect("equal")
     if case.prediction.shape[0] > 1:
-        places = (
-            (0.02, 0.5, "left", "center"),
-            (0.98, 0.5, "right", "center"),
-            (0.5, 0.02, "center", "bottom"),
-            (0.5, 0.98, "center", "top"),
-        )
-        for letter, (x, y, horizontal, vertical) in zip(marks, places, strict=True):
-            axes.text(x, y, letter, transform=axes.transAxes, ha=horizontal, va=vertical, path_effects=_outline(), **_SMALL)
+        places = ((0.02, 0.5, "left"), (0.98, 0.5, "right"), (0.5, 0.02, "bottom"), (0.5, 0.98, "top"))
+        for letter, (x, y, side) in zip(marks, places, strict=True):
+            across, upright = (side, "center") if side in ("left", "right") else ("center", side)
+            axes.text(x, y, letter, transform=axes.transAxes, ha=across, va=upright, path_effects=_outline(), **_SMALL)
     if not covered and not photograph:
         _draw_bar(axes, extent)
 
@@ -233,6 +177,8 @@ def _grey(case: Overlay, cut: Any, shape: Sequence[int]) -> NDArray[np.float32]:
 
     Of a single channel, not more than six standard deviations around the structures: air and bone would leave nothing for them.
     """
+    from skimage import exposure
+
     channels = case.image[None] if case.image.ndim == 3 else case.image
     channels = channels if len(channels) == 3 else channels[:1]
     slices = [np.nan_to_num(np.asarray(cut(channel), dtype=np.float32)) for channel in channels]
@@ -240,33 +186,43 @@ def _grey(case: Overlay, cut: Any, shape: Sequence[int]) -> NDArray[np.float32]:
     structure = channels[0][(case.prediction if case.reference is None else case.reference) > 0] if len(channels) == 1 else np.zeros(0)
     if structure.size and structure.std() > 0:
         low, high = max(low, structure.mean() - 6 * structure.std()), min(high, structure.mean() + 6 * structure.std())
-    shown = [np.clip((_enlarged(s, shape) - low) / max(high - low, 1e-6), 0, 1) for s in slices]
+    window = (float(low), float(max(high, low + 1e-6)))
+    shown = [exposure.rescale_intensity(_enlarged(s, shape), in_range=window, out_range=(0, 1)) for s in slices]
     return np.stack(shown * (3 // len(shown)), axis=-1)
 
 
-def _draw_label(axes: Any, mask: NDArray[np.bool_], extent: Sequence[float], pixel: float, colour: str, *, filled: bool) -> None:
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        return
-    voxel = [e / n for e, n in zip(extent, mask.shape, strict=True)]  # mm
-    around = np.pad(mask[found[0]], 1).astype(np.float32)
-    smooth = _enlarged(around, [max(1, round(n * v / pixel)) for n, v in zip(around.shape, voxel, strict=True)])
-    rows, columns = ((s.start - 1, s.stop + 1) for s in found[0])
-    place = (columns[0] * voxel[1], columns[1] * voxel[1], extent[0] - rows[1] * voxel[0], extent[0] - rows[0] * voxel[0])
-    if filled:
-        from matplotlib.colors import to_rgba
+def _filled(image: NDArray[np.float32], classes: NDArray[Any], labels: Labels) -> NDArray[Any]:
+    """Return the image `(rows, columns, 3)` with every class of the slice filled in its colour, with smooth borders."""
+    from matplotlib.colors import to_rgb
+    from skimage.color import label2rgb
 
-        layer = np.zeros((*smooth.shape, 4), dtype=np.float32)
-        layer[..., :] = to_rgba(colour, 0.0)
-        layer[smooth >= 0.5, 3] = 0.42
-        axes.imshow(layer, interpolation="bilinear", extent=place)
-    else:
-        axes.contour(smooth, levels=[0.5], colors=[colour], linewidths=1.3, extent=place, origin="upper")
+    covered = np.zeros(image.shape[:2], dtype=np.int64)
+    for number, _ in _colours(labels):
+        if (mask := classes == number).any():
+            covered[_enlarged(mask.astype(np.float32), covered.shape) >= 0.5] = number
+    colours = [to_rgb(colour) for number, colour in _colours(labels) if (covered == number).any()]
+    if not colours:
+        return image
+    mixed = label2rgb(covered, image=image, colors=colours, alpha=0.42, bg_label=0, bg_color=None, saturation=1)
+    return np.clip(mixed, 0, 1)
+
+
+def _draw_outlines(axes: Any, classes: NDArray[Any], shape: Sequence[int], extent: Sequence[float], labels: Labels) -> None:
+    """Draw a line around every class of the slice."""
+    from skimage.measure import find_contours
+
+    for number, colour in _colours(labels):
+        if (mask := classes == number).any():
+            smooth = np.pad(_enlarged(mask.astype(np.float32), shape), 1)  # the line is closed at the edge of the picture, too
+            for line in find_contours(smooth, 0.5):
+                row, column = ((line - 0.5) / shape * extent).T  # pixel centres of the padded picture, in mm
+                axes.plot(column, extent[0] - row, color=colour, linewidth=1.3)
 
 
 def _enlarged(array: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
-    factors = [new / old for new, old in zip(shape, array.shape, strict=True)]
-    return np.asarray(ndimage.zoom(array, factors, order=1, grid_mode=True, mode="nearest"), dtype=np.float32)
+    from skimage.transform import resize
+
+    return np.asarray(resize(array, tuple(shape), order=1, mode="edge", anti_aliasing=False), dtype=np.float32)
 
 
 def _colours(labels: Labels) -> list[tuple[int, str]]:
@@ -346,87 +302,3 @@ def _dice_rows(case: Overlay, labels: Labels) -> list[tuple[str, int, str]]:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= 22 else name[:21] + "\u2026"
-
-
-def _with_waiting(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the history with the seconds of each step in which the network waited for data."""
-    seconds, share = row.get("seconds_per_step"), row.get("data_wait")
-    return {**row, "waiting": None if seconds is None or share is None else seconds * share}
-
-
-def _draw_curves(axes: Any, heading: str, rows: Sequence[Mapping[str, Any]], curves: Sequence[tuple[str, str, str, bool]]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    drawn = [_draw_curve(axes, rows, *curve) for curve in curves]
-    axes.set_title(heading, loc="left", fontsize=11, color="#212529")
-    axes.grid(True, color="#e9ecef", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors="#495057", labelsize=9, length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.set_xlabel("epoch", fontsize=9, color="#495057")
-    epochs = [float(row.get("epoch", index)) for index, row in enumerate(rows)] or [0.0]
-    room = 0.03 * (max(epochs) - min(epochs)) + 0.2
-    axes.set_xlim(min(epochs) - room, max(epochs) + room)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#ced4da")
-    if not any(drawn):
-        axes.text(0.5, 0.5, "no figures yet", transform=axes.transAxes, ha="center", va="center", color="#adb5bd")
-    elif len(curves) > 1 and drawn[1]:
-        axes.legend(frameon=False, fontsize=9, labelcolor="#495057", loc="upper right")
-    if heading == "validation Dice":
-        _mark_best(axes, rows)
-    if heading == "seconds per step":
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
-    if heading == "learning rate":
-        axes.yaxis.set_major_formatter("{x:.3g}")
-        axes.set_ylim(bottom=0)
-
-
-def _draw_curve(axes: Any, history: Sequence[Mapping[str, Any]], column: str, name: str, colour: str, smoothed: bool) -> bool:
-    points = _points(history, column)
-    if not points:
-        return False
-    epochs, values = map(np.array, zip(*points, strict=True))
-    dots = "o" if len(values) < 25 and not smoothed else None
-    if smoothed and len(values) >= 10:
-        axes.plot(epochs, values, color=colour, linewidth=1, alpha=0.3)
-        values = ndimage.gaussian_filter1d(values, max(1.0, len(values) / 50), mode="nearest")
-    axes.plot(epochs, values, color=colour, linewidth=2, label=name, marker=dots or ("o" if len(values) == 1 else None), markersize=4)
-    if name.startswith("waiting"):
-        axes.fill_between(epochs, values, color=colour, alpha=0.15, linewidth=0)
-    return True
-
-
-def _points(history: Sequence[Mapping[str, Any]], column: str) -> list[tuple[float, float]]:
-    rows = [(row.get("epoch", index), row.get(column)) for index, row in enumerate(history)]
-    return [(float(epoch), float(value)) for epoch, value in rows if value is not None and np.isfinite(value)]
-
-
-def _mark_best(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
-    points = _points(history, "validation_dice")
-    if points:
-        epoch, value = max(points, key=lambda point: point[1])
-        axes.plot([epoch], [value], marker="o", color="#2f9e44", markersize=6, linestyle="")
-        axes.annotate(f"{value:.3f}", (epoch, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9, color="#2f9e44")
-    bottom = _dice_axis_from([value for _, value in points])
-    axes.set_ylim(bottom, 1.08 if bottom == 0 else min(1.0, max(value for _, value in points) + 0.4 * (1 - bottom) ** 2 + 0.01))
-
-
-def _dice_axis_from(values: Sequence[float]) -> float:
-    """Where the axis of Dice begins: low enough for all but the first quarter of the values, and high enough to tell them apart.
-
-    >>> _dice_axis_from([0.86, 0.88, 0.885, 0.889, 0.89, 0.891]), _dice_axis_from([0.1, 0.3, 0.35, 0.4]), _dice_axis_from([0.9])
-    (0.85, 0.0, 0.0)
-    """
-    settled = list(values)[len(values) // 4 :]
-    if len(values) < 4:
-        return 0.0
-    lowest = min(settled) - max(max(settled) - min(settled), 0.02)
-    return math.floor(lowest * 20) / 20 if lowest > 0.5 else 0.0
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor=figure.get_facecolor())
-    return stream.getvalue()

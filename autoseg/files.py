@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -115,28 +116,71 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
     Raises
     ------
     MissingPath : there is no such file
-    UnreadableFile : it is not JSON; the message names line and column
+    UnreadableFile : it is not JSON, and line and column are named, or cannot be read at all
+    """
+    return parse_json(read_utf8(path, kind="JSON", fix=fix), file=path, fix=fix)
+
+
+def parse_json(text: str, *, file: Path, fix: str | None = None) -> Any:
+    """Return the value of a JSON text.
+
+    Raises
+    ------
+    UnreadableFile : it is not JSON, is nested too deeply, or holds a name twice or a number of thousands of digits
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, file))
+    except json.JSONDecodeError as error:
+        found = f"{error.msg} in line {error.lineno}, column {error.colno}"
+        raise UnreadableFile("not a JSON file", file=file, found=found, expected="JSON", fix=fix or "correct that line") from None
+    except (RecursionError, ValueError) as error:
+        raise UnreadableFile("the JSON cannot be read", file=file, found=too_much(error), fix=fix or "correct the file") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    MissingPath : there is no such file
+    UnreadableFile : it cannot be read
+    SettingsError : it is not TOML; the message names line and column
+    """
+    try:
+        return tomllib.loads(read_utf8(path, kind="TOML"))
+    except (RecursionError, ValueError) as error:
+        raise SettingsError("not a TOML file", file=path, found=too_much(error), expected="TOML", fix="correct that line") from None
+
+
+def read_utf8(path: Path, *, kind: str, fix: str | None = None) -> str:
+    """Read a text file.
+
+    Parameters
+    ----------
+    kind : what the text should be, for the message
+
+    Raises
+    ------
+    MissingPath : there is no such file
+    UnreadableFile : it cannot be read, or is not UTF-8
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise MissingPath("no such file", file=path, fix=fix or "check the spelling of the path") from None
     except UnicodeDecodeError as error:
-        raise UnreadableFile("the text is not UTF-8", file=path, found=str(error), expected="JSON in UTF-8",
+        raise UnreadableFile("the text is not UTF-8", file=path, found=str(error), expected=f"{kind} in UTF-8",
                              fix=fix or "save it again as UTF-8") from None  # fmt: skip
     except OSError as error:
         raise UnreadableFile("the file cannot be read", file=path, found=error.strerror or str(error),
                              fix=fix or "check its type and its access rights") from None  # fmt: skip
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
-    except json.JSONDecodeError as error:
-        raise UnreadableFile(
-            "not a JSON file",
-            file=path,
-            found=f"{error.msg} in line {error.lineno}, column {error.colno}",
-            expected="JSON",
-            fix=fix or "mend that line",
-        ) from None
+
+
+def too_much(error: Exception) -> str:
+    """Return why Python cannot read a JSON or TOML text, in words."""
+    if isinstance(error, RecursionError):
+        return "lists or tables nested too deeply"
+    return "a number with too many digits" if "integer string conversion" in str(error) else str(error)
 
 
 def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from autoseg import files
 from autoseg.errors import MissingPath, SettingsError
 
 KINDS = ("planners", "datasets")
@@ -126,7 +127,7 @@ def recipe(name_or_path: str | Path) -> dict[str, Any]:
     SettingsError : no such name, or not TOML
     MissingPath : no such file
     """
-    return _read(_find("datasets", name_or_path))
+    return files.read_toml(_find("datasets", name_or_path))
 
 
 def plain(documented: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,18 +245,11 @@ def _find(kind: str, name_or_path: str | Path, *, beside: Path | None = None) ->
     return (folder(kind) / f"{name_or_path}.toml").resolve()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError("not a TOML file", file=path, found=str(error), expected="TOML", fix="mend that line") from None
-
-
 def _chain(path: Path) -> list[_File]:
     """The file and all that it extends, nearest first."""
     chain: list[_File] = []
     while True:
-        table = _read(path)
+        table = files.read_toml(path)
         head = {key: table.pop(key) for key in _HEAD_KEYS if key in table}
         chain.append(_File(path=path, name=path.stem, head=head, tree=table))
         base = head.get("extends")

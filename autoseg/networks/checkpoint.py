@@ -155,8 +155,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if _DIGEST in metadata:  # how versions before the first release wrote it
             header = {_DIGEST: metadata[_DIGEST], _DESCRIPTION: header}
         description, recorded = header[_DESCRIPTION], header[_DIGEST]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
+    if not isinstance(description, dict):
+        raise _damaged(path, "the description in its header is not a table")
     if digest(tensors) != recorded:
         raise _damaged(path, "the SHA-256 of the weights is not the recorded one")
     return tensors, description

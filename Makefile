@@ -1,4 +1,4 @@
-# make demo     the whole road on synthetic scans: plan, train, predict, evaluate (minutes, no GPU needed)
+# make demo     everything on synthetic scans: plan, train, predict, evaluate (minutes, no GPU needed)
 # make test     lint, format, types, and the test suite
 # make quick    the same without the slow tests: under a minute
 # make check    lint, format and types alone

@@ -1,6 +1,6 @@
-"""The whole road on a small phantom data set: written to disk, then checked, planned, trained, predicted and evaluated.
+"""Every step on a small phantom data set: written to disk, then checked, planned, trained, predicted and evaluated.
 
-Every step goes through the command that a user would type, and says it before it runs.
+Each step runs the command that a user would type, and prints it first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(
     new_cases: int = NEW_CASES,
     seed: int = 0,
 ) -> dict[str, object]:
-    """Make the data, run the commands, and show what came out.
+    """Make the data, run the commands, and print the results.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def run(
 
     Raises
     ------
-    SettingsError : `output` holds something else
+    SettingsError : `output` contains something else
     """
     started = time.monotonic()
     _make_room(output)
@@ -72,7 +72,7 @@ def run(
         f"\n  scores       {output / 'summary.json'}"
         f"\n  model, plan  {workspace}"
         f"\n  curves       {workspace / 'runs'}"
-        f"\nthe whole road took {time.monotonic() - started:.0f} s"
+        f"\neverything together took {time.monotonic() - started:.0f} s"
     )
     return summary
 
@@ -130,7 +130,7 @@ def _make_room(output: Path) -> None:
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).exists():
             raise SettingsError(
-                "the folder for the demo holds something else",
+                "the folder for the demo contains something else",
                 file=output,
                 expected="an empty folder, or an earlier demo",
                 fix="choose another one with -o",

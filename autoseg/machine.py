@@ -14,7 +14,7 @@ from autoseg.errors import SettingsError
 from autoseg.workers import available_cores, free_memory
 
 PROBE_SECONDS = 0.5  # of measuring; short enough for every `plan`
-_PROBES = 5  # the best of so many counts
+_PROBES = 5  # passes; the fastest counts
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -91,7 +91,7 @@ def choose_devices(wanted: str = "auto") -> tuple[str, ...]:
 
 
 def release() -> None:
-    """Give back the memory of cards that PyTorch keeps for this process though nothing lies in it."""
+    """Release the GPU memory that PyTorch reserves for this process without using it."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -187,7 +187,7 @@ def conv_flops(device: str) -> float:
     each = 2.0 * 32 * 32 * 27 * voxels
 
     def run(times: int) -> float:
-        """Seconds for so many passes: of processor time per core on a CPU, of the clock elsewhere."""
+        """Return the seconds for N passes: of processor time per core on a CPU, of the clock elsewhere."""
         start, busy = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             for _ in range(times):

@@ -1,8 +1,8 @@
 """Synthetic scans with their reference segmentations: the data of the demo and of the end-to-end tests.
 
-A phantom is a small trunk as a T1-weighted scan would show it: two kidneys, told apart by nothing but their side, and a small
+A phantom is a small trunk as a T1-weighted scan would show it: two kidneys that differ only in their side, and a small
 node. A spine and a vessel as bright as the node are there to be left alone. Shapes, places, contrast, spacing, the bias field
-and the noise differ between cases. What is made here is arrays; writing them is the business of others.
+and the noise differ between cases. This module makes arrays; the callers write them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def make_phantom(rng: np.random.Generator, *, large: bool = False) -> Phantom:
     label = np.zeros(shape, dtype=np.uint8)
     for tissue in tissues:
         box, coverage = _coverage(tissue.solid, shape, spacing)
-        clean[box] += coverage * (tissue.brightness - clean[box])  # partial volume: what is painted later lies over it
+        clean[box] += coverage * (tissue.brightness - clean[box])  # partial volume: later tissues cover earlier ones
         if tissue.value is not None:
             label[box][coverage >= 0.5] = tissue.value
     image = _scanned(rng, clean, spacing)
@@ -216,7 +216,7 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _coverage(solid: _Solid, shape: Shape, spacing: Spacing, *, samples: int = 4) -> tuple[tuple[slice, ...], _Grid]:
-    """The part of each voxel that lies inside, 0 to 1, in the box around the solid: `samples`^3 points in voxels near the surface."""
+    """Return the part of each voxel that is inside, 0 to 1, in the box around the solid: `samples`^3 points in voxels near the surface."""
     reach = np.sqrt(((solid.rotation * solid.axes[:, None]) ** 2).sum(axis=0)) * (1.3 + abs(solid.bend))  # mm, (z, y, x)
     start = np.maximum(np.floor((solid.centre - reach) / spacing), 0).astype(int)
     stop = np.minimum(np.ceil((solid.centre + reach) / spacing) + 1, shape).astype(int)

@@ -9,7 +9,7 @@ on, so only a slab one patch thick is held for all classes, not the volume::
                        [──────────]
     finished ────┤     ┤ the slab that is held
 
-What the scores mean, and how they come back to a case's own grid, is the business of `prediction`.
+What the scores mean, and how they come back to a case's own grid, is handled in `prediction`.
 """
 
 from __future__ import annotations
@@ -171,11 +171,11 @@ class _Slab:
         self._total = torch.zeros((depth, *plane), dtype=torch.float32, device=device)
 
     def before(self, start: int) -> tuple[int, Tensor, Tensor]:
-        """The slices held that lie before `start`: the index of the first, sums `(heads, slices, y, x)`, weights `(slices, y, x)`."""
+        """Return the slices held before `start`: the index of the first, sums `(heads, slices, y, x)`, weights `(slices, y, x)`."""
         return self.first, self._sums[:, : start - self.first], self._total[: start - self.first]
 
     def move_to(self, start: int) -> None:
-        """Forget the slices before `start`, go on with zeros behind the others."""
+        """Drop the slices before `start` and append zeros after the others."""
         past = start - self.first
         if past > 0:
             for part in (self._total, *self._sums):  # head by head, so that little is held twice

@@ -1,4 +1,4 @@
-"""Where each result lies on disk: one frozen value, passed as an argument; never an environment variable."""
+"""Where each result is stored: one frozen value, passed as an argument; never an environment variable."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def description(self) -> Path:
-        """What `predict` needs beside the weights."""
+        """What `predict` needs besides the weights."""
         return self.root / "model.json"
 
     @property
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def predicted_with(self) -> Path:
-        """What made the out-of-fold predictions: only where it is the same are they kept when validation goes on."""
+        """What made the out-of-fold predictions; a resumed validation keeps them only if this is unchanged."""
         return self.validation / "predicted_with.json"
 
     @property

@@ -1,4 +1,4 @@
-"""One label withheld from half the cases: told as not annotated, treated as background, and not withheld at all.
+"""One label withheld from half the cases: declared as not annotated, treated as background, and not withheld at all.
 
     python benchmarks/partial_labels.py [--minutes 5] [--epochs N --steps M] [--label Posterior] [--data DIR] [--work DIR]
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("AUTOSEG_TEST_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, default=Path("autoseg-partial"))
     parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--epochs", type=int, help="in place of minutes: of so many --steps")
+    parser.add_argument("--epochs", type=int, help="in place of minutes: each of --steps")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--label", default="Posterior", choices=list(LABELS)[1:])
     parser.add_argument("--only", nargs="*", choices=CONDITIONS, default=CONDITIONS)

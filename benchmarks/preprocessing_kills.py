@@ -95,7 +95,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def child(raw: Path, folder: Path) -> None:
-    """What `autoseg train` does before it trains; the plan is made once and kept beside the data."""
+    """What `autoseg train` does before it trains; the plan is made once and kept with the data."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from autoseg import cases, files, fingerprint, machine, presets
     from autoseg.planning.configuration import Plan

@@ -1,4 +1,4 @@
-"""The whole road on real scans, through the commands a user types: plan, train, predict, evaluate.
+"""End to end on real scans, through the commands a user types: plan, train, predict, evaluate.
 
     python benchmarks/whole_road.py ROAD [--data DIR] [--work DIR] [--minutes M]
 
@@ -29,15 +29,15 @@ AUTOSEG = [sys.executable, "-m", "autoseg.cli"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("road", choices=["hippocampus", "ensemble", "cells", "sarcoma", "cascade"])
+    parser.add_argument("experiment", choices=["hippocampus", "ensemble", "cells", "sarcoma", "cascade"])
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("AUTOSEG_TEST_DATA", "../shared/data")))
-    parser.add_argument("--work", type=Path, default=Path("autoseg-road"))
+    parser.add_argument("--work", type=Path, default=Path("autoseg-benchmark"))
     parser.add_argument("--minutes", type=float, default=None)
     given = parser.parse_args()
-    work = given.work / given.road
+    work = given.work / given.experiment
     work.mkdir(parents=True, exist_ok=True)
-    road = {"hippocampus": hippocampus, "ensemble": ensemble, "cells": cells, "sarcoma": sarcoma, "cascade": cascade}[given.road]
-    report("whole_road", {"road": given.road, **road(given.data, work, given.minutes)})
+    run = {"hippocampus": hippocampus, "ensemble": ensemble, "cells": cells, "sarcoma": sarcoma, "cascade": cascade}[given.experiment]
+    report("end_to_end", {"experiment": given.experiment, **run(given.data, work, given.minutes)})
 
 
 def hippocampus(data: Path, work: Path, minutes: float | None) -> dict[str, object]:

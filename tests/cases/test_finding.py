@@ -136,14 +136,17 @@ def pictures(folder: Path, *masks: Sequence[int], suffix: str = ".png") -> Path:
     return folder
 
 
-def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path) -> None:
-    root = pictures(tmp_path, [0, 127, 255], [0, 127, 255], [0, 130, 255, 127])
-    mask = np.array(Pillow.open(root / "labels/02.png"))
-    mask[7, 3:6] = 233  # specks
-    Pillow.fromarray(mask).save(root / "labels/02.png")
-    dataset = find(root)
-    assert dataset.labels.values == (0, 127, 255) and dict(dataset.labels.aliases) == {130: 127, 233: 255}
-    assert any("130 for 127 (1 of 3 cases)" in note for note in dataset.notes)
+def test_stray_grey_levels_of_undeclared_pictures_ask_for_a_declaration(tmp_path: Path) -> None:
+    root = pictures(tmp_path, [0, 127, 255], [0, 127, 255], [0, 130, 255, 233])
+    with pytest.raises(LabelError, match="declare your labels") as caught:
+        find(root)
+    assert "130 in 1 file(s), such as 02.png" in str(caught.value)
+    options = "--map-labels 130=127 --map-labels 233=255"
+    assert options in str(caught.value)
+    mapped = find(root, map_labels={130: 127, 233: 255}).labels
+    assert mapped.values == (0, 127, 255) and dict(mapped.aliases) == {130: 127, 233: 255}, "the proposed options work"
+    (root / "dataset.json").write_text('{"labels": {"background": 0, "myelin": 127, "axon": 255}}')
+    assert find(root).labels.names == ("background", "myelin", "axon"), "the proposed declaration works"
 
 
 @pytest.mark.parametrize(
@@ -153,16 +156,24 @@ def test_grey_levels_with_strays_stand_for_the_level_near_them(tmp_path: Path) -
         ([[0, 170]] * 6 + [[0, 85]] * 3 + [[0, 255]], (0, 85, 170, 255)),
         ([[0, 255]] * 6 + [[0, 128, 192]] * 2, (0, 128, 192, 255)),
         ([[0, 255]] * 6 + [[0, 200, 255]] * 2, (0, 200, 255)),
-        ([[0, 255]] * 6 + [[0, 1]], (0, 255)),
-        ([[0, 255]] * 6 + [[0, 250]], (0, 255)),
+        ([[0, 1, 2]] * 6 + [[0, 3, 7]], (0, 1, 2, 3, 7)),
+        ([[0, 255]] * 6 + [[0, 1]], None),
+        ([[0, 255]] * 6 + [[0, 250]], None),
+        ([[0, 1, 2]] * 6 + [[0, 1, 255]] * 6, None),
     ],
-    ids=["one class per picture", "three", "two further classes", "a class within another", "a scaled mask", "a mask of another white"],
-)
+    ids=["one class per picture", "three", "two further classes", "a class within another", "class numbers", "a scaled mask",
+         "a mask of another white", "perhaps a value to ignore"],
+)  # fmt: skip
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-def test_a_grey_level_of_a_few_pictures_is_a_class_unless_it_lies_beside_another(
-    tmp_path: Path, masks: list[list[int]], values: tuple[int, ...], suffix: str
+def test_every_value_of_a_picture_is_a_class_where_it_is_a_class_number_or_a_clear_level(
+    tmp_path: Path, masks: list[list[int]], values: tuple[int, ...] | None, suffix: str
 ) -> None:
-    assert find(pictures(tmp_path, *masks, suffix=suffix)).labels.values == values
+    root = pictures(tmp_path, *masks, suffix=suffix)
+    if values is not None:
+        assert find(root).labels.values == values
+    else:
+        with pytest.raises(LabelError, match="declare your labels"):
+            find(root)
 
 
 @pytest.mark.parametrize("others", [[0, 17, 53, 18, 54], [0, 17, 53, *range(2, 12)], [0, 2]])

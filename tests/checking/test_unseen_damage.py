@@ -17,6 +17,7 @@ from autoseg import checking, images
 from autoseg.cases import find
 from autoseg.checking import Fault
 from autoseg.checking.fit import fit_of
+from autoseg.errors import LabelError
 from autoseg.geometry import affine_from_spacing
 
 Write = Callable[..., None]
@@ -150,7 +151,7 @@ def test_a_channel_of_another_case_and_a_channel_given_twice_are_told(tmp_path: 
     )
 
 
-def test_masks_of_another_kind_among_grey_ones_make_no_labels(tmp_path: Path) -> None:
+def test_masks_of_another_kind_are_named_once_the_labels_are_declared(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
@@ -165,11 +166,11 @@ def test_masks_of_another_kind_among_grey_ones_make_no_labels(tmp_path: Path) ->
             mask[0, 0] = 250  # one stray
         Pillow.fromarray(picture).save(tmp_path / "images" / f"{name}.png")
         Pillow.fromarray(mask).save(tmp_path / "labels" / f"{name}.png")
-    dataset = find(tmp_path)
-    assert dataset.labels.values == (0, 255)
-    assert (250, 255) in dataset.labels.aliases
-    wrong = [(fault.case, fault.code) for fault in checking.check(dataset, workers=0) if fault.severity == "error"]
-    assert wrong == [("b", "labels"), ("c", "labels")]
+    with pytest.raises(LabelError, match="declare your labels"):
+        find(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "cell": 255}}')
+    wrong = [(fault.case, fault.code) for fault in faults_of(tmp_path) if fault.severity == "error"]
+    assert wrong == [("b", "labels"), ("c", "labels"), ("d", "labels")]
 
 
 def test_a_label_of_aliases_of_background_alone_is_empty(write: Write, declare: Declare) -> None:

@@ -1,4 +1,4 @@
-"""A list of cases as CSV or JSON: the way in for files that lie in no known layout.
+"""A list of cases as CSV or JSON: the way in for files in no known layout.
 
 CSV (comma, semicolon or tab)::
 
@@ -7,28 +7,30 @@ CSV (comma, semicolon or tab)::
 
 JSON: a list of such rows, or `{"channels": ..., "labels": ..., "cases": [rows]}` with the declarations as in a dataset.json. A row's
 `channels` is a path, a list of paths, or `{name: path}`. Paths are relative to the list. Further columns: `annotated`, the names
-of the labels annotated in that case. A list that declares no labels takes them from the dataset.json beside it or in the
-folder that holds all its files, and else from the values in the label files.
+of the labels annotated in that case. A list that declares no labels takes them from the dataset.json next to it or in the
+folder that holds all its files, and otherwise from the values in the label files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import difflib
-import io
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg import files, images
+from autoseg.cases.hints import NearestFiles
 from autoseg.cases.names import channel_names, channels_from, labels_from
+from autoseg.cases.recipes import MODALITIES
+from autoseg.cases.rows import Row, rows_of_csv, rows_of_json
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
 from autoseg.cases.values import Case, Channel, Dataset, can_name_files, left_out, printable
-from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout, UnreadableFile
+from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
 from autoseg.labels import Labels
+from autoseg.presets import refuse_unknown
 
 _CASE = ("case", "id", "name", "case_id", "patient")
 _CHANNELS = ("channels", "images", "image", "channel")
@@ -38,13 +40,11 @@ _ANNOTATED = ("annotated",)
 _IGNORED = ("fold", "spacing", "comment", "notes", "split")
 _SUFFIXES = (".csv", ".tsv", ".json")
 
-_ASKED = 50  # images asked for their channels where nobody named them
-
-Row = dict[str, Any]
+_ASKED = 50  # images whose header is read for the number of channels, where nobody named them
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file is a list of cases: a CSV, or a JSON file with rows. A data set's own dataset.json is not.
+    """Return whether a file is a list of cases: a CSV, or a JSON file with rows. A data set's own dataset.json is not.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def is_list(path: Path) -> bool:
 
 
 def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labelled: bool = True) -> Dataset:
-    """The data set that a list describes.
+    """Return the data set that a list describes; also one that autoseg wrote itself, a workspace's dataset.json.
 
     Parameters
     ----------
@@ -69,17 +69,19 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
     Raises
     ------
     UnknownLayout : not a list
-    SettingsError : columns that cannot be understood, a case that is listed twice
+    UnreadableFile : not CSV or JSON
+    SettingsError : columns that cannot be understood, a case that is listed twice, an unknown modality
     LabelError : a declaration of labels that cannot work
+    FaultyCases : nobody declared labels, and no case is complete
     """
     path = Path(path)
     if path.suffix.casefold() == ".json":
         value = files.read_json(path)
         if isinstance(value, dict) and "recipe" in value and "root" in value:
-            return Dataset.from_json(value)
-        rows, declared = _rows_of_json(value, file=path)
+            return _checked(Dataset.from_json(value), file=path)
+        rows, declared = rows_of_json(value, file=path)
     elif path.suffix.casefold() in _SUFFIXES:
-        rows, declared = _rows_of_csv(path), {}
+        rows, declared = rows_of_csv(path), {}
     else:
         raise UnknownLayout(
             "neither a folder nor a list of cases",
@@ -89,16 +91,17 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
         )
     if not rows:
         raise SettingsError("the list holds no case", file=path, expected="one row per case", fix="add the cases")
-    cases, names, problems = _cases(rows, path, labelled=labelled)
+    columns = _columns_of(rows, path, labelled=labelled)
+    cases, problems = _complete(rows, columns, path, labelled=labelled)
     notes: list[str] = []
     if not declared:
         declared, where = _declarations_nearby(path, cases)
         notes += [f"channels and labels are declared by {where}"] if where else []
-    channels, channel_notes = _channels(declared, names, cases, file=path)
+    channels, channel_notes = _channels(declared, _names_in(rows, columns), cases, file=path)
     problems += [problem for case in cases if (problem := _wrong_number(case, channels)) is not None]
     faulty = {problem.case for problem in problems}
     whole = tuple(sorted((case for case in cases if case.name not in faulty), key=lambda case: case.name))
-    labels, label_notes = _labels(declared, whole, map_labels or {}, labelled=labelled, file=path)
+    labels, label_notes = _labels(declared, whole, map_labels or {}, problems, labelled=labelled, file=path)
     if labelled:
         check_annotated(whole, labels, file=path)
     return Dataset(
@@ -113,54 +116,37 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
     )
 
 
-def _rows_of_csv(path: Path) -> list[Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableFile("the list cannot be read", file=path, found=str(error), expected="CSV in UTF-8", fix="save it again") from None
-    head = text.partition("\n")[0]
-    delimiter = max((",", ";", "\t"), key=head.count)
-    rows = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(text), delimiter=delimiter), start=2):
-        if None in row:
-            raise SettingsError(
-                "a row has more fields than the head",
-                file=path,
-                found=f"line {number}: {row[None]}",
-                expected=f"{len(row) - 1} fields",
-                fix="put paths with the separator in them into quotes",
-            )
-        filled = {str(key).strip(): (value or "").strip() for key, value in row.items() if key}
-        if any(filled.values()):
-            rows.append(filled)
-    return rows
+def _checked(dataset: Dataset, *, file: Path) -> Dataset:
+    """A data set from JSON that anyone may have written, held to what a list is held to: its names become those of files."""
+    _refuse_repeated([case.name for case in dataset.cases], file)
+    refuse_unknown([channel.modality for channel in dataset.channels], MODALITIES, what="modality", file=file)
+    unfit = [case for case in dataset.cases if not case.name or not can_name_files(case.name)]
+    return replace(
+        dataset,
+        cases=tuple(case for case in dataset.cases if case not in unfit),
+        problems=(*dataset.problems, *(_unfit_name(case.name, file) for case in unfit)),
+    )
 
 
-def _rows_of_json(value: Any, *, file: Path) -> tuple[list[Row], dict[str, Any]]:
-    declared: dict[str, Any] = {}
-    rows = value
-    if isinstance(value, dict):
-        rows = value.get("cases", value.get("training"))
-        declared = {key: item for key, item in value.items() if key in ("channels", "channel_names", "modality", "labels", "regions",
-                                                                        "regions_class_order", "ignore")}  # fmt: skip
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SettingsError(
-            "not a list of cases",
-            file=file,
-            expected='[{"case": ..., "channels": [...], "label": ..., "group": ...}, ...]',
-            fix="write one object per case",
-        )
-    return rows, declared
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """The names of the columns by what they hold; `None` where there is no such column."""
+
+    case: str | None
+    label: str | None
+    group: str | None
+    annotated: str | None
+    channels: str | None
+    single: tuple[str, ...]  # one per channel, where no column holds them all
 
 
-def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Case], tuple[str, ...] | None, list[AutosegError]]:
-    """The cases, the names of the channels where the list gives them, and the cases that are not whole."""
-    keys = {key for row in rows for key in row}
-    case_key, label_key, group_key = _key(keys, _CASE), _key(keys, _LABEL), _key(keys, _GROUP)
-    channels_key, annotated_key = _key(keys, _CHANNELS), _key(keys, _ANNOTATED)
-    special = {case_key, label_key, group_key, channels_key, annotated_key}
-    columns = [key for key in rows[0] if key not in special and key.casefold() not in _IGNORED] if channels_key is None else []
-    if channels_key is None and not columns:
+def _columns_of(rows: Sequence[Row], path: Path, *, labelled: bool) -> _Columns:
+    folded = {key.casefold(): key for row in rows for key in row}
+    case, label, group, annotated, channels = (
+        next((folded[name] for name in known if name in folded), None) for known in (_CASE, _LABEL, _GROUP, _ANNOTATED, _CHANNELS)
+    )
+    others = [key for key in rows[0] if key not in (case, label, group, annotated) and key.casefold() not in _IGNORED]
+    if channels is None and not others:
         raise SettingsError(
             "the list has no column with images",
             file=path,
@@ -168,7 +154,7 @@ def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Cas
             expected="case, channels, label (and group)",
             fix="name the column with the images 'channels', or give each channel a column",
         )
-    if labelled and label_key is None:
+    if labelled and label is None:
         raise SettingsError(
             "the list has no column with labels",
             file=path,
@@ -176,37 +162,64 @@ def _cases(rows: Sequence[Row], path: Path, *, labelled: bool) -> tuple[list[Cas
             expected="case, channels, label (and group)",
             fix="name the column with the reference segmentations 'label'",
         )
-    names: tuple[str, ...] | None = tuple(columns) or None
-    cases: list[Case] = []
+    single = tuple(others) if channels is None else ()
+    return _Columns(case=case, label=label, group=group, annotated=annotated, channels=channels, single=single)
+
+
+def _names_in(rows: Sequence[Row], columns: _Columns) -> tuple[str, ...] | None:
+    """The names of the channels, where the list gives them: as columns, or in its first row that has names."""
+    if columns.channels is None:
+        return columns.single
+    return next((tuple(map(str, value)) for row in rows if isinstance(value := row.get(columns.channels), dict)), None)
+
+
+def _complete(rows: Sequence[Row], columns: _Columns, path: Path, *, labelled: bool) -> tuple[list[Case], list[AutosegError]]:
+    """The complete cases, and what is wrong with each of the others."""
+    listed = [_listed_images(row, columns) for row in rows]
+    cases = [_case(row, columns, paths, path.parent) for row, paths in zip(rows, listed, strict=True)]
+    _refuse_repeated([case.name for case in cases], path)
+    nearest = NearestFiles()
+    complete: list[Case] = []
     problems: list[AutosegError] = []
-    seen: set[str] = set()
-    for row in rows:
-        listed, row_names = _images(row, channels_key, columns)
-        names = names or row_names
-        given = str(row.get(case_key) or "") if case_key else ""
-        label = str(row.get(label_key) or "") if label_key else ""
-        name = given or _stem(label or (listed[0] if listed else ""))
-        if name in seen:
-            raise SettingsError(
-                "a case is listed twice", file=path, found=name, expected="one row per case", fix="give each case its own name"
-            )
-        seen.add(name)
-        if not can_name_files(name):
-            problems.append(_unfit_name(name, path))
-            continue
-        case = Case(
-            name=name,
-            images=tuple(_resolved(item, path.parent) for item in listed if item),
-            label=_resolved(label, path.parent) if label else None,
-            group=str(row[group_key]) if group_key and row.get(group_key) not in (None, "") else None,
-            annotated=_words(row.get(annotated_key)) if annotated_key else None,
-        )
-        problem = _problem(case, listed, path, labelled=labelled)
+    for case, paths in zip(cases, listed, strict=True):
+        problem = _problem(case, paths, path, nearest, labelled=labelled)
         if problem is None:
-            cases.append(case)
+            complete.append(case)
         else:
             problems.append(problem)
-    return cases, names, problems
+    return complete, problems
+
+
+def _listed_images(row: Row, columns: _Columns) -> list[str]:
+    if columns.channels is None:
+        return [str(row.get(column) or "") for column in columns.single]
+    value = row.get(columns.channels)
+    if isinstance(value, dict | list):
+        return [str(item) for item in (value.values() if isinstance(value, dict) else value)]
+    return [item.strip() for item in str(value or "").split(";") if item.strip()]
+
+
+def _case(row: Row, columns: _Columns, listed: Sequence[str], folder: Path) -> Case:
+    def text(column: str | None) -> str:
+        value = None if column is None else row.get(column)
+        return "" if value is None else str(value)
+
+    label = text(columns.label)
+    return Case(
+        name=text(columns.case) or _stem(label or next(iter(listed), "")),
+        images=tuple(_resolved(item, folder) for item in listed if item),
+        label=_resolved(label, folder) if label else None,
+        group=text(columns.group) or None,
+        annotated=_words(row.get(columns.annotated)) if columns.annotated else None,
+    )
+
+
+def _refuse_repeated(names: Iterable[str], file: Path) -> None:
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise SettingsError(
+            "a case is listed twice", file=file, found=repeated, expected="one row per case", fix="give each case its own name"
+        )
 
 
 def _unfit_name(name: str, file: Path) -> SettingsError:
@@ -220,18 +233,9 @@ def _unfit_name(name: str, file: Path) -> SettingsError:
     )
 
 
-def _images(row: Row, channels_key: str | None, columns: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
-    if channels_key is None:
-        return [str(row.get(column) or "") for column in columns], tuple(columns)
-    value = row.get(channels_key)
-    if isinstance(value, dict):
-        return [str(item) for item in value.values()], tuple(str(name) for name in value)
-    if isinstance(value, list):
-        return [str(item) for item in value], None
-    return [item.strip() for item in str(value or "").split(";") if item.strip()], None
-
-
-def _problem(case: Case, listed: Sequence[str], file: Path, *, labelled: bool) -> AutosegError | None:
+def _problem(case: Case, listed: Sequence[str], file: Path, nearest: NearestFiles, *, labelled: bool) -> AutosegError | None:
+    if not can_name_files(case.name):
+        return _unfit_name(case.name, file)
     lacking = [index for index, item in enumerate(listed) if not item]
     if lacking or not listed:
         return MissingChannel(
@@ -254,8 +258,7 @@ def _problem(case: Case, listed: Sequence[str], file: Path, *, labelled: bool) -
         if path.is_symlink() and not path.exists():
             return broken_link(case.name, path)
         if not path.exists():
-            there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-            close = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
+            close = nearest(path)
             hint = f"nearest there: {', '.join(close)}" if close else "correct the path; it is relative to the list"
             return MissingPath("a listed file is not there", case=case.name, file=path, fix=hint)
     return None
@@ -275,7 +278,7 @@ def _wrong_number(case: Case, channels: Sequence[Channel]) -> AutosegError | Non
 
 
 def _declarations_nearby(path: Path, cases: Sequence[Case]) -> tuple[dict[str, Any], Path | None]:
-    """The dataset.json beside the list, or in the nearest folder that holds all the files of the cases."""
+    """The dataset.json next to the list, or in the nearest folder that holds all the files of the cases."""
     places = [path.parent]
     every = [str(p) for case in cases for p in (*case.images, case.label) if isinstance(p, Path)]
     if every:
@@ -295,7 +298,9 @@ def _channels(
 ) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
     value = next((declared[key] for key in ("channels", "channel_names", "modality") if key in declared), None)
     if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
-        return channels_from([str(item["name"]) for item in value], stated=[item.get("modality") for item in value])
+        stated = [item.get("modality") for item in value]
+        refuse_unknown([str(modality) for modality in stated if modality is not None], MODALITIES, what="modality", file=file)
+        return channels_from([str(item["name"]) for item in value], stated=stated)
     if names is None and value is not None:
         names = channel_names(value, file=file)
     if names is not None:
@@ -304,7 +309,7 @@ def _channels(
 
 
 def channels_of_most(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
-    """Channels that nobody named, as most of the images have them: colours of a picture, or numbers."""
+    """Return channels that nobody named, as most of the images have them: colours of a picture, or numbers."""
     kinds: Counter[tuple[str, ...]] = Counter()
     for case in cases[:: 1 + len(cases) // _ASKED]:
         if len(case.images) > 1:
@@ -318,19 +323,25 @@ def channels_of_most(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[
 
 
 def broken_link(name: str, path: Path) -> MissingPath:
-    """The error for a link to a file that is not there, as git-annex and moved disks leave them."""
+    """Return the error for a link to a missing file, as git-annex and moved disks leave them."""
     return MissingPath(
         "the link leads to no file",
         case=name,
         file=path,
         found=f"a link to {os.readlink(path)}",
         expected="the file itself",
-        fix="mount the disk or fetch the file (git annex get, datalad get), or link it anew",
+        fix="mount the disk or fetch the file (git annex get, datalad get), or link it again",
     )
 
 
 def _labels(
-    declared: Mapping[str, Any], cases: Sequence[Case], map_labels: Mapping[int, int], *, labelled: bool, file: Path
+    declared: Mapping[str, Any],
+    cases: Sequence[Case],
+    map_labels: Mapping[int, int],
+    problems: Sequence[AutosegError],
+    *,
+    labelled: bool,
+    file: Path,
 ) -> tuple[Labels, tuple[str, ...]]:
     if "labels" in declared:
         return labels_from(
@@ -343,12 +354,7 @@ def _labels(
         )
     if not labelled:
         return scheme_of_masks(["label"], {})
-    return scheme_of_values(cases, map_labels)
-
-
-def _key(keys: set[str], known: Sequence[str]) -> str | None:
-    folded = {key.casefold(): key for key in keys}
-    return next((folded[name] for name in known if name in folded), None)
+    return scheme_of_values(cases, map_labels, problems=problems)
 
 
 def _resolved(text: str, folder: Path) -> Path:

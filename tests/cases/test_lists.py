@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from autoseg.cases import Case, find
-from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnreadableFile
+from autoseg.errors import AutosegError, FaultyCases, MissingChannel, MissingLabel, MissingPath, SettingsError, UnreadableFile
 
 Touch = Callable[..., Path]
 FILES = ("a_t1.nii.gz", "a_ct.nii.gz", "a_seg.nii.gz", "sub dir/b_t1.nii.gz", "sub dir/b_ct.nii.gz", "sub dir/b_seg.nii.gz")
@@ -144,4 +145,65 @@ def test_json_that_is_no_list_is_refused_by_name(root: Path, value: Any) -> None
 def test_a_list_in_another_encoding_is_refused(root: Path) -> None:
     (root / "cases.csv").write_bytes("case,T1,label\nä,x,y".encode("latin-1"))
     with pytest.raises(UnreadableFile, match="UTF-8"):
+        find(root / "cases.csv")
+
+
+@pytest.mark.parametrize("modality", ["ct", "MRI", 7, ["CT"]])
+def test_a_modality_outside_the_closed_list_is_refused_with_the_nearest(root: Path, modality: Any) -> None:
+    rows = [{"case": "a", "channels": [*FILES[:2]], "label": FILES[2]}]
+    channels = [{"name": "a", "modality": modality}, {"name": "b", "modality": "MR"}]
+    (root / "list.json").write_text(json.dumps({"channels": channels, "labels": DECLARED["labels"], "cases": rows}))
+    with pytest.raises(SettingsError, match="unknown modality") as caught:
+        find(root / "list.json")
+    if modality == "ct":
+        assert "did you mean 'CT'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs/x", "", "..", "a/b"])
+def test_names_in_a_data_set_of_our_own_are_checked_like_those_of_a_list(root: Path, name: str) -> None:
+    (root / "cases.csv").write_text(COMMAS)
+    value = find(root / "cases.csv").to_json()
+    value["cases"][0]["case"] = name
+    (root / "ours.json").write_text(json.dumps(value))
+    dataset = find(root / "ours.json")
+    assert [case.name for case in dataset.cases] == ["b"] and [problem.case for problem in dataset.problems] == [name]
+    value["cases"][0]["case"] = "b"
+    (root / "ours.json").write_text(json.dumps(value))
+    with pytest.raises(SettingsError, match="listed twice"):
+        find(root / "ours.json")
+
+
+def test_missing_files_are_reported_before_missing_labels(root: Path) -> None:
+    (root / "dataset.json").unlink()
+    (root / "cases.csv").write_text("case,T1,label\na,a_t1.nii.gz,a_sgm.nii.gz\nb,a_ct.nii.gz,b_sgm.nii.gz\n")
+    with pytest.raises(FaultyCases) as caught:
+        find(root / "cases.csv")
+    assert [type(error) for error in caught.value.errors] == [MissingPath, MissingPath]
+    assert "a_sgm.nii.gz" in str(caught.value) and "a_seg.nii.gz" in str(caught.value), "the file, and the nearest one there"
+
+
+def test_hints_for_thousands_of_missing_files_take_no_time(tmp_path: Path) -> None:
+    count = 5000
+    for number in range(count):
+        (tmp_path / f"case_{number}.nii.gz").touch()
+    rows = [f"{number},case_{number}.nii.gz,case_{number}.nii" for number in range(count)]
+    (tmp_path / "cases.csv").write_text("\n".join(["case,T1,label", *rows]))
+    (tmp_path / "dataset.json").write_text(json.dumps(DECLARED))
+    begin = time.process_time()
+    problems = find(tmp_path / "cases.csv").problems
+    assert time.process_time() - begin < 5, "comparing each with all took five minutes"
+    assert len(problems) == count and "nearest there: case_0.nii.gz" in str(problems[0])
+
+
+@pytest.mark.parametrize("length", [9, 200_000])
+def test_a_quote_that_never_ends_is_a_named_error(root: Path, length: int) -> None:
+    (root / "cases.csv").write_text('case,T1,CT,label\na,"' + "x" * length)
+    with pytest.raises(UnreadableFile, match="not valid CSV"):
+        find(root / "cases.csv")
+
+
+@pytest.mark.parametrize("head", ["case,T1,T1,label", "case,T1,CT,label,label", "Case,T1,case,label"])
+def test_two_columns_of_one_name_are_refused(root: Path, head: str) -> None:
+    (root / "cases.csv").write_text(f"{head}\na,{','.join(A)},x\n")
+    with pytest.raises(SettingsError, match="two columns have one name"):
         find(root / "cases.csv")

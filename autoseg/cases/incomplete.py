@@ -1,0 +1,157 @@
+"""Why a case that a recipe found cannot be used, with the file that would complete it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoseg import images
+from autoseg.cases.hints import NearestFiles, some
+from autoseg.cases.lists import broken_link
+from autoseg.cases.matching import CaseFiles, Match
+from autoseg.cases.recipes import Pattern
+from autoseg.cases.values import can_name_files, left_out, printable
+from autoseg.errors import AutosegError, InputError, MissingChannel, MissingLabel, MissingPath, SettingsError
+
+
+def problem_of(root: Path, name: str, case: CaseFiles, match: Match, nearest: NearestFiles) -> InputError | None:
+    """Return what is wrong with a case of a folder, `None` where it has its label and every channel.
+
+    Parameters
+    ----------
+    root : of the data set
+    name : of the case
+    case, match : its files, and what the recipe makes of the whole folder
+    nearest : for the hints
+    """
+    if case.doubled:
+        first, second = case.doubled[0]
+        return SettingsError(
+            "two files claim the same place in a case",
+            case=name,
+            file=root / second,
+            details={"other": str(root / first)},
+            expected="one file per channel and label",
+            fix="take one of them away, or state a recipe that tells them apart",
+        )
+    if not can_name_files(name):
+        return SettingsError(
+            "the name of a case holds characters that no file name should have",
+            case=printable(name),
+            file=printable(str(root / case.paths[0])),
+            expected="letters, digits and signs that can be printed",
+            fix="rename the files of the case",
+        )
+    if case.missing(match.channels):
+        return _missing_channel(root, name, case, match, nearest)
+    extra = [key for key in case.images if isinstance(key, (str, int)) and key not in range(max(1, len(match.channels)))]
+    if extra and match.channels:
+        return MissingChannel(
+            "the case has more channels than are declared",
+            case=name,
+            file=root / case.images[extra[0]],
+            found=f"{len(case.images)} files",
+            expected=f"{len(match.channels)}: {', '.join(match.channels)}",
+            fix="declare the further channel, or take its files away",
+        )
+    for path in case.paths:
+        if (root / path).is_symlink() and not (root / path).exists():
+            return broken_link(name, root / path)
+        if not (root / path).exists():
+            return MissingPath("a listed file is not there", case=name, file=root / path, fix=_way_to_complete(root, path, nearest))
+    if not case.has_label:
+        wanted = match.recipe.label[0] if match.recipe.label else None
+        expected = _expand(wanted, case.parts) if wanted else "a label"
+        return MissingLabel(
+            "the image has no label",
+            case=name,
+            file=root / next(iter(case.images.values())),
+            expected=expected,
+            fix=f"{_way_to_complete(root, expected, nearest)}; or leave the case out with {left_out(name)}",
+        )
+    return None
+
+
+def _missing_channel(root: Path, name: str, case: CaseFiles, match: Match, nearest: NearestFiles) -> MissingChannel:
+    number = case.missing(match.channels)[0]
+    pattern = match.recipe.images[0] if match.recipe.images else match.recipe.channels[number].files[0]
+    expected = _expand(pattern, {**case.parts, "channel": f"{number:04d}", "ext": match.ending})
+    if not case.images:
+        summary, file = "the label has no image", case.paths[0]
+    else:
+        called = match.channels[number] if number < len(match.channels) else str(number)
+        summary, file = f"channel {number} ({called}) is missing", expected
+    return MissingChannel(
+        summary,
+        case=name,
+        file=root / file,
+        found=", ".join(Path(path).name for path in case.images.values()) or "no image",
+        expected=expected,
+        fix=f"{_way_to_complete(root, expected, nearest)}; or leave the case out with {left_out(name)}",
+    )
+
+
+def listed_otherwise(root: Path, match: Match, nearest: NearestFiles) -> tuple[list[AutosegError], list[str]]:
+    """Return the cases that dataset.json lists and the folder lacks, or that it pairs against their names; and notes on the list."""
+    names = match.recipe.names
+    entries = match.declared.get(names.cases) if names and names.cases else None
+    if entries is None:
+        return [], []
+    problems: list[AutosegError] = []
+    listed: set[str] = set()
+    strange = 0
+    for entry in entries if isinstance(entries, list) else [entries]:
+        path = entry.get("label") if isinstance(entry, Mapping) else None
+        if not isinstance(path, str):
+            strange += 1
+            continue
+        relative = path.removeprefix("./")
+        name = _bare(relative)
+        listed.add(name)
+        image = entry.get("image")
+        if name not in match.cases and not (root / relative).exists():
+            problems.append(
+                MissingPath(
+                    "a case that dataset.json lists is not there",
+                    case=name,
+                    file=root / relative,
+                    fix=f"{_way_to_complete(root, relative, nearest)}; or leave the case out with {left_out(name)}",
+                )
+            )
+        elif isinstance(image, str) and _bare(image) != name and _bare(image) in match.cases:
+            listed.add(_bare(image))
+            problems.append(
+                SettingsError(
+                    "dataset.json pairs an image with the label of another name",
+                    case=_bare(image),
+                    file=root / "dataset.json",
+                    found=f"image {image}, label {path}",
+                    expected="image and label of one case under one name, as they are paired here",
+                    fix=f"correct the list, or the names; or leave the case out with {left_out(_bare(image))}",
+                )
+            )
+    notes = [f"{strange} entries of the list of cases in dataset.json cannot be understood and were left aside"] if strange else []
+    further = sorted(name for name, case in match.cases.items() if case.has_label and name not in listed)
+    if listed and further:
+        notes.append(f"{len(further)} cases are used that dataset.json does not list ({some(further)})")
+    return problems, notes
+
+
+def _bare(path: str) -> str:
+    """The name of a file without folder and suffix, in the form in which the cases are named."""
+    name = Path(path).name
+    return unicodedata.normalize("NFC", name.removesuffix(images.suffix_of(name) or ""))
+
+
+def _expand(pattern: Pattern, parts: Mapping[str, str]) -> str:
+    text = pattern.text.replace("**/", "")
+    return re.sub(
+        r"\{([a-z_]+)(?::[^{}]*)?\}", lambda token: parts.get(token[1], ".nii.gz" if token[1] == "ext" else f"<{token[1]}>"), text
+    )
+
+
+def _way_to_complete(root: Path, expected: str, nearest: NearestFiles) -> str:
+    close = nearest(root / expected)
+    return f"put the file there, or rename the one that is meant (nearest there: {', '.join(close)})" if close else "put the file there"

@@ -7,7 +7,6 @@ Every file is written under a temporary name in its own folder, flushed to the d
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import hashlib
 import json
@@ -16,8 +15,7 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from numbers import Integral, Real
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,28 +197,6 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     return value
 
 
-def check_shape(value: Any, shape: Any, *, what: str, fix: str) -> None:
-    """Nothing, for a JSON value that is built as `shape` says.
-
-    Parameters
-    ----------
-    shape : a type (`float` takes whole numbers, too); `None`; a tuple of alternatives; `[item]`, a list of any length;
-        `[a, b, c]`, a list of just these; `{str: item}`, a table with any keys (`{int: item}`: keys that are whole numbers);
-        `{"key": ..., "maybe?": ...}`, a table with these keys and no others, where those with a question mark may be absent
-    what : the value in the user's words, for the message
-
-    Raises
-    ------
-    SettingsError : it is built in another way; each place that differs is named with what stands there
-
-    >>> check_shape({"patch_size": [40, 56, 40]}, {"patch_size": [int, int, int], "reasons?": [str]}, what="the plan", fix="")
-    """
-    different = list(_differences(value, shape, ""))
-    if different:
-        more = [f"and {len(different) - _MOST_NAMED} more"] if len(different) > _MOST_NAMED else []
-        raise SettingsError(f"{what} cannot be understood", found="\n".join(different[:_MOST_NAMED] + more), fix=fix)
-
-
 def hash_file(path: Path) -> str:
     """SHA-256 of the file's bytes, as hexadecimal digits; of a folder, such as a DICOM series, of its files' names and hashes.
 
@@ -277,75 +253,6 @@ def empty_folder(folder: Path) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove a folder and all that is in it; no error where there is none."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-_MOST_NAMED = 12  # places that differ from a shape, in one message
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "{...}", None: "null"}
-
-
-def _differences(value: Any, shape: Any, where: str) -> Iterator[str]:
-    """Each place in `value` that is not as `shape` says, in words."""
-    place = where or "the whole"
-    alternatives = shape if isinstance(shape, tuple) else (shape,)
-    close = [one for one in alternatives if _of_kind(value, one)]
-    if not close:
-        yield f"{place}: {_shown(value)} instead of {' or '.join(map(_in_words, alternatives))}"
-    elif isinstance(close[0], list):
-        items = close[0] * len(value) if len(close[0]) == 1 else close[0]
-        if len(items) != len(value):
-            yield f"{place}: {_shown(value)} instead of {_in_words(close[0])}"
-        else:
-            for index, (item, wanted) in enumerate(zip(value, items, strict=True)):
-                yield from _differences(item, wanted, f"{where}[{index}]")
-    elif isinstance(close[0], dict):
-        yield from _differences_of_table(value, close[0], where)
-
-
-def _differences_of_table(value: Mapping[Any, Any], shape: dict[Any, Any], where: str) -> Iterator[str]:
-    inside = f"{where}." if where else ""
-    if str in shape or int in shape:
-        ((kind, item),) = shape.items()
-        for key in value:
-            if kind is int and not str(key).removeprefix("-").isdecimal():
-                yield f"{inside}{key}: the key is not a whole number"
-            yield from _differences(value[key], item, f"{inside}{key}")
-        return
-    known = {key.removesuffix("?"): wanted for key, wanted in shape.items()}
-    for key in value:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            yield f"{inside}{key}: no such key" + (f"; did you mean '{close[0]}'?" if close else "")
-    for key, wanted in known.items():
-        if key in value:
-            yield from _differences(value[key], wanted, f"{inside}{key}")
-        elif key in shape:
-            yield f"{inside}{key}: is missing"
-
-
-def _of_kind(value: Any, shape: Any) -> bool:
-    """Whether a value is a table, list, number ... where the shape says so; what is in it is not looked at."""
-    if shape is None:
-        return value is None
-    if shape is dict or isinstance(shape, dict):
-        return isinstance(value, Mapping)
-    if isinstance(shape, list):
-        return isinstance(value, (list, tuple))
-    if shape in (int, float):
-        return isinstance(value, Integral if shape is int else Real) and not isinstance(value, bool)
-    return isinstance(value, shape)
-
-
-def _in_words(shape: Any) -> str:
-    if isinstance(shape, list):
-        return "[" + ", ".join(_in_words(item).removeprefix("a ") for item in shape) + (", ...]" if len(shape) == 1 else "]")
-    if isinstance(shape, tuple):
-        return " or ".join(map(_in_words, shape))
-    return "{...}" if isinstance(shape, dict) else _WORDS[shape]
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _layout(value: Any, indent: str, width: int) -> str:

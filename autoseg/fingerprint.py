@@ -8,7 +8,7 @@ fingerprint, whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import __version__, files, images
-from autoseg.cases import CHANNELS_SHAPE, Case, Channel, Dataset, load_classes, load_image
+from autoseg import __version__, files, images, schema
+from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile
 from autoseg.geometry import Shape, Spacing, nonzero_box
-from autoseg.labels import LABELS_SHAPE, Labels
+from autoseg.labels import Labels, LabelsRecord
 from autoseg.workers import run_cases
 
 FINGERPRINT_FORMAT = 1
@@ -47,12 +47,12 @@ class ChannelIntensities:
 class CaseFacts:
     """What the fingerprint keeps of one case."""
 
-    name: str
+    name: str = schema.key("case")
     spacing: Spacing  # mm, canonical (z, y, x)
     shape: Shape  # voxels, before the crop
     shape_after_crop: Shape  # voxels, of the box around everything that is not zero
-    files: Mapping[str, str]  # file, from the data set's folder -> SHA-256 of its bytes
     label_voxels: Mapping[str, int]  # label name -> voxels in this case
+    files: Mapping[str, str]  # file, from the data set's folder -> SHA-256 of its bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +79,22 @@ class Fingerprint:
         return {case.name: frozenset(name for name in names if case.label_voxels.get(name, 0)) for case in self.cases}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for fingerprint.json."""
+        """Return plain values for fingerprint.json."""
         return {
             "format": FINGERPRINT_FORMAT,
             "version": self.version,
             "name": self.name,
-            "channels": [{"name": c.name, "modality": c.modality} for c in self.channels],
+            "channels": schema.dump(self.channels),
             **self.labels.to_json(),
             "relative_size_after_crop": self.relative_size_after_crop,
             "label_voxels": self.label_voxels,
-            "intensities": [vars(i) for i in self.intensities],
-            "cases": [
-                {
-                    "case": c.name,
-                    "spacing": list(c.spacing),
-                    "shape": list(c.shape),
-                    "shape_after_crop": list(c.shape_after_crop),
-                    "label_voxels": dict(c.label_voxels),
-                    "files": dict(c.files),
-                }
-                for c in self.cases
-            ],
+            "intensities": schema.dump(self.intensities),
+            "cases": schema.dump(self.cases),
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Fingerprint:
-        """The inverse of `to_json`.
+    def from_json(value: Any) -> Fingerprint:
+        """Return the inverse of `to_json`.
 
         Raises
         ------
@@ -112,64 +102,37 @@ class Fingerprint:
         LabelError : labels that cannot work
         """
         fix = "plan again from the images"
-        files.check_shape(value, dict, what="the fingerprint", fix=fix)
-        if value.get("format") != FINGERPRINT_FORMAT:
-            raise SettingsError(
-                "a fingerprint of another format",
-                found=f"format {value.get('format')}",
-                expected=f"format {FINGERPRINT_FORMAT}",
-                fix=fix,
-            )
-        files.check_shape(value, _SHAPE, what="the fingerprint", fix=fix)
-        if len(value["intensities"]) != len(value["channels"]):
+        record = schema.parse(_FingerprintRecord, value, what="the fingerprint", fix=fix, format=FINGERPRINT_FORMAT)
+        if len(record.intensities) != len(record.channels):
             raise SettingsError(
                 "the fingerprint cannot be understood",
-                found=f"intensities of {len(value['intensities'])} channels",
-                expected=f"of {len(value['channels'])}",
+                found=f"intensities of {len(record.intensities)} channels",
+                expected=f"of {len(record.channels)}",
                 fix=fix,
             )
         return Fingerprint(
-            version=value.get("version", ""),
-            name=value["name"],
-            channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
-            labels=Labels.from_json(dict(value)),
-            relative_size_after_crop=value["relative_size_after_crop"],
-            intensities=tuple(ChannelIntensities(**i) for i in value["intensities"]),
-            cases=tuple(
-                CaseFacts(
-                    name=c["case"],
-                    spacing=tuple(c["spacing"]),
-                    shape=tuple(c["shape"]),
-                    shape_after_crop=tuple(c["shape_after_crop"]),
-                    label_voxels=dict(c["label_voxels"]),
-                    files=dict(c["files"]),
-                )
-                for c in value["cases"]
-            ),
+            name=record.name,
+            channels=record.channels,
+            labels=record.scheme(),
+            cases=record.cases,
+            intensities=record.intensities,
+            relative_size_after_crop=record.relative_size_after_crop,
+            version=record.version,
         )
 
 
-INTENSITIES_SHAPE = [{field.name: float for field in fields(ChannelIntensities)}]  # for `files.check_shape`
-_SHAPE = {
-    "format": int,
-    "version?": str,
-    "name": str,
-    "channels": CHANNELS_SHAPE,
-    **LABELS_SHAPE,
-    "relative_size_after_crop": float,
-    "label_voxels?": {str: int},  # the sum over the cases, for a person to read
-    "intensities": INTENSITIES_SHAPE,
-    "cases": [
-        {
-            "case": str,
-            "spacing": [float, float, float],
-            "shape": [int, int, int],
-            "shape_after_crop": [int, int, int],
-            "label_voxels": {str: int},
-            "files": {str: str},
-        }
-    ],
-}
+@dataclass(frozen=True, kw_only=True)
+class _FingerprintRecord(LabelsRecord):
+    """fingerprint.json."""
+
+    format: int
+    version: str = ""
+    name: str
+    channels: tuple[Channel, ...]
+    relative_size_after_crop: float
+    label_voxels: Mapping[str, int] = field(default_factory=dict)  # the sum over the cases, for a person to read
+    intensities: tuple[ChannelIntensities, ...]
+    cases: tuple[CaseFacts, ...]
 
 
 def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress | None = None) -> Fingerprint:

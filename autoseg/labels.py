@@ -7,22 +7,15 @@ Readers and writers know values only; everything between knows classes only; `en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg import schema
 from autoseg.errors import LabelError
-
-LABELS_SHAPE = {  # what `Labels.to_json` writes, for `files.check_shape`
-    "labels": {str: int},
-    "regions?": {str: {"of": [int], "writes": int}},
-    "ignore?": (int, None),
-    "pairs?": [[str, str]],
-    "aliases?": {int: int},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,15 +163,40 @@ class Labels:
         }
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Labels:
-        """The inverse of `to_json`."""
-        return make_labels(
-            value["labels"],
-            regions={name: (tuple(r["of"]), r["writes"]) for name, r in value.get("regions", {}).items()},
-            ignore=value.get("ignore"),
-            pairs=tuple((left, right) for left, right in value.get("pairs", [])),
-            aliases={int(alias): int(known) for alias, known in value.get("aliases", {}).items()},
-        )
+    def from_json(value: Mapping[str, Any]) -> Labels:
+        """Return the inverse of `to_json`; further keys are left alone.
+
+        Raises
+        ------
+        SettingsError : a value is of the wrong type
+        LabelError : labels that cannot work
+        """
+        own = {name.name: value[name.name] for name in fields(LabelsRecord) if name.name in value}
+        return schema.parse(LabelsRecord, own, what="the labels", fix="correct these places").scheme()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionRecord:
+    """A region in a file, under its name."""
+
+    members: tuple[int, ...] = schema.key("of")
+    writes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsRecord:
+    """The label scheme as files hold it, among other keys."""
+
+    labels: Mapping[str, int]
+    regions: Mapping[str, RegionRecord] = field(default_factory=dict)
+    ignore: int | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+    aliases: Mapping[int, int] = field(default_factory=dict)
+
+    def scheme(self) -> Labels:
+        """Return the labels, checked by `make_labels`."""
+        regions = {name: (region.members, region.writes) for name, region in self.regions.items()}
+        return make_labels(dict(self.labels), regions=regions, ignore=self.ignore, pairs=self.pairs, aliases=dict(self.aliases))
 
 
 def make_labels(

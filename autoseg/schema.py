@@ -23,7 +23,7 @@ import math
 import types
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from autoseg import files
 from autoseg.errors import InputError, SettingsError
@@ -47,7 +47,16 @@ def read(kind: type[T], path: Path, *, what: str, fix: str, error: type[InputErr
     return parse(kind, files.read_json(path, fix=fix), what=what, fix=fix, file=path, error=error)
 
 
-def parse(kind: type[T], value: Any, *, what: str, fix: str, file: Path | None = None, error: type[InputError] = SettingsError) -> T:
+def parse(
+    kind: type[T],
+    value: Any,
+    *,
+    what: str,
+    fix: str,
+    file: Path | None = None,
+    error: type[InputError] = SettingsError,
+    format: int | None = None,
+) -> T:
     """Return a value from a JSON or TOML file as a record.
 
     Parameters
@@ -58,6 +67,7 @@ def parse(kind: type[T], value: Any, *, what: str, fix: str, file: Path | None =
     fix : what the user can do about it
     file : where it was found
     error : class of the error
+    format : what the value must hold under "format", where it has one
 
     Raises
     ------
@@ -71,9 +81,12 @@ def parse(kind: type[T], value: Any, *, what: str, fix: str, file: Path | None =
     """
     import pydantic
 
+    if format is not None and isinstance(value, Mapping) and value.get("format") != format:
+        found_format = f"format {_shown(value['format'])}" if "format" in value else "no format"
+        raise error(f"{what} is of another format", file=file, found=found_format, expected=f"format {format}", fix=fix)
     found: list[str] = []
     try:
-        text = json.dumps([value], default=str)
+        text = json.dumps([value], default=_plain)
         if "NaN" in text or "Infinity" in text:
             found = list(_infinite(value))
         record: T = _adapter(cast(Hashable, kind)).validate_json(text)[0]
@@ -98,6 +111,11 @@ def dump(record: Any) -> Any:
     return str(record) if isinstance(record, Path) else record
 
 
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, a date of TOML as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
 @functools.cache
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     import pydantic
@@ -108,38 +126,28 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 
 def _faults(kind: Any, value: Any, damage: pydantic.ValidationError) -> Iterator[str]:
     """Yield each damaged place once, with what was found there and what was expected."""
-    expected: dict[_Place, list[str]] = {}
-    alternatives: set[_Place] = set()
+    faults: dict[_Place, str] = {}
     for fault in damage.errors(include_url=False):
-        if fault["type"] == "finite_number":  # named already, with those in values of any type
-            continue
-        place, inside_union = _place_in(value, fault["loc"][1:], missing=fault["type"] == "missing")
-        expected.setdefault(place, []).append(_words(kind, place, fault))
-        if inside_union:
-            alternatives.add(place)
-    for place, words in expected.items():
-        if place in alternatives and any(len(other) > len(place) and other[: len(place)] == place for other in expected):
-            continue  # another of the alternatives came further
-        here = written(place) or "the whole"
-        if words[0].startswith(_VERBATIM):
-            yield f"{here}: {words[0].removeprefix(_VERBATIM)}"
-        else:
-            yield f"{here}: {_shown(_at(value, place))} instead of {' or '.join(dict.fromkeys(words))}"
+        place = _place_in(value, fault["loc"][1:], missing=fault["type"] == "missing")
+        if fault["type"] == "missing" and isinstance(place[-1], int):
+            place = place[:-1]  # a tuple that is too short
+        if fault["type"] != "finite_number":  # those are named already, with the ones in values of any type
+            faults.setdefault(place, _fault(kind, value, place, fault))
+    for place, text in faults.items():
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in faults):  # else another alternative fits better
+            yield f"{written(place) or 'the whole'}: {text}"
 
 
-def _place_in(value: Any, location: tuple[str | int, ...], *, missing: bool) -> tuple[_Place, bool]:
-    """Return pydantic's location without the names of alternatives, and whether it held any."""
+def _place_in(value: Any, location: tuple[str | int, ...], *, missing: bool) -> _Place:
+    """Return pydantic's location without the names of alternatives."""
     place: list[str | int] = []
-    skipped = False
     for number, step in enumerate(location):
-        if _holds(value, step):
-            value = value[step]
+        if isinstance(value, Mapping) and step in value or isinstance(value, (list, tuple)) and step in range(len(value)):
+            value = _at(value, (step,))
             place.append(step)
         elif missing and number == len(location) - 1:
             place.append(step)
-        else:
-            skipped = skipped or step != "[key]"
-    return tuple(place), skipped
+    return tuple(place)
 
 
 def written(place: _Place) -> str:
@@ -151,53 +159,57 @@ def written(place: _Place) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
-_VERBATIM = "\0"  # marks a fault that is not of the form "found instead of expected"
-_WORDS = {
-    "string_type": "text", "path_type": "text", "int_type": "a whole number", "int_from_float": "a whole number",
-    "int_parsing": "a whole number", "float_type": "a number", "bool_type": "true or false",
-    "dict_type": "{...}", "mapping_type": "{...}", "dataclass_type": "{...}", "tuple_type": "[...]", "list_type": "[...]",
-    "none_required": "null",
-}  # fmt: skip
-_LIMITS: tuple[tuple[str, str], ...] = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
-def _words(kind: Any, place: _Place, fault: Any) -> str:
-    """Return what was expected at a place."""
-    context: Mapping[str, Any] = fault.get("ctx", {})
+def _fault(kind: Any, value: Any, place: _Place, fault: Any) -> str:
+    """Return what is wrong at a place."""
     match fault["type"]:
-        case "missing":
-            return f"{_VERBATIM}is missing"
+        case "missing" if isinstance(fault["loc"][-1], str):
+            return "is missing"
         case "unexpected_keyword_argument":
-            close = difflib.get_close_matches(str(place[-1]), _known(kind, place[:-1]), n=1)
-            return f"{_VERBATIM}no such key" + (f"; did you mean '{close[0]}'?" if close else "")
-        case "literal_error":
-            return f"one of: {context['expected'].replace(' or ', ', ')}"
-        case "too_long" | "too_short":
-            return f"{context.get('max_length', context.get('min_length'))} values"
+            known = [name for one in _kinds_at(kind, place[:-1]) if dataclasses.is_dataclass(one) for name in _names(one).values()]
+            close = difflib.get_close_matches(str(place[-1]), known, n=1)
+            return "no such key" + (f"; did you mean '{close[0]}'?" if close else "")
         case "json_invalid":
-            return f"{_VERBATIM}{'lists or tables nested too deeply' if 'recursion' in fault['msg'] else 'text that is not valid Unicode'}"
-        case "int_parsing" if fault["loc"][-1] == "[key]":
-            return f"{_VERBATIM}the key is not a whole number"
-    limits = [f"{word} {context[name]:g}" for name, word in _LIMITS if name in context]
-    message: str = fault["msg"]
-    return f"a number {', '.join(limits)}" if limits else _WORDS.get(fault["type"], message[:1].lower() + message[1:])
+            return "lists or tables nested too deeply" if "recursion" in fault["msg"] else "text that is not valid Unicode"
+        case "int_parsing":
+            return "the key is not a whole number"
+        case "value_error":
+            return str(fault["ctx"]["error"])
+    limits = [f"{word} {fault['ctx'][name]:g}" for name, word in _LIMITS.items() if name in fault.get("ctx", {})]
+    expected = f"a number {', '.join(limits)}" if limits else " or ".join(dict.fromkeys(map(_in_words, _kinds_at(kind, place))))
+    return f"{_shown(_at(value, place))} instead of {expected}"
 
 
-def _known(kind: Any, place: _Place) -> list[str]:
-    """Return the keys that a record may have at a place."""
+_WORDS = {str: "text", Path: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is tuple:
+        items = [" or ".join(map(_in_words, _alternatives(item))) for item in get_args(kind) if item is not Ellipsis]
+        return f"[{', '.join(item.removeprefix('a ') for item in items)}{', ...' if Ellipsis in get_args(kind) else ''}]"
+    return _WORDS.get(kind, "{...}")
+
+
+def _kinds_at(kind: Any, place: _Place) -> list[Any]:
+    """Return the types that a record allows at a place."""
     kinds = list(_alternatives(kind))
     for step in place:
         inner: list[Any] = []
         for one in kinds:
+            items = [item for item in get_args(one) if item is not Ellipsis]
             if dataclasses.is_dataclass(one):
                 hints = get_type_hints(one)
                 inner += [hints[field] for field, name in _names(one).items() if name == step]
-            elif get_origin(one) is tuple and isinstance(step, int) and Ellipsis not in get_args(one):
-                inner += get_args(one)[step : step + 1]
-            elif get_origin(one) is not None:
-                inner += [item for item in get_args(one) if item is not Ellipsis][-1:]
+            elif get_origin(one) is tuple and isinstance(step, int):
+                inner += items[step : step + 1] if Ellipsis not in get_args(one) else items
+            elif get_origin(one) not in (tuple, None):
+                inner += items[-1:]
         kinds = [alternative for one in inner for alternative in _alternatives(one)]
-    return [name for one in kinds if dataclasses.is_dataclass(one) for name in _names(one).values()]
+    return kinds
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:
@@ -205,7 +217,7 @@ def _alternatives(kind: Any) -> Iterator[Any]:
         for one in get_args(kind):
             yield from _alternatives(one)
     else:
-        yield get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        yield from _alternatives(get_args(kind)[0]) if get_origin(kind) is Annotated else [kind]
 
 
 def _names(kind: Any) -> Mapping[str, str]:
@@ -223,10 +235,6 @@ def _infinite(value: Any, place: _Place = ()) -> Iterator[str]:
             yield from _infinite(item, (*place, index))
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{written(place) or 'the whole'}: {value} instead of a finite number"
-
-
-def _holds(value: Any, step: str | int) -> bool:
-    return step in value if isinstance(value, Mapping) else isinstance(value, (list, tuple)) and step in range(len(value))
 
 
 def _at(value: Any, place: _Place) -> Any:

@@ -112,39 +112,6 @@ with files.only_one(Path({str(tmp_path)!r}), doing="training fold 0"):
         assert os.listdir(tmp_path) == [".lock"]
 
 
-SHAPE = {"size": [int, int], "names": [str], "scale?": (float, None), "on": bool, "free": dict, "table": {int: str}}
-GOOD = {"size": [1, 2], "names": [], "on": True, "free": {"x": 1}, "table": {"-1": "a"}}
-
-
-def test_a_value_of_the_right_shape_passes():
-    for value in (GOOD, {**GOOD, "scale": None}, {**GOOD, "scale": 1}, {**GOOD, "scale": 1.5, "names": ["a", "b"]}):
-        files.check_shape(value, SHAPE, what="it", fix="")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"size": [1]}, "size: [1] instead of [whole number, whole number]"),
-        ({"size": [1, False]}, "size[1]: false instead of a whole number"),
-        ({"names": "ab"}, 'names: "ab" instead of [text, ...]'),
-        ({"scale": "1"}, 'scale: "1" instead of a number or null'),
-        ({"on": 1}, "on: 1 instead of true or false"),
-        ({"table": {"a": 3}}, "table.a: the key is not a whole number\ntable.a: 3 instead of text"),
-        ({"scales": 1}, "scales: no such key; did you mean 'scale'?"),
-    ],
-)
-def test_a_value_of_another_shape_is_told_place_by_place(changes, said):
-    with pytest.raises(SettingsError) as error:
-        files.check_shape({**GOOD, **changes}, SHAPE, what="it", fix="mend it")
-    assert error.value.found == said
-
-
-def test_of_very_many_differences_the_first_are_told_and_the_rest_counted():
-    with pytest.raises(SettingsError) as error:
-        files.check_shape([None] * 100, [int], what="it", fix="mend it")
-    assert str(error.value).count("null instead of") == 12 and "and 88 more" in str(error.value)
-
-
 def test_what_lies_beside_a_header_is_part_of_its_hash(tmp_path):
     (tmp_path / "scan.mhd").write_text("NDims = 3\nElementDataFile = scan.raw\n")
     (tmp_path / "scan.nhdr").write_text("NRRD0004\ndata file: voxels.raw\n")

@@ -11,10 +11,9 @@ from autoseg.cases.inputs import find_inputs
 from autoseg.cases.loading import load_classes, load_image, load_label
 from autoseg.cases.names import modality_of
 from autoseg.cases.recipes import MODALITIES
-from autoseg.cases.values import CHANNELS_SHAPE, Case, Channel, Dataset, left_out
+from autoseg.cases.values import Case, Channel, Dataset, left_out
 
 __all__ = [
-    "CHANNELS_SHAPE",
     "MODALITIES",
     "Case",
     "Channel",

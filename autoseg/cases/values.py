@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import files, presets
+from autoseg import presets, schema
 from autoseg.errors import AutosegError, SettingsError
-from autoseg.labels import LABELS_SHAPE, Labels
+from autoseg.labels import Labels, LabelsRecord
 
 GRID_FIXES = ("copy-image", "resample-label")  # what to do with a label that is not on its image's grid
 
@@ -106,78 +106,84 @@ class Dataset:
         return replace(self, cases=tuple(case for case in self.cases if case.name in wanted))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file; paths inside the root are kept relative to it."""
+        """Return plain values for a JSON file; paths inside the root are kept relative to it."""
         return {
             "name": self.name,
             "root": str(self.root),
             "recipe": self.recipe,
-            "channels": [{"name": c.name, "modality": c.modality} for c in self.channels],
+            "channels": schema.dump(self.channels),
             **self.labels.to_json(),
-            "cases": [
-                {
-                    "case": case.name,
-                    "images": [_relative(path, self.root) for path in case.images],
-                    "label": _label_to_json(case.label, self.root),
-                    "group": case.group,
-                    "annotated": None if case.annotated is None else list(case.annotated),
-                    **({"grid_fix": case.grid_fix} if case.grid_fix else {}),
-                }
-                for case in self.cases
-            ],
+            "cases": [_case_to_json(case, self.root) for case in self.cases],
             "notes": list(self.notes),
         }
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Dataset:
-        """The inverse of `to_json`.
+    def from_json(value: Any) -> Dataset:
+        """Return the inverse of `to_json`.
 
         Raises
         ------
         SettingsError : a key is missing, unknown or holds something else than it should; every such place is named
         LabelError : labels that cannot work
         """
-        files.check_shape(value, _SHAPE, what="the description of the data set", fix="correct these places, or plan again from the images")
-        root = Path(value["root"])
+        fix = "correct these places, or plan again from the images"
+        record = schema.parse(_DatasetRecord, value, what="the description of the data set", fix=fix)
         return Dataset(
-            name=value["name"],
-            root=root,
-            recipe=value["recipe"],
-            channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
-            labels=Labels.from_json(value),
-            cases=tuple(
-                Case(
-                    name=case["case"],
-                    images=tuple(root / path for path in case["images"]),
-                    label=_label_from_json(case["label"], root),
-                    group=case["group"],
-                    annotated=None if case["annotated"] is None else tuple(case["annotated"]),
-                    grid_fix=case.get("grid_fix"),
-                )
-                for case in value["cases"]
-            ),
-            notes=tuple(value.get("notes", ())),
+            name=record.name,
+            root=Path(record.root),
+            recipe=record.recipe,
+            channels=record.channels,
+            labels=record.scheme(),
+            cases=tuple(case.within(Path(record.root)) for case in record.cases),
+            notes=record.notes,
         )
 
 
-CHANNELS_SHAPE = [{"name": str, "modality": str}]  # for `files.check_shape`
-_SHAPE = {
-    "name": str,
-    "root": str,
-    "recipe": str,
-    "channels": CHANNELS_SHAPE,
-    **LABELS_SHAPE,
-    "cases": [
-        {
-            "case": str,
-            "images": [str],
-            "label": (str, {str: str}, None),
-            "group": (str, None),
-            "annotated": ([str], None),
-            "grid_fix?": (str, None),
-        }
-    ],
-    "notes?": [str],
-}
+@dataclass(frozen=True, kw_only=True)
+class _CaseRecord:
+    """A case in dataset.json; paths are relative to the root where they are inside it."""
+
+    case: str
+    images: tuple[str, ...]
+    label: str | Mapping[str, str] | None
+    group: str | None
+    annotated: tuple[str, ...] | None
+    grid_fix: str | None = None
+
+    def within(self, root: Path) -> Case:
+        label = tuple((name, root / path) for name, path in self.label.items()) if isinstance(self.label, Mapping) else None
+        return Case(
+            name=self.case,
+            images=tuple(root / path for path in self.images),
+            label=root / self.label if isinstance(self.label, str) else label,
+            group=self.group,
+            annotated=self.annotated,
+            grid_fix=self.grid_fix,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DatasetRecord(LabelsRecord):
+    """dataset.json."""
+
+    name: str
+    root: str
+    recipe: str
+    channels: tuple[Channel, ...]
+    cases: tuple[_CaseRecord, ...]
+    notes: tuple[str, ...] = ()
+
+
+def _case_to_json(case: Case, root: Path) -> dict[str, Any]:
+    label = _relative(case.label, root) if isinstance(case.label, Path) else case.label
+    return {
+        "case": case.name,
+        "images": [_relative(path, root) for path in case.images],
+        "label": {name: _relative(path, root) for name, path in label} if isinstance(label, tuple) else label,
+        "group": case.group,
+        "annotated": schema.dump(case.annotated),
+        **({"grid_fix": case.grid_fix} if case.grid_fix else {}),
+    }
 
 
 def _composed(name: str) -> str:
@@ -187,15 +193,3 @@ def _composed(name: str) -> str:
 
 def _relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def _label_to_json(label: Path | tuple[tuple[str, Path], ...] | None, root: Path) -> Any:
-    if isinstance(label, tuple):
-        return {name: _relative(path, root) for name, path in label}
-    return None if label is None else _relative(label, root)
-
-
-def _label_from_json(value: Any, root: Path) -> Path | tuple[tuple[str, Path], ...] | None:
-    if isinstance(value, dict):
-        return tuple((name, root / path) for name, path in value.items())
-    return None if value is None else root / value

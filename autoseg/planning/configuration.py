@@ -8,15 +8,15 @@ A planar configuration has patch, kernels and strides of 1 along the first axis.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from autoseg import files
-from autoseg.cases import CHANNELS_SHAPE, Channel
+from autoseg import schema
+from autoseg.cases import Channel
 from autoseg.errors import SettingsError
-from autoseg.fingerprint import INTENSITIES_SHAPE, ChannelIntensities
+from autoseg.fingerprint import ChannelIntensities
 from autoseg.geometry import Axes, Shape, Spacing
-from autoseg.labels import LABELS_SHAPE, Labels
+from autoseg.labels import Labels, LabelsRecord
 
 PLAN_FORMAT = 1
 CONFIGURATION_NAMES = ("2d", "3d_lowres", "3d_fullres", "3d_cascade")
@@ -104,29 +104,32 @@ class Plan:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for plan.json."""
+        """Return plain values for plan.json."""
+        configurations: dict[str, dict[str, Any]] = {c.name: schema.dump(c) for c in self.configurations}
+        for configuration in configurations.values():
+            del configuration["name"]
         return {
             "format": PLAN_FORMAT,
             "version": self.version,
             "planner": self.planner,
             "device": dict(self.device),
             "name": self.name,
-            "channels": [{"name": c.name, "modality": c.modality} for c in self.channels],
+            "channels": schema.dump(self.channels),
             **self.labels.to_json(),
             "reasons": list(self.reasons),
             "axis_order": list(self.axis_order),
             "mirror_axes": list(self.mirror_axes),
             "swap_axis": self.swap_axis,
-            "configurations": {c.name: _configuration_to_json(c) for c in self.configurations},
-            "intensities": [vars(i) for i in self.intensities],
+            "configurations": configurations,
+            "intensities": schema.dump(self.intensities),
             "settings": dict(self.settings or {}),
             "fingerprint": self.fingerprint,
             "planner_values": dict(self.planner_values),
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`.
+    def from_json(value: Any) -> Plan:
+        """Return the inverse of `to_json`.
 
         Raises
         ------
@@ -134,120 +137,46 @@ class Plan:
             every such place is named
         LabelError : labels that cannot work
         """
-        fix = "correct these places, or plan again"
-        files.check_shape(value, dict, what="the plan", fix=fix)
-        if value.get("format") != PLAN_FORMAT:
-            raise SettingsError(
-                "a plan of another format",
-                found=f"format {value.get('format')}",
-                expected=f"format {PLAN_FORMAT}",
-                fix="plan again with this version of autoseg",
-            )
-        files.check_shape(value, _PLAN_SHAPE, what="the plan", fix=fix)
+        named = value
+        if isinstance(value, Mapping) and isinstance(configurations := value.get("configurations"), Mapping):
+            each = {name: {**c, "name": name} if isinstance(c, Mapping) else c for name, c in configurations.items()}
+            named = {**value, "configurations": each}
+        record = schema.parse(_PlanRecord, named, what="the plan", fix="correct these places, or plan again", format=PLAN_FORMAT)
         return Plan(
-            version=value.get("version", ""),
-            planner=value["planner"],
-            planner_values=value.get("planner_values", {}),
-            device=value["device"],
-            name=value["name"],
-            channels=tuple(Channel(name=c["name"], modality=c["modality"]) for c in value["channels"]),
-            labels=Labels.from_json(dict(value)),
-            intensities=tuple(ChannelIntensities(**i) for i in value["intensities"]),
-            axis_order=tuple(value["axis_order"]),
-            mirror_axes=tuple(value["mirror_axes"]),
-            swap_axis=value.get("swap_axis"),
-            configurations=tuple(_configuration_from_json(n, c) for n, c in value["configurations"].items()),
-            settings=value.get("settings", {}),
-            fingerprint=value.get("fingerprint"),
-            reasons=tuple(value.get("reasons", ())),
+            planner=record.planner,
+            planner_values=record.planner_values,
+            device=record.device,
+            name=record.name,
+            channels=record.channels,
+            labels=record.scheme(),
+            intensities=record.intensities,
+            axis_order=record.axis_order,
+            configurations=tuple(record.configurations.values()),
+            mirror_axes=record.mirror_axes,
+            swap_axis=record.swap_axis,
+            settings=record.settings,
+            fingerprint=record.fingerprint,
+            reasons=record.reasons,
+            version=record.version,
         )
 
 
-_CONFIGURATION_SHAPE = {  # for `files.check_shape`; the lengths of the lists are for `validate_plan`
-    "spacing": [float, float, float],
-    "median_shape": [float, float, float],
-    "patch_size": [int, int, int],
-    "batch_size": int,
-    "strides": [[int, int, int]],
-    "kernel_sizes": [[int, int, int]],
-    "features_per_stage": [int],
-    "blocks_per_stage": [int],
-    "decoder_blocks_per_stage": [int],
-    "network": str,
-    "norm": str,
-    "normalization": [str],
-    "batch_dice": bool,
-    "previous_stage?": (str, None),
-    "predicted?": (
-        {
-            "parameters": float,
-            "training_memory_bytes?": (float, None),
-            "seconds_per_epoch?": (float, None),
-            "forward_flops?": (float, None),
-            "disk_bytes?": (float, None),
-        },
-        None,
-    ),
-    "reasons?": [str],
-}
-_PLAN_SHAPE = {
-    "format": int,
-    "version?": str,
-    "planner": str,
-    "device": dict,
-    "name": str,
-    "channels": CHANNELS_SHAPE,
-    **LABELS_SHAPE,
-    "reasons?": [str],
-    "axis_order": [int, int, int],
-    "mirror_axes": [int],
-    "swap_axis?": (int, None),
-    "configurations": {str: _CONFIGURATION_SHAPE},
-    "intensities": INTENSITIES_SHAPE,
-    "settings?": (dict, None),
-    "fingerprint?": (str, None),
-    "planner_values?": dict,
-}
+@dataclass(frozen=True, kw_only=True)
+class _PlanRecord(LabelsRecord):
+    """plan.json; each configuration with the name it is stored under."""
 
-
-def _configuration_to_json(c: Configuration) -> dict[str, Any]:
-    return {
-        "spacing": list(c.spacing),
-        "median_shape": list(c.median_shape),
-        "patch_size": list(c.patch_size),
-        "batch_size": c.batch_size,
-        "strides": [list(s) for s in c.strides],
-        "kernel_sizes": [list(k) for k in c.kernel_sizes],
-        "features_per_stage": list(c.features_per_stage),
-        "blocks_per_stage": list(c.blocks_per_stage),
-        "decoder_blocks_per_stage": list(c.decoder_blocks_per_stage),
-        "network": c.network,
-        "norm": c.norm,
-        "normalization": list(c.normalization),
-        "batch_dice": c.batch_dice,
-        "previous_stage": c.previous_stage,
-        "predicted": None if c.predicted is None else vars(c.predicted),
-        "reasons": list(c.reasons),
-    }
-
-
-def _configuration_from_json(name: str, value: Mapping[str, Any]) -> Configuration:
-    return Configuration(
-        name=name,
-        spacing=tuple(value["spacing"]),
-        median_shape=tuple(value["median_shape"]),
-        patch_size=tuple(value["patch_size"]),
-        batch_size=value["batch_size"],
-        strides=tuple(tuple(s) for s in value["strides"]),
-        kernel_sizes=tuple(tuple(k) for k in value["kernel_sizes"]),
-        features_per_stage=tuple(value["features_per_stage"]),
-        blocks_per_stage=tuple(value["blocks_per_stage"]),
-        decoder_blocks_per_stage=tuple(value["decoder_blocks_per_stage"]),
-        network=value["network"],
-        norm=value["norm"],
-        normalization=tuple(value["normalization"]),
-        batch_dice=value["batch_dice"],
-        previous_stage=value.get("previous_stage"),
-        predicted=None if value.get("predicted") is None else Predicted(**value["predicted"]),
-        reasons=tuple(value.get("reasons", ())),
-    )
+    format: int
+    version: str = ""
+    planner: str
+    device: Mapping[str, Any]
+    name: str
+    channels: tuple[Channel, ...]
+    reasons: tuple[str, ...] = ()
+    axis_order: Axes
+    mirror_axes: tuple[int, ...]
+    swap_axis: int | None = None
+    configurations: Mapping[str, Configuration]
+    intensities: tuple[ChannelIntensities, ...]
+    settings: Mapping[str, Any] | None = field(default_factory=dict)
+    fingerprint: str | None = None
+    planner_values: Mapping[str, Any] = field(default_factory=dict)

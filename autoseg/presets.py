@@ -12,6 +12,7 @@ A planner preset is a tree of tables whose leaves are values. A number, wherever
 The preset at the end of the chain of `extends` that starts at `default` is the *root*. It defines every key there is, with its
 unit and kind; any other preset only changes values. `choices` in a leaf of the root lists the texts that may stand there:
 `{ value = "group", choices = ["group", "instance"] }`, or beside a number, `{ value = 8, choices = ["auto"], ... }`.
+The choices of what has a dictionary of records, such as losses, are their names (`_CHOICES`).
 
 What the values mean is the business of `planning/` and `training/`; what a recipe means, that of `cases`.
 """
@@ -26,13 +27,14 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from autoseg import files
+from autoseg import files, losses
 from autoseg.errors import MissingPath, SettingsError
 
 KINDS = ("planners", "datasets")
 DEFAULT_PLANNER = "default"
 
 _LEAF_KEYS = ("value", "unit", "source", "choices")
+_CHOICES = {"training.loss.pixel": losses.VOXEL_LOSSES, "training.loss.overlap": losses.REGION_LOSSES}
 _HEAD_KEYS = ("extends", "description")  # of the file, not of the tree
 
 
@@ -281,6 +283,10 @@ def _documented(file: _File, *, schema: Mapping[str, Any] | None) -> dict[str, A
     """The tree of one file with every leaf in its full form, held against the schema; the root, without one, against itself."""
     tree = _full_form(file.tree, file=file.path, prefix="")
     leaves = dict(_leaves(tree))
+    if schema is None:
+        for key, names in _CHOICES.items():
+            if isinstance(leaf := leaves.get(key), dict):
+                leaf["choices"] = list(names)
     known = leaves if schema is None else dict(_leaves(schema))
     for key, leaf in leaves.items():
         _check_place(key, known, file=file.path)

@@ -24,8 +24,8 @@ PACKAGE = REPOSITORY / "autoseg"
 
 # A room imports only from rooms that stand before it. CONTRIBUTING.md shows the same table.
 ROOMS = (
-    "errors", "messages", "quantities", "files", "geometry", "schema", "labels", "metrics", "workspace", "workers", "machine", "presets",
-    "images", "cases", "checking", "fingerprint", "planning", "preprocessing", "networks", "tiling", "training", "prediction",
+    "errors", "messages", "quantities", "files", "geometry", "schema", "labels", "metrics", "workspace", "workers", "machine", "losses",
+    "presets", "images", "cases", "checking", "fingerprint", "planning", "preprocessing", "networks", "tiling", "training", "prediction",
     "postprocessing", "evaluation", "phantoms", "pictures", "pipeline", "demo", "cli",
 )  # fmt: skip
 TORCH_FROM = "networks"

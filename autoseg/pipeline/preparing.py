@@ -23,6 +23,8 @@ from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import preflight
 from autoseg.planning.validation import validate_plan
 from autoseg.training import folds
+from autoseg.training.loss import make_loss
+from autoseg.training.settings import read_settings
 from autoseg.workers import free_memory
 from autoseg.workspace import Workspace
 
@@ -144,7 +146,7 @@ def plan(
         facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, listener=listener)
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
-    trace = footprint.tracer(offered)
+    trace = footprint.tracer(offered, loss=_loss_to_trace(preset, facts.labels))
     if plans_file is None:
         result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=trace)
     else:
@@ -161,6 +163,14 @@ def plan(
     files.write_json(workspace.plan, result.to_json())
     listener.say(describe_plan(result))
     return workspace
+
+
+def _loss_to_trace(preset: presets.Preset, labels: Labels) -> footprint.TraceLoss | None:
+    """Return the loss of a preset, where it is not the usual one: it may take more memory."""
+    chosen = read_settings(preset.values["training"]).loss
+    if chosen.pixel == "cross_entropy" and chosen.overlap == "dice":
+        return None
+    return make_loss(labels, batch_dice=False, settings=replace(chosen, boundary_weight=0.0))
 
 
 def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, listener: Listener) -> Fingerprint:

@@ -1,29 +1,38 @@
-"""What training minimises: an overlap term (Dice) and a pixel term (cross-entropy), summed over the outputs of the network.
+"""What training minimises: a voxel loss and a region loss (`autoseg.losses`), summed over the outputs of the network.
 
 Shapes: logits `(n, heads, z, y, x)`, targets `(n, z, y, x)` of classes, with `Labels.ignore_class` where nothing was annotated.
 With regions the heads are regions and each has its own sigmoid; else the heads are classes and share a softmax.
 All sums are float32, whatever the precision of the network.
+
+Ignored voxels, classes that a case does not annotate, regions and the other processes are handled here, once for all losses:
+`_of_labels` and `_of_regions` prepare what the losses are computed from, and `_voxel_term` and `_region_term` average.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg import losses
 from autoseg.labels import Labels
 from autoseg.training.settings import LossSettings
 from autoseg.training.team import ALONE, Team
 
-LEAST_ERROR = 2.0**-24  # the smallest float32 above 0 that 1 - p can be
 
-Loss = Callable[[Sequence[Tensor], Tensor, Tensor | None], Tensor]
+class Loss(Protocol):
+    """What `make_loss` returns."""
+
+    def __call__(self, outputs: Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
+        """Return the loss of the outputs of a network."""
 
 
 def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team: Team = ALONE) -> Loss:
-    """The loss of a plan.
+    """Return the loss of a plan.
 
     Parameters
     ----------
@@ -41,24 +50,28 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team:
     Source: nnU-Net 2.8.1 (Dice + cross-entropy, weights 1/2^i, the lowest resolution left out).
     """
 
+    voxel_loss, region_loss = losses.load(settings.pixel), losses.load(settings.overlap)
+
     def loss(outputs: Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
-        """The weighted sum over the scales of deep supervision."""
         weights = deep_supervision_weights(len(outputs)) if settings.deep_supervision else (1.0,) + (0.0,) * (len(outputs) - 1)
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for output, weight in zip(outputs, weights, strict=True):
             if weight:
                 at_scale = downsampled(target, output.shape[2:])
-                total = total + weight * single(output.float(), at_scale, annotated)
+                total = total + weight * at_one_scale(output.float(), at_scale, annotated)
         return total
 
-    def single(logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
-        """The loss at one scale."""
+    def at_one_scale(logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
         valid = None if labels.ignore_class is None else target != labels.ignore_class
         if valid is not None:
             target = target.where(valid, 0)
         if labels.regions:
-            return _regions_loss(logits, target, valid, annotated, labels=labels, batch_dice=batch_dice, settings=settings, team=team)
-        return _labels_loss(logits, target, valid, annotated, batch_dice=batch_dice, settings=settings, team=team)
+            compared = _of_regions(logits, target, valid, annotated, labels, settings)
+        else:
+            everywhere = annotated is None or (team.size == 1 and bool(annotated.all()))
+            compared = _of_labels(logits, target, valid, None if everywhere else annotated, settings)
+        voxels = _voxel_term(voxel_loss, compared, settings, team)
+        return settings.pixel_weight * voxels + settings.overlap_weight * _region_term(region_loss, compared, batch_dice, settings, team)
 
     return loss
 
@@ -111,54 +124,56 @@ def boundary_weights(target: Tensor, *, weight: float, sigma: float) -> Tensor:
     return torch.from_numpy(np.stack(maps)).to(target.device)
 
 
-def _labels_loss(
-    logits: Tensor,
-    target: Tensor,
-    valid: Tensor | None,
-    annotated: Tensor | None,
-    *,
-    batch_dice: bool,
-    settings: LossSettings,
-    team: Team,
-) -> Tensor:
-    if annotated is not None and bool(annotated.all()) and team.size == 1:
-        annotated = None
+@dataclass(frozen=True)
+class _Compared:
+    """Scores and target at one scale, as the losses need them. Channels are foreground classes, or regions."""
+
+    entropy: Tensor  # cross-entropy of each voxel, (n, z, y, x) or (n, channels, z, y, x)
+    smoothing: Tensor | None  # entropy of a target that knows nothing, of which label smoothing takes its share
+    weight: Tensor | None  # of each voxel, in the shape of the entropy; None: all count alike
+    keep: Tensor | None  # (n, channels), which were annotated; None: all
+    counts: Callable[[], tuple[Tensor, Tensor, Tensor]]  # overlapping, predicted and true voxels, (n, channels)
+    maps: Callable[[], tuple[Tensor, Tensor]]  # probabilities and truth, (n, channels, voxels)
+
+
+def _of_labels(logits: Tensor, target: Tensor, valid: Tensor | None, annotated: Tensor | None, settings: LossSettings) -> _Compared:
     scores = functional.log_softmax(logits, dim=1)
     # A voxel marked background in a case where some classes were not annotated may be any of those: its score is their sum.
     scores = scores if annotated is None else _merge_unannotated(scores, annotated)
     of_target = scores.gather(1, target[:, None])[:, 0]  # (n, z, y, x)
-    pixel = _pixel_term(-of_target, settings)
-    if settings.label_smoothing:
-        share = settings.label_smoothing
-        pixel = (1 - share) * pixel - share * _mean_of_annotated(scores.clamp(min=-1e4), annotated)
-    weight = _voxel_weights(target, valid, settings)
-    total = settings.pixel_weight * _mean(pixel, weight, settings, team)
-
-    heads = logits.shape[1]
     inside = valid.float() if valid is not None else None
-    probabilities = scores.exp()
-    hits = of_target.exp() if inside is None else of_target.exp() * inside
-    flat = target.flatten(1)
-    overlap = hits.new_zeros((len(hits), heads)).scatter_add(1, flat, hits.flatten(1))
-    truth_weights = torch.ones_like(hits) if inside is None else inside
-    truth = hits.new_zeros((len(hits), heads)).scatter_add(1, flat, truth_weights.flatten(1))
-    predicted = (probabilities if inside is None else probabilities * inside[:, None]).flatten(2).sum(dim=2)
-    keep = None if annotated is None else annotated[:, 1:]
-    counts = (overlap[:, 1:], predicted[:, 1:], truth[:, 1:])  # background is left out
-    return total + settings.overlap_weight * _overlap_term(*counts, keep, batch_dice=batch_dice, settings=settings, team=team)
+    heads = logits.shape[1]
+
+    def counts() -> tuple[Tensor, Tensor, Tensor]:
+        probabilities = scores.exp()
+        hits = of_target.exp() if inside is None else of_target.exp() * inside
+        flat = target.flatten(1)
+        overlap = hits.new_zeros((len(hits), heads)).scatter_add(1, flat, hits.flatten(1))
+        truth_weights = torch.ones_like(hits) if inside is None else inside
+        truth = hits.new_zeros((len(hits), heads)).scatter_add(1, flat, truth_weights.flatten(1))
+        predicted = (probabilities if inside is None else probabilities * inside[:, None]).flatten(2).sum(dim=2)
+        return overlap[:, 1:], predicted[:, 1:], truth[:, 1:]  # background is left out
+
+    def maps() -> tuple[Tensor, Tensor]:
+        probabilities = scores[:, 1:].exp()
+        truth = torch.stack([target == i for i in range(1, heads)], dim=1).float()
+        if inside is not None:
+            probabilities, truth = probabilities * inside[:, None], truth * inside[:, None]
+        return probabilities.flatten(2), truth.flatten(2)
+
+    return _Compared(
+        entropy=-of_target,
+        smoothing=-_mean_of_annotated(scores.clamp(min=-1e4), annotated) if settings.label_smoothing else None,
+        weight=_voxel_weights(target, valid, settings),
+        keep=None if annotated is None else annotated[:, 1:],
+        counts=counts,
+        maps=maps,
+    )
 
 
-def _regions_loss(
-    logits: Tensor,
-    target: Tensor,
-    valid: Tensor | None,
-    annotated: Tensor | None,
-    *,
-    labels: Labels,
-    batch_dice: bool,
-    settings: LossSettings,
-    team: Team,
-) -> Tensor:
+def _of_regions(
+    logits: Tensor, target: Tensor, valid: Tensor | None, annotated: Tensor | None, labels: Labels, settings: LossSettings
+) -> _Compared:
     members = [labels.classes_of(region.members) for region in labels.regions]
     table = torch.zeros((len(labels.labels), len(members)), device=logits.device)
     for index, classes in enumerate(members):
@@ -171,14 +186,23 @@ def _regions_loss(
         keep = torch.stack([annotated[:, list(classes)].all(dim=1) for classes in members], dim=1)
         weight = weight * keep[:, :, None, None, None]
     smooth = truth * (1 - settings.label_smoothing) + 0.5 * settings.label_smoothing
-    pixel = _pixel_term(functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none"), settings)
-    total = settings.pixel_weight * _mean(pixel, weight.expand_as(pixel), settings, team)
 
-    inside = 1.0 if valid is None else valid[:, None].float()
-    probabilities = logits.sigmoid() * inside
-    truth = truth * inside
-    counts = ((probabilities * truth).flatten(2).sum(2), probabilities.flatten(2).sum(2), truth.flatten(2).sum(2))
-    return total + settings.overlap_weight * _overlap_term(*counts, keep, batch_dice=batch_dice, settings=settings, team=team)
+    def maps() -> tuple[Tensor, Tensor]:
+        inside = 1.0 if valid is None else valid[:, None].float()
+        return (logits.sigmoid() * inside).flatten(2), (truth * inside).flatten(2)
+
+    def counts() -> tuple[Tensor, Tensor, Tensor]:
+        probabilities, true = maps()
+        return (probabilities * true).sum(2), probabilities.sum(2), true.sum(2)
+
+    return _Compared(
+        entropy=functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none"),
+        smoothing=None,  # already in the target
+        weight=weight.expand_as(truth),
+        keep=keep,
+        counts=counts,
+        maps=maps,
+    )
 
 
 def _merge_unannotated(scores: Tensor, annotated: Tensor) -> Tensor:
@@ -198,13 +222,6 @@ def _mean_of_annotated(scores: Tensor, annotated: Tensor | None) -> Tensor:
     return (scores * known[:, :, None, None, None]).sum(dim=1) / known.sum(dim=1)[:, None, None, None]
 
 
-def _pixel_term(entropy: Tensor, settings: LossSettings) -> Tensor:
-    if settings.pixel == "focal":  # Lin et al. 2017, arXiv:1708.02002
-        error = (1 - (-entropy).exp()).clamp(min=LEAST_ERROR)  # rounded, it may be 0 or less: a root has no gradient there
-        return error**settings.focal_gamma * entropy
-    return entropy
-
-
 def _voxel_weights(target: Tensor, valid: Tensor | None, settings: LossSettings) -> Tensor | None:
     weight: Tensor | None = None
     if settings.class_weights:
@@ -217,35 +234,53 @@ def _voxel_weights(target: Tensor, valid: Tensor | None, settings: LossSettings)
     return weight
 
 
-def _mean(values: Tensor, weight: Tensor | None, settings: LossSettings, team: Team) -> Tensor:
-    if settings.pixel == "top_k":  # in a team: of each one's share
+def _voxel_term(loss: Callable[..., Tensor], compared: _Compared, settings: LossSettings, team: Team) -> Tensor:
+    """Return the weighted mean of the voxel loss; over the hardest voxels alone, where the loss is of that sort."""
+    values, weight = loss(compared.entropy, settings), compared.weight
+    if compared.smoothing is not None:
+        values = (1 - settings.label_smoothing) * values + settings.label_smoothing * compared.smoothing
+    if hardest := losses.LOSSES[settings.pixel].hardest:  # in a team: of each one's share
         values = values if weight is None else values * weight
-        count = max(1, int(settings.top_k * values.numel()))
+        count = max(1, int(getattr(settings, hardest) * values.numel()))
         return team.mean(values.flatten().topk(count, sorted=False).values.mean())
     if weight is None:
         return team.mean(values.mean())
     return team.sum((values * weight).sum()) / team.sum(weight.sum()).clamp(min=1e-8)
 
 
-def _overlap_term(
-    overlap: Tensor, predicted: Tensor, truth: Tensor, keep: Tensor | None, *, batch_dice: bool, settings: LossSettings, team: Team
-) -> Tensor:
-    """Minus the mean Dice (or Tversky index) from sums `(n, channels)`."""
+def _region_term(loss: Callable[..., Tensor], compared: _Compared, batch_dice: bool, settings: LossSettings, team: Team) -> Tensor:
+    """Return minus the mean score of the channels, of each sample or of the whole batch."""
+    keep = compared.keep
+    if losses.LOSSES[settings.overlap].kind == "ranking":
+        return _ranking_term(loss, *compared.maps(), keep, batch_dice, settings, team)
+    overlap, predicted, truth = compared.counts()
     if keep is not None:
         overlap, predicted, truth = overlap * keep, predicted * keep, truth * keep
     if batch_dice:
         overlap, predicted, truth = team.sum(torch.stack((overlap.sum(0), predicted.sum(0), truth.sum(0))))
         keep = None if keep is None else team.sum(keep.sum(dim=0)) > 0
-    if settings.overlap == "dice":
-        score = (2 * overlap + settings.smooth) / (predicted + truth + settings.smooth).clamp(min=1e-8)
-    else:  # Salehi et al. 2017, arXiv:1706.05721
-        alpha, beta = settings.tversky_alpha, settings.tversky_beta
-        wrong = alpha * (predicted - overlap) + beta * (truth - overlap)
-        score = (overlap + settings.smooth) / (overlap + wrong + settings.smooth).clamp(min=1e-8)
-    if settings.overlap == "focal_tversky":  # Abraham & Khan 2018, arXiv:1810.07842
-        score = 1 - (1 - score).clamp(min=1e-6) ** settings.tversky_gamma
+    score = loss(overlap, predicted, truth, settings)
     if keep is None:
         return -score.mean() if batch_dice else -team.mean(score.mean())
     if batch_dice:
         return -(score * keep).sum() / keep.sum().clamp(min=1)
     return -team.sum((score * keep).sum()) / team.sum(keep.sum()).clamp(min=1)
+
+
+def _ranking_term(
+    loss: Callable[..., Tensor],
+    probabilities: Tensor,
+    truth: Tensor,
+    keep: Tensor | None,
+    batch_dice: bool,
+    settings: LossSettings,
+    team: Team,
+) -> Tensor:
+    """Return minus the mean score over the channels that occur; voxels of several processes are ranked by each for itself."""
+    if keep is not None:
+        probabilities, truth = probabilities * keep[:, :, None], truth * keep[:, :, None]
+    if batch_dice:
+        probabilities, truth = (maps.movedim(0, 1).flatten(1)[None] for maps in (probabilities, truth))
+    occurs = truth.amax(dim=2) > 0  # (n or 1, channels)
+    score = torch.stack([loss(*sample, settings) for sample in zip(probabilities, truth, strict=True)])
+    return -team.sum((score * occurs).sum()) / team.sum(occurs.sum()).clamp(min=1)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from autoseg import presets
+from autoseg import losses, presets
 from autoseg.errors import SettingsError
 from autoseg.planning.configuration import Plan
 from autoseg.presets import refuse_unknown
@@ -85,8 +85,8 @@ class ScheduleSettings:
 class LossSettings:
     """What is minimised."""
 
-    pixel: Literal["cross_entropy", "focal", "top_k"]
-    overlap: Literal["dice", "tversky", "focal_tversky"]
+    pixel: Annotated[str, losses.VOXEL_LOSSES]
+    overlap: Annotated[str, losses.REGION_LOSSES]
     pixel_weight: NotNegative
     overlap_weight: NotNegative
     smooth: NotNegative  # added to numerator and denominator of Dice
@@ -305,6 +305,8 @@ def _value(kind: Any, value: Any, place: str) -> Any:
             raise _unusable(place, value, "true or false")
         return value
     plain, limits = get_args(kind)
+    if plain is str:
+        return _name(limits, value, place)
     if plain in (int, float):
         return _numbers(plain, [value], limits, place, expected=_KINDS[plain], given=value)[0]
     pair = plain != tuple[float, ...]

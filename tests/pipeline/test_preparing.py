@@ -89,3 +89,15 @@ def test_folds_that_cannot_be_trained_on_are_told_with_their_file(data, tmp_path
     with pytest.raises(SettingsError, match="names a case that is not there") as caught:
         preparing.read_splits(workspace, preparing.read_dataset(workspace))
     assert caught.value.file == str(workspace.splits)
+
+
+def test_the_memory_of_a_plan_counts_the_loss_it_will_train_with(data, tmp_path):
+    """The Lovász loss sorts every voxel of every class, which the usual loss does not."""
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "nnunet"\n[training.loss]\noverlap = { value = "lovasz", source = "test" }\n')
+    taken = []
+    for planner in ("nnunet", own):
+        workspace, _ = plan(data, planner=planner)
+        taken.append(preparing.read_plan(workspace).configuration("3d_fullres"))
+    assert taken[0].patch_size == taken[1].patch_size
+    assert taken[1].predicted.training_memory_bytes > taken[0].predicted.training_memory_bytes

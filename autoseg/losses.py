@@ -1,0 +1,57 @@
+"""What a loss is: one record each, from which the choices of presets, the settings, construction and tests follow.
+
+Training minimises a *voxel loss* (`loss.pixel` in the settings) plus a *region loss* (`loss.overlap`). To add one, write its
+function into a file in `training/losses/` and its record into `LOSSES`. Every function also gets the settings of the loss:
+
+=========  ======================================================  ==================================================
+kind       the function gets                                       and returns
+=========  ======================================================  ==================================================
+voxels     the cross-entropy of each voxel                         the loss of each voxel, in the same shape
+counts     overlapping, predicted and true voxels `(n, channels)`  scores of the same shape, 1 where all is right
+ranking    probabilities and truth `(channels, voxels)`            one score per channel, 1 where all is right
+=========  ======================================================  ==================================================
+
+A channel is a foreground class or a region. The ignore label, cases in which only some labels are annotated, regions, deep supervision
+and the other processes of a group are handled by `training.loss`. In a ranking, voxels that take no part have probability and truth 0,
+and a channel without truth is left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """One loss, described without importing it."""
+
+    kind: Literal["voxels", "counts", "ranking"]
+    function: str  # "module:name"; the module may import torch
+    words: str  # for people
+    hardest: str | None = None  # setting that says which share of the voxels counts, those with the largest loss; None: all count
+
+
+# fmt: off
+LOSSES = {
+    "cross_entropy": LossRecord("voxels", "autoseg.training.losses.cross_entropy:cross_entropy", "cross-entropy"),
+    "focal": LossRecord("voxels", "autoseg.training.losses.focal:focal", "focal loss"),
+    "top_k": LossRecord("voxels", "autoseg.training.losses.cross_entropy:cross_entropy", "cross-entropy of the hardest voxels", "top_k"),
+    "dice": LossRecord("counts", "autoseg.training.losses.dice:dice", "soft Dice"),
+    "tversky": LossRecord("counts", "autoseg.training.losses.tversky:tversky", "Tversky index"),
+    "focal_tversky": LossRecord("counts", "autoseg.training.losses.tversky:focal_tversky", "focal Tversky index"),
+    "lovasz": LossRecord("ranking", "autoseg.training.losses.lovasz:lovasz", "Lovász extension of the Jaccard index"),
+}
+# fmt: on
+
+VOXEL_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind == "voxels")
+REGION_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind != "voxels")
+
+
+def load(name: str) -> Callable[..., Any]:
+    """Return the function of a loss; this imports torch."""
+    module, _, function = LOSSES[name].function.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded

@@ -1,0 +1,1 @@
+"""One loss per file; `autoseg.losses` lists them and says what their functions get and return."""

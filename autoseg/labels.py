@@ -93,44 +93,52 @@ class Labels:
         return tuple(index[value] for value in values)
 
     def encode(self, array: NDArray[Any]) -> NDArray[np.integer[Any]]:
-        """Label values to classes, same shape; uint8 where the classes fit, else int16.
+        """Return label values as classes, same shape; uint8 where the classes fit, else int16.
 
         Raises
         ------
         LabelError : the array holds a value that was not declared (values and counts are in the message)
         """
+        classes, undeclared = self.classify(array)
+        if undeclared:
+            raise LabelError(
+                "label values that were not declared",
+                found=", ".join(f"{value} ({count} voxels)" for value, count in list(undeclared.items())[:10]),
+                expected=", ".join(f"{label.value} {label.name}" for label in self.labels),
+                fix="declare the value among the labels, or map it to a declared one",
+            )
+        return classes
+
+    def classify(self, array: NDArray[Any]) -> tuple[NDArray[np.integer[Any]], dict[int, int]]:
+        """Return label values as classes, and how often each undeclared value occurs; its voxels become background."""
         declared = list(self.values) + ([] if self.ignore is None else [self.ignore])
         small = np.uint8 if len(declared) <= 256 else np.int16
-        classes = np.asarray([*range(len(declared)), *(declared.index(value) for _, value in self.aliases)])
+        class_of = np.asarray([*range(len(declared)), *(declared.index(value) for _, value in self.aliases)])
         declared += [alias for alias, _ in self.aliases]
         order = np.argsort(declared)
         known = np.asarray(declared)[order]
         table = None
         if array.dtype.kind in "ui" and array.size and 0 <= int(array.min()) and int(array.max()) < 1 << 16:
             table = np.full(1 << 16, -1, dtype=np.int32)
-            for value, index in zip(declared, classes.tolist(), strict=True):
+            for value, index in zip(declared, class_of.tolist(), strict=True):
                 if 0 <= value < 1 << 16:
                     table[value] = index
-        found, unknown = np.empty(array.shape, dtype=small), list[NDArray[Any]]()
-        for out, part in _slices(found, array):
+        classes, unknown = np.empty(array.shape, dtype=small), list[NDArray[Any]]()
+        for out, part in _slices(classes, array):
             if table is not None:
                 indices = table[part]
             else:
                 place = np.clip(np.searchsorted(known, part), 0, len(known) - 1)
-                indices = np.where(known[place] == part, classes[order][place], -1)
-            unknown.append(part[indices < 0])
+                indices = np.where(known[place] == part, class_of[order][place], -1)
+            wrong = indices < 0
+            if wrong.any():
+                unknown.append(part[wrong])
+                indices[wrong] = 0
             out[...] = indices
-        wrong = np.concatenate(unknown) if unknown else np.empty(0)
-        if wrong.size:
-            values, counts = np.unique(wrong, return_counts=True)
-            listed = ", ".join(f"{v} ({n} voxels)" for v, n in list(zip(values.tolist(), counts.tolist(), strict=True))[:10])
-            raise LabelError(
-                "label values that were not declared",
-                found=listed,
-                expected=", ".join(f"{label.value} {label.name}" for label in self.labels),
-                fix="declare the value among the labels, or map it to a declared one",
-            )
-        return found
+        if not unknown:
+            return classes, {}
+        values, counts = np.unique(np.concatenate(unknown), return_counts=True)
+        return classes, dict(zip(values.tolist(), counts.tolist(), strict=True))
 
     def decode(self, classes: NDArray[Any]) -> NDArray[np.integer[Any]]:
         """Classes to label values, in the smallest integer type that holds them all."""

@@ -156,3 +156,11 @@ def test_json_holds_the_whole_scheme() -> None:
         pairs=(("l", "r"),),
     )
     assert Labels.from_json(labels.to_json()) == labels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
+def test_undeclared_values_are_counted_and_their_voxels_become_background(dtype: type) -> None:
+    labels = make_labels({"background": 3, "a": 0, "b": 5}, ignore=9, aliases={7: 5})
+    classes, undeclared = labels.classify(np.array([[3, 5, 7], [9, 1, 1], [0, 2, 3]], dtype=dtype))
+    assert classes.tolist() == [[0, 2, 2], [3, 0, 0], [1, 0, 0]]
+    assert undeclared == {1: 2, 2: 1}

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoseg.version import __version__
+
 if TYPE_CHECKING:
     from autoseg.pipeline.predicting import LoadedModel
     from autoseg.workspace import Workspace
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 # step on two busy cores takes 0.9 s when they sleep, 1.8 s when they spin; on idle cores it makes no difference.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load", "plan", "predict", "train"]
 
 
@@ -143,6 +144,6 @@ def evaluate(
     predictions: str | Path, references: str | Path, *, output: str | Path | None = None, labels: str | Path | None = None
 ) -> dict[str, Any]:
     """Compare label maps with references: `autoseg evaluate`."""
-    from autoseg.pipeline import predicting
+    from autoseg.pipeline import evaluating
 
-    return predicting.evaluate(predictions, references, output=output, labels=labels)
+    return evaluating.evaluate(predictions, references, output=output, labels=labels)

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from autoseg import __version__
 from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
 from autoseg.quantities import clock, seconds
+from autoseg.version import __version__
 
 app = typer.Typer(
     name="autoseg",
@@ -99,7 +99,7 @@ def check(
             map_labels=_map(map_labels or ()),
             fix_geometry=fix_geometry,
             workers=_workers(workers),
-            listener=terminal,
+            reporter=terminal,
         )
         if json is not None:
             files.write_json(json, found.to_json())
@@ -159,7 +159,7 @@ def plan(
             seed=seed,
             workers=_workers(workers),
             overwrite=overwrite,
-            listener=terminal,
+            reporter=terminal,
         )
         if json is not None:
             files.write_json(json, files.read_json(workspace.plan))
@@ -212,7 +212,7 @@ def train(
             tensorboard=tensorboard,
             beside=beside,
             started=started,
-            listener=terminal,
+            reporter=terminal,
         )
         if json is not None:
             files.write_json(json, results)
@@ -253,7 +253,7 @@ def predict(
             postprocess=postprocess,
             device=device,
             overwrite=overwrite,
-            listener=terminal,
+            reporter=terminal,
         )
         if json is not None:
             files.write_json(json, results)
@@ -273,23 +273,23 @@ def evaluate(
 ) -> None:
     """Compare predictions with references, per case and label, and in summary."""
     from autoseg import files
-    from autoseg.pipeline import predicting
+    from autoseg.pipeline import evaluating
 
     with _Terminal(quiet=quiet) as terminal:
-        summary = predicting.evaluate(predictions, references, output=output, labels=labels, workers=_workers(workers), listener=terminal)
+        summary = evaluating.evaluate(predictions, references, output=output, labels=labels, workers=_workers(workers), reporter=terminal)
         if json is not None:
             files.write_json(json, summary)
-        terminal.show(predicting.table(summary))
+        terminal.show(evaluating.table(summary))
 
 
 @app.command()
 def select(workspace: WorkspaceArgument, json: JsonFile = None, quiet: Quiet = False) -> None:
     """Choose the best configuration and the post-processing rules from out-of-fold results."""
     from autoseg import files
-    from autoseg.pipeline import training
+    from autoseg.pipeline import selecting
 
     with _Terminal(quiet=quiet) as terminal:
-        result = training.select(workspace, listener=terminal)
+        result = selecting.select(workspace, reporter=terminal)
         if json is not None:
             files.write_json(json, result)
 
@@ -305,7 +305,7 @@ def demo(
     from autoseg import demo as road
 
     with _Terminal(quiet=False) as terminal:
-        road.run(output, time_budget=time_budget, device=device, seed=seed, command=_run_in_process, listener=terminal)
+        road.run(output, time_budget=time_budget, device=device, seed=seed, command=_run_in_process, reporter=terminal)
 
 
 @app.callback(invoke_without_command=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from autoseg import files, images, phantoms, pictures
 from autoseg.errors import SettingsError
 from autoseg.labels import Labels
-from autoseg.pipeline.listener import Listener
-from autoseg.pipeline.predicting import dice_text
+from autoseg.pipeline.evaluating import dice_text
+from autoseg.pipeline.reporter import Reporter
 
 TRAINING_CASES = 24
 NEW_CASES = 8
@@ -26,7 +26,7 @@ def run(
     time_budget: str,
     device: str,
     command: Callable[[Sequence[str]], int],
-    listener: Listener,
+    reporter: Reporter,
     training_cases: int = TRAINING_CASES,
     new_cases: int = NEW_CASES,
     seed: int = 0,
@@ -51,7 +51,7 @@ def run(
     _make_room(output)
     data, workspace, new, predictions = output / "phantoms", output / "workspace", output / "new-scans", output / "predictions"
     write_phantoms(data, new, training_cases=training_cases, new_cases=new_cases, seed=seed)
-    listener.say(f"{training_cases} phantoms with reference in {data}, {new_cases} more to be tested on in {new}")
+    reporter.say(f"{training_cases} phantoms with reference in {data}, {new_cases} more to be tested on in {new}")
     steps = (
         ["check", data],
         ["plan", data, "-o", workspace, "--time-budget", time_budget, "--device", device],
@@ -61,11 +61,11 @@ def run(
     )
     for step in steps:
         arguments = [str(word) for word in step]
-        listener.say(f"\n$ autoseg {' '.join(arguments)}")
+        reporter.say(f"\n$ autoseg {' '.join(arguments)}")
         command(arguments)
     summary: dict[str, object] = files.read_json(output / "summary.json")
     picture = draw_overlays(output / "overlays.png", new / "images", predictions, new / "labels", summary)
-    listener.say(
+    reporter.say(
         f"\nmean Dice on {new_cases} phantoms the model has not seen: {dice_text(summary)}"
         f"\n  pictures     {picture}"
         f"\n  predictions  {predictions}"

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import __version__, files, images, schema
+from autoseg import files, images, schema
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile
 from autoseg.geometry import Shape, Spacing, nonzero_box
 from autoseg.labels import Labels, LabelsRecord
+from autoseg.version import __version__
 from autoseg.workers import run_cases
 
 FINGERPRINT_FORMAT = 1

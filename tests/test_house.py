@@ -24,10 +24,38 @@ PACKAGE = REPOSITORY / "autoseg"
 
 # A room imports only from rooms that stand before it. CONTRIBUTING.md shows the same table.
 ROOMS = (
-    "errors", "messages", "quantities", "files", "geometry", "schema", "labels", "metrics", "workspace", "workers", "machine", "losses",
-    "presets", "images", "cases", "checking", "fingerprint", "planning", "preprocessing", "networks", "tiling", "training", "prediction",
-    "postprocessing", "evaluation", "phantoms", "pictures", "pipeline", "demo", "cli",
-)  # fmt: skip
+    "version",
+    "errors",
+    "messages",
+    "quantities",
+    "files",
+    "geometry",
+    "schema",
+    "labels",
+    "metrics",
+    "workspace",
+    "workers",
+    "machine",
+    "losses",
+    "presets",
+    "images",
+    "cases",
+    "checking",
+    "fingerprint",
+    "planning",
+    "preprocessing",
+    "networks",
+    "tiling",
+    "training",
+    "prediction",
+    "postprocessing",
+    "evaluation",
+    "phantoms",
+    "pictures",
+    "pipeline",
+    "demo",
+    "cli",
+)
 TORCH_FROM = "networks"
 
 # The public Python surface. A name is added here on purpose, and never taken away.
@@ -56,7 +84,7 @@ def test_the_reader_of_imports_sees_every_way_to_write_one(tmp_path: Path) -> No
     module.write_text(
         "import autoseg.tiling\n"
         "import autoseg\n"
-        "from autoseg import __version__, geometry as g, labels\n"
+        "from autoseg import geometry as g, labels\n"
         "from autoseg.images import nifti\n"
         "import numpy\n"
         "def f():\n"
@@ -65,6 +93,13 @@ def test_the_reader_of_imports_sees_every_way_to_write_one(tmp_path: Path) -> No
         "    importlib.import_module('autoseg.cli')\n"
     )
     assert list(_rooms_imported(module)) == [(1, "tiling"), (3, "geometry"), (3, "labels"), (4, "images"), (8, "training"), (9, "cli")]
+
+
+def test_the_version_of_the_package_is_not_imported_from_the_package(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("from autoseg import __version__, geometry\n")
+    with pytest.raises(AssertionError, match="autoseg.version"):
+        list(_rooms_imported(module))
 
 
 def test_heavy_libraries_are_imported_only_where_they_belong() -> None:
@@ -271,7 +306,8 @@ def _rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
         for name in names:
             package, _, rest = name.partition(".")
             room = rest.partition(".")[0]
-            if package == "autoseg" and room and not room.startswith("__"):
+            assert room != "__version__", f"{path}:{node.lineno} the version is in autoseg.version; the package itself is above no room"
+            if package == "autoseg" and room:
                 yield node.lineno, room
 
 

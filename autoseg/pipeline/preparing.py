@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import __version__, cases, checking, files, fingerprint, machine, presets
-from autoseg.cases import Dataset
+from autoseg import cases, checking, files, fingerprint, machine, presets
+from autoseg.cases import Dataset, folds
 from autoseg.checking import Fault
 from autoseg.errors import AutosegError, InputError, PlanMismatch, SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
 from autoseg.networks import footprint
-from autoseg.pipeline.listener import Listener, Logged, counter
+from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.planning.configuration import Plan
 from autoseg.planning.importing import import_plan
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import preflight
 from autoseg.planning.validation import validate_plan
-from autoseg.training import folds
 from autoseg.training.loss import make_loss
 from autoseg.training.settings import read_settings
+from autoseg.version import __version__
 from autoseg.workers import free_memory
 from autoseg.workspace import Workspace
 
@@ -63,7 +63,7 @@ def check(
     map_labels: Mapping[int, int] | None = None,
     fix_geometry: str | None = None,
     workers: int | None = None,
-    listener: Listener | None = None,
+    reporter: Reporter | None = None,
 ) -> Checked:
     """Read every case of a data set and collect all its faults.
 
@@ -80,11 +80,11 @@ def check(
     ------
     InputError : the folder as a whole cannot be understood; single cases never raise
     """
-    listener = listener or Logged()
+    reporter = reporter or LoggingReporter()
     found = cases.find(Path(dataset), recipe=recipe, group_regex=group_regex, map_labels=map_labels, fix_geometry=fix_geometry)
     found = found.without(exclude)
-    listener.say(_describe(found))
-    faults = checking.check(found, workers=workers, progress=counter(listener, "check"))
+    reporter.say(_describe(found))
+    faults = checking.check(found, workers=workers, progress=counter(reporter, "check"))
     return Checked(dataset=found, faults=tuple(faults))
 
 
@@ -106,7 +106,7 @@ def plan(
     seed: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
-    listener: Listener | None = None,
+    reporter: Reporter | None = None,
 ) -> Workspace:
     """Check, fingerprint, plan and split a data set.
 
@@ -129,7 +129,7 @@ def plan(
     FaultyCases : the check found errors; all of them are in the message, nothing was written
     SettingsError : the workspace holds models trained with another plan, cases or folds, and `overwrite` was not given
     """
-    listener = listener or Logged()
+    reporter = reporter or LoggingReporter()
     plans_file = Path(planner) if str(planner).endswith(".json") else None
     preset = presets.planner(planner if plans_file is None else "nnunet")
     offered = machine.to_plan_for(device, memory=memory)
@@ -140,10 +140,10 @@ def plan(
     elif dataset is not None:
         checked = check(
             dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, map_labels=map_labels, fix_geometry=fix_geometry,
-            workers=workers, listener=listener)  # fmt: skip
-        _stop_at_errors(checked, listener)
+            workers=workers, reporter=reporter)  # fmt: skip
+        _stop_at_errors(checked, reporter)
         workspace = _workspace(output, checked.dataset.name)
-        facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, listener=listener)
+        facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, reporter=reporter)
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
     trace = footprint.tracer(offered, loss=_loss_to_trace(preset, facts.labels))
@@ -152,7 +152,7 @@ def plan(
     else:
         result = import_plan(files.read_json(plans_file), facts, preset=preset, machine=offered, footprint=trace)
     split = None if checked is None else _split(checked.dataset, facts, splits=splits, seed=seed)
-    _preflight(result, facts, workspace, listener, folds=5 if split is None else len(split))
+    _preflight(result, facts, workspace, reporter, folds=5 if split is None else len(split))
     if not overwrite:
         _refuse_to_orphan(workspace, result, checked, split)
     if checked is not None:
@@ -161,7 +161,7 @@ def plan(
         files.write_json(workspace.splits, split)
     files.write_json(workspace.fingerprint, facts.to_json())
     files.write_json(workspace.plan, result.to_json())
-    listener.say(describe_plan(result))
+    reporter.say(describe_plan(result))
     return workspace
 
 
@@ -173,17 +173,17 @@ def _loss_to_trace(preset: presets.Preset, labels: Labels) -> footprint.TraceLos
     return make_loss(labels, batch_dice=False, settings=replace(chosen, boundary_weight=0.0))
 
 
-def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, listener: Listener) -> Fingerprint:
+def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, reporter: Reporter) -> Fingerprint:
     """The fingerprint that lies in the workspace where it is of the very same files, else a new one."""
     known = None if overwrite or not workspace.fingerprint.exists() else _known_fingerprint(workspace)
     if known is not None and not any(case.grid_fix for case in dataset.cases):  # which fix it was measured with is not recorded
-        changed = fingerprint.outdated(known, dataset, progress=counter(listener, "compare with the fingerprint"))
+        changed = fingerprint.outdated(known, dataset, progress=counter(reporter, "compare with the fingerprint"))
         if not changed:
-            listener.say(f"fingerprint: no file has changed since it was measured; {workspace.fingerprint} is used again")
+            reporter.say(f"fingerprint: no file has changed since it was measured; {workspace.fingerprint} is used again")
             return replace(known, name=dataset.name)
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        listener.say(f"fingerprint: measured anew, since {changed[0]}{more}")
-    return fingerprint.extract(dataset, workers=workers, progress=counter(listener, "fingerprint"))
+        reporter.say(f"fingerprint: measured anew, since {changed[0]}{more}")
+    return fingerprint.extract(dataset, workers=workers, progress=counter(reporter, "fingerprint"))
 
 
 def _known_fingerprint(workspace: Workspace) -> Fingerprint | None:
@@ -272,7 +272,7 @@ def describe_plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, listener: Listener, *, folds: int) -> None:
+def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, reporter: Reporter, *, folds: int) -> None:
     """What it will take, told before anything expensive; an error where it cannot work."""
     place = next(folder for folder in (workspace.root, *workspace.root.absolute().parents) if folder.is_dir())
     found = preflight(
@@ -284,7 +284,7 @@ def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, listener: L
         memory_free=free_memory(),
         time_budget=plan.device.get("time_budget"),
     )
-    listener.say("\n".join(f"{what:<28} {needed:>12}   {there}" for what, needed, there in found.rows))
+    reporter.say("\n".join(f"{what:<28} {needed:>12}   {there}" for what, needed, there in found.rows))
     if found.problem is not None:
         raise found.problem
 
@@ -365,10 +365,10 @@ def _workspace(output: Path | None, name: str) -> Workspace:
     return Workspace(root=root)
 
 
-def _stop_at_errors(checked: Checked, listener: Listener) -> None:
+def _stop_at_errors(checked: Checked, reporter: Reporter) -> None:
     for fault in checked.faults:
         if fault.severity == "warning":
-            listener.say(f"warning: {checking.sentence(fault)}")
+            reporter.say(f"warning: {checking.sentence(fault)}")
     faulty = checking.faulty(checked.faults)
     if faulty is not None:
         raise faulty

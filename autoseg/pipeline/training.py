@@ -1,12 +1,11 @@
-"""`train` and `select`: from a plan to trained, validated folds, and from their out-of-fold results to what `predict` uses."""
+"""`train`: from a plan to trained, validated folds."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import __version__, cases, evaluation, files, images, machine, pictures, postprocessing, prediction
-from autoseg.cases import Case, Dataset
-from autoseg.errors import AutosegError, InputError, MissingPath, SettingsError
-from autoseg.geometry import Spacing
-from autoseg.labels import Labels
-from autoseg.pipeline import side_by_side
-from autoseg.pipeline.listener import Listener, Logged, Unheard, counter
-from autoseg.pipeline.predicting import dice_text, mean_dice, score, write_summary
+from autoseg import files, images, machine, pictures
+from autoseg.cases import Dataset
+from autoseg.errors import (
+    AutosegError,
+    SettingsError,
+)
+from autoseg.pipeline import parallel_folds
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
+from autoseg.pipeline.reporter import LoggingReporter, NullReporter, Reporter, counter
+from autoseg.pipeline.selecting import select
+from autoseg.pipeline.validating import References, full_image_dice, is_validated, out_of_fold, validate_fold
 from autoseg.planning import validation
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.planning.memory import modelled_footprint
@@ -34,8 +35,6 @@ from autoseg.training import tensorboard as board
 from autoseg.training.settings import TrainingSettings
 from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
-
-LATE = 0.1  # share of a time budget by which the final validation may exceed it without a warning
 
 
 def train(
@@ -54,7 +53,7 @@ def train(
     tensorboard: bool = False,
     beside: int = 1,
     started: float | None = None,
-    listener: Listener | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Train folds of one or all configurations, and validate each on the cases it has not seen.
 
@@ -83,7 +82,7 @@ def train(
     Interrupted : stopped; the same command resumes
     """
     started = time.monotonic() if started is None else started
-    listener = listener or Logged()
+    reporter = reporter or LoggingReporter()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
     require_fit(plan, dataset, workspace)
@@ -96,7 +95,7 @@ def train(
         board.require()
     epochs = _asked_epochs(epochs, time_budget, settings or {}, checked)
     if epochs is None and time_budget is None:
-        time_budget = _planned_budget(plan, deterministic, listener)
+        time_budget = _planned_budget(plan, deterministic, reporter)
     elif deterministic and time_budget is not None:
         loop.refuse_time_budget(found="--deterministic with --time-budget")
     _folds(splits, fold)
@@ -108,7 +107,7 @@ def train(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
             deterministic=deterministic, settings=settings or {}, device=team.device or chosen, seed=seed, workers=workers,
             overwrite=overwrite, extend=True, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (), beside=beside,
-            listener=listener if team.leads else Unheard())  # fmt: skip
+            reporter=reporter if team.leads else NullReporter())  # fmt: skip
         _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
@@ -116,9 +115,9 @@ def train(
             started = time.monotonic()
         if team.leads and beside == 1:
             try:
-                select(workspace, listener=listener)
+                select(workspace, reporter=reporter)
             except AutosegError as error:
-                listener.say(f"warning: nothing selected, though the training is finished: {error}")
+                reporter.say(f"warning: nothing selected, though the training is finished: {error}")
         team.wait()
     return results
 
@@ -144,7 +143,7 @@ class _Work:
     team: Team
     devices: Sequence[str]  # with several, each has a fold of its own
     beside: int
-    listener: Listener
+    reporter: Reporter
 
 
 def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> None:
@@ -177,9 +176,9 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
     work.team.wait()
     if configuration.previous_stage is not None:
         stage, before = configuration.previous_stage, replace(work, overwrite=False, extend=False)
-        missing = [k for k in range(len(work.splits)) if not _is_validated(work, stage, k)]
+        missing = [k for k in range(len(work.splits)) if not _is_done(work, stage, k)]
         if missing:
-            work.listener.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
+            work.reporter.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
         work.team.wait()
         if missing:
             _train_configuration(before, stage, missing, started=started)
@@ -188,7 +187,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
     if len(folds) > 1 and len(work.devices) > 1:
         machine.release()
         commands = {k: _command(work, name, k) for k in folds}
-        side_by_side.train_folds(commands, devices=work.devices, started=started, listener=work.listener)
+        parallel_folds.train_folds(commands, devices=work.devices, started=started, reporter=work.reporter)
         return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
@@ -199,40 +198,6 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
             results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k, started=started)
         started = time.monotonic()
     return results
-
-
-def select(root: Path | str | Workspace, *, listener: Listener | None = None) -> dict[str, Any]:
-    """Choose the best configuration and the post-processing rules from the out-of-fold predictions there are.
-
-    Returns
-    -------
-    what selection.json holds: per configuration its folds, cases and mean Dice, and the one `predict` uses by default
-
-    Raises
-    ------
-    MissingPath : no fold is validated yet
-    """
-    listener = listener or Logged()
-    workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
-    plan, dataset = read_plan(workspace), read_dataset(workspace)
-    require_fit(plan, dataset, workspace)
-    candidates = {c.name: _validated(workspace, c.name) for c in plan.configurations}
-    candidates = {name: folds for name, folds in candidates.items() if folds}
-    if not candidates:
-        raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
-    table = {name: _selection_row(folds, plan.labels) for name, folds in candidates.items()}
-    best = _best(table, plan)
-    rules = {name: _choose_rules(workspace, dataset, plan, folds, listener) for name, folds in candidates.items()}
-    selection = {"version": __version__, "configurations": table, "selected": best}
-    files.write_json(workspace.postprocessing, {name: rule.to_json() for name, rule in rules.items()})
-    files.write_json(workspace.selection, selection)
-    for name, row in table.items():
-        note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
-        dice = "none" if row["dice"] is None else f"{row['dice']:.4f}"
-        listener.say(f"{name}: out-of-fold Dice {dice} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
-    if len(table) > 1:
-        listener.say(f"selected for predict: {best}")
-    return selection
 
 
 def _wanted(plan: Plan, configuration: str | None) -> list[str]:
@@ -272,7 +237,7 @@ def _asked_epochs(epochs: int | None, time_budget: float | None, settings: Mappi
     return checked.epochs if named else epochs
 
 
-def _planned_budget(plan: Plan, deterministic: bool, listener: Listener) -> float | None:
+def _planned_budget(plan: Plan, deterministic: bool, reporter: Reporter) -> float | None:
     """The time per fold that the plan was made for, where it was made for one; else the epochs of its settings count.
 
     Raises
@@ -284,7 +249,7 @@ def _planned_budget(plan: Plan, deterministic: bool, listener: Listener) -> floa
         return None
     if deterministic:
         loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {clock(seconds)}")
-    listener.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
+    reporter.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
     return float(seconds)
 
 
@@ -325,13 +290,13 @@ def _prepare(work: _Work, configuration: Configuration) -> None:
         work.plan.configuration(name),
         work.workspace.preprocessed(name),
         workers=work.workers,
-        progress=counter(work.listener, f"preprocess {name}"),
+        progress=counter(work.reporter, f"preprocess {name}"),
     )
 
 
 def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started: float) -> dict[str, Any]:
     """Train one fold to its end and validate it; the summary is the leader's, of others it is empty."""
-    workspace, plan, device, listener = work.workspace, work.plan, work.device, work.listener
+    workspace, plan, device, reporter = work.workspace, work.plan, work.device, work.reporter
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
     folder = workspace.preprocessed(cache_name(configuration))
     by_name = {case.name: case for case in work.dataset.cases}
@@ -358,37 +323,16 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
         team=work.team,
         beside=work.beside,
     )
-    references = _References(by_name, plan)
-
-    def validate(network: Any, some: Sequence[store.StoredCase]) -> float | None:
-        """Mean full-image Dice of some of the validation cases."""
-        scores = {}
-        for case in some:
-            classes = prediction.segment_prepared(
-                network,
-                case,
-                plan=plan,
-                configuration=configuration,
-                device=device,
-                tta=False,
-                previous=None if previous is None else previous[case.name],
-            )
-            scores[case.name] = evaluation.score_case(
-                classes,
-                references[case.name],
-                plan.labels,
-                spacing=case.geometry.canonical_spacing,
-                annotated=by_name[case.name].annotated,
-            )
-        return mean_dice(evaluation.summarise(scores, plan.labels))
-
+    validate = partial(
+        full_image_dice, plan=plan, configuration=configuration, device=device, references=References(by_name, plan), previous=previous
+    )
     stage = f"{configuration.name} fold {fold}"
-    listener.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
+    reporter.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
     with board.Board(run.tensorboard) if work.tensorboard and work.team.leads else contextlib.nullcontext() as events:
 
         def report(row: dict[str, Any]) -> None:
-            """A row of figures to the listener and to TensorBoard."""
-            listener.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
+            """A row of figures to the reporter and to TensorBoard."""
+            reporter.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
             if events is not None:
                 events.add(row)
 
@@ -397,122 +341,20 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
             validate=validate,
             report=report,
             draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
-            say=listener.say,
+            say=reporter.say,
         )
     summary = {}
     if work.team.leads:
-        summary = _validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous,
-                                 device=device, workers=work.workers, network=finished, listener=listener,
+        summary = validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous,
+                                 device=device, workers=work.workers, network=finished, reporter=reporter,
                                  time_budget=work.time_budget, started=started)  # fmt: skip
     work.team.wait()
     return summary
 
 
-def _validate_fold(
-    run: Run,
-    configuration: Configuration,
-    held_out: Sequence[Case],
-    stored: Mapping[str, store.StoredCase],
-    previous: Mapping[str, Any] | None,
-    *,
-    device: str,
-    workers: int | None,
-    network: Any,
-    listener: Listener,
-    time_budget: float | None,
-    started: float,
-) -> dict[str, Any]:
-    """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
-
-    Goes on where it was stopped: predictions are written whole, and those that the same model made in the same way are kept.
-    Where the first case tells that a time budget will be exceeded, a warning says by how much; the validation is done all the same.
-    """
-    stage = f"validate {configuration.name} {run.root.name}"
-    targets = _targets(run, held_out)
-    weights, description = files.hash_file(run.weights), files.read_json(run.description)
-    plan = Plan.from_json(description["plan"])  # without mirror images where the run was too brief for them
-    if (summary := _summary_of(run, targets)) is not None and summary.get("weights") == weights:
-        listener.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
-        return summary
-    how = {"version": __version__, "weights": weights, "tta": True, "device": device.split(":")[0]}
-    kept = _kept_predictions(run, how, targets)
-    if kept:
-        listener.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
-    voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
-    begin, first = time.monotonic(), next(iter(voxels), None)
-    spent = max(description["seconds"], begin - started)  # the former also has what earlier calls took
-    for index, case in enumerate(held_out):
-        listener.progress(stage, index, len(held_out))
-        target = targets[case.name]
-        if target in kept:
-            continue
-        classes = prediction.segment_prepared(
-            network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
-            previous=None if previous is None else previous[case.name])  # fmt: skip
-        images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
-        if case.name == first and time_budget is not None:
-            seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
-            _warn_if_late(stage, seconds, spent, time_budget, listener)
-    listener.progress(stage, len(held_out), len(held_out))
-    summary = {**score(targets, held_out, plan.labels, parallel=workers, listener=listener), "weights": weights}
-    write_summary(run.summary, summary)
-    listener.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
-    return summary
-
-
-def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
-    """Where each case's out-of-fold prediction lies."""
-    return {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
-
-
-def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, listener: Listener) -> None:
-    """Tell of a final validation that takes clearly longer than there is left of the time budget."""
-    left = max(0.0, time_budget - spent)
-    if seconds > left + LATE * time_budget:
-        listener.say(
-            f"warning: {stage} takes about {clock(seconds)}, and {clock(left)} are left of the time budget of {clock(time_budget)}; "
-            "it is done all the same, and goes on where it is stopped; a longer --time-budget would hold it"
-        )
-
-
-def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The summary of a fold's validation; None where it is not over: no summary yet, of other cases, or a prediction is gone."""
-    if not run.summary.exists():
-        return None
-    summary: dict[str, Any] = files.read_json(run.summary)
-    whole = {case["case"] for case in summary["cases"]} == set(targets) and all(path.exists() for path in targets.values())
-    return summary if whole else None
-
-
-def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Path]) -> set[Path]:
-    """The predictions that are there and were made in this way; all else in the folder is removed, but for what lies beside them."""
-    try:
-        same = files.read_json(run.predicted_with) == how
-    except InputError:  # none, or damaged
-        same = False
-    if not same:
-        files.remove_tree(run.validation)
-        files.write_json(run.predicted_with, how)
-    kept = {case: path for case, path in targets.items() if path.exists()}
-    beside = tuple(f"{case}." for case in kept)  # TIFF has its spacing in a file of its own
-    for path in run.validation.iterdir():
-        if path.is_file() and not path.name.startswith(beside) and path != run.predicted_with:
-            path.unlink()
-    return set(kept.values())
-
-
-class _References:
-    """Reference label maps as classes, read once each and kept: small next to the images."""
-
-    def __init__(self, by_name: Mapping[str, Case], plan: Plan) -> None:
-        self._cases = by_name
-        self._labels = plan.labels
-        self._known: dict[str, NDArray[Any]] = {}
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        if name not in self._known:
-            self._known[name] = cases.load_classes(self._cases[name], self._labels)
-        return self._known[name]
+def _is_done(work: _Work, name: str, fold: int) -> bool:
+    held_out = set(work.splits[fold]["validation"])
+    return is_validated(work.workspace.run(name, fold), [case for case in work.dataset.cases if case.name in held_out])
 
 
 def _runs(work: _Work, name: str) -> list[Run]:
@@ -520,82 +362,11 @@ def _runs(work: _Work, name: str) -> list[Run]:
     return [work.workspace.run(name, k) for k in range(len(work.splits))]
 
 
-def _is_validated(work: _Work, name: str, fold: int) -> bool:
-    """Whether a fold has predicted and scored each of its validation cases, and all of it is there."""
-    run, names = work.workspace.run(name, fold), set(work.splits[fold]["validation"])
-    return _summary_of(run, _targets(run, [case for case in work.dataset.cases if case.name in names])) is not None
-
-
 def _previous_maps(first_stage: Sequence[Run], plan: Plan, stored: Mapping[str, store.StoredCase]) -> dict[str, NDArray[np.integer[Any]]]:
     """The first stage's out-of-fold predictions on the grid of the preprocessed cases, one byte a voxel."""
-    found = _out_of_fold([run.root for run in first_stage])
+    found = out_of_fold([run.root for run in first_stage])
     maps = {}
     for name, case in stored.items():
         classes = plan.labels.encode(images.read_label(found[name]).array[0])
         maps[name] = case.geometry.prepare_classes(classes)
     return maps
-
-
-def _out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
-    """The label maps that the summaries of some folds speak of, by case: no other file that may lie there."""
-    found: dict[str, Path] = {}
-    for fold in folds:
-        run = Run(root=fold)
-        named = {case["case"] for case in files.read_json(run.summary)["cases"]}
-        for path in run.validation.iterdir():
-            name = path.name.removesuffix(images.suffix_of(path))
-            if images.suffix_of(path) and name in named:
-                found[name] = path
-    return found
-
-
-def _validated(workspace: Workspace, name: str) -> list[Path]:
-    folder = workspace.configuration(name)
-    return sorted(path.parent.parent for path in folder.glob("fold_*/validation/summary.json")) if folder.exists() else []
-
-
-def _selection_row(folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
-    summaries = [files.read_json(Run(root=fold).summary) for fold in folds]
-    merged = evaluation.summarise({case["case"]: case["labels"] for summary in summaries for case in summary["cases"]}, labels)
-    return {
-        "folds": [fold.name for fold in folds],
-        "cases": len(merged["cases"]),
-        "dice": mean_dice(merged),
-        "labels": {name: value["dice"] for name, value in merged["labels"].items()},
-    }
-
-
-def _best(table: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
-    """The highest out-of-fold Dice among those with the most folds; a stage that another follows only where nothing else is trained."""
-    first_stages = {c.previous_stage for c in plan.configurations}
-    candidates = {name: row for name, row in table.items() if name not in first_stages} or dict(table)
-    most = max(len(row["folds"]) for row in candidates.values())
-    whole = {name: row for name, row in candidates.items() if len(row["folds"]) == most}
-    return max(whole, key=lambda name: whole[name]["dice"] or 0.0)
-
-
-def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], listener: Listener) -> postprocessing.Rules:
-    """Rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
-    by_name = {case.name: case for case in dataset.cases if case.annotated is None}  # what was not annotated cannot be judged
-    files_of = {name: path for name, path in _out_of_fold(folds).items() if name in by_name}
-
-    def triples() -> Iterator[tuple[NDArray[Any], NDArray[Any], Spacing]]:
-        """Prediction, reference and spacing of each case, one in memory at a time."""
-        for index, (name, path) in enumerate(files_of.items()):
-            listener.progress("post-processing rules", index, len(files_of))
-            predicted = images.read_label(path)
-            reference = cases.load_classes(by_name[name], plan.labels, like=predicted)
-            yield plan.labels.encode(predicted.array[0]), reference, predicted.spacing
-        listener.progress("post-processing rules", len(files_of), len(files_of))
-
-    return postprocessing.learn(triples, plan.labels, typical=_typical_volumes(folds))
-
-
-def _typical_volumes(folds: Sequence[Path]) -> dict[str, float] | None:
-    """Median volume in mm3 of every label or region in the references of the validated cases; None where one never occurs."""
-    volumes: dict[str, list[float]] = {}
-    for fold in folds:
-        for case in files.read_json(Run(root=fold).summary)["cases"]:
-            for name, scores in case["labels"].items():
-                volumes.setdefault(name, []).extend([1000 * scores["reference_ml"]] if scores["reference_ml"] > 0 else [])
-    return {name: float(np.median(found)) for name, found in volumes.items()} if all(volumes.values()) else None

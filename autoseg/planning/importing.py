@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from autoseg import __version__
 from autoseg.errors import PlanMismatch, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, permuted
@@ -21,6 +20,7 @@ from autoseg.planning.rules import read_rules
 from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.validation import validate_plan
 from autoseg.presets import Preset
+from autoseg.version import __version__
 
 NAMES = {"2d": "2d", "3d_fullres": "3d_fullres", "3d_lowres": "3d_lowres", "3d_cascade_fullres": "3d_cascade"}
 NETWORKS = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "residual_unet"}

@@ -20,7 +20,6 @@ from functools import partial
 
 import numpy as np
 
-from autoseg import __version__
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, Spacing, permuted
@@ -34,6 +33,7 @@ from autoseg.planning.sizing import Sized, Wanted, size_by_cost, size_by_feature
 from autoseg.planning.spacing import SpacingChoice, axis_order, choose_spacing, coarser_spacing, median_resampled_shape
 from autoseg.planning.timing import seconds_per_step, steps_within
 from autoseg.presets import Preset
+from autoseg.version import __version__
 
 FootprintOf = Callable[[Configuration, int, int], Footprint]  # configuration, input channels, heads
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from autoseg import __version__
 from autoseg.errors import PlanMismatch
 from autoseg.networks import checkpoint
 from autoseg.training.history import Clock, clock_text, is_written, write_history
@@ -14,6 +13,7 @@ from autoseg.training.learner import Learner
 from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
 from autoseg.training.settings import TrainingSettings, check_settings
 from autoseg.training.task import Progress, TrainingTask, budget_of, plan_of
+from autoseg.version import __version__
 
 
 def save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:

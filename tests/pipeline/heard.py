@@ -1,4 +1,4 @@
-"""A listener that remembers what it heard."""
+"""A reporter that remembers what it heard."""
 
 
 class Heard:

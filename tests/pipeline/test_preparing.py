@@ -28,7 +28,7 @@ def data(tmp_path):
 
 def plan(data, **options):
     heard = Heard()
-    workspace = preparing.plan(data, output=data.parent / "workspace", device="cpu", workers=0, listener=heard, **options)
+    workspace = preparing.plan(data, output=data.parent / "workspace", device="cpu", workers=0, reporter=heard, **options)
     return workspace, heard.about("fingerprint")
 
 

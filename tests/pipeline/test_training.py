@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import SettingsError
-from autoseg.pipeline import training
+from autoseg.pipeline import training, validating
 from tests.pipeline.heard import Heard
 
 SETTINGS = {"steps_per_epoch": 1, "probe_steps": 0}
@@ -19,7 +19,7 @@ SETTINGS = {"steps_per_epoch": 1, "probe_steps": 0}
 def train(workspace, **options):
     """What was said."""
     heard = Heard()
-    common = {"configuration": "3d_fullres", "device": "cpu", "workers": 0, "settings": SETTINGS, "epochs": 1, "listener": heard}
+    common = {"configuration": "3d_fullres", "device": "cpu", "workers": 0, "settings": SETTINGS, "epochs": 1, "reporter": heard}
     training.train(workspace, **(common | options))
     return heard
 
@@ -42,7 +42,7 @@ def test_the_clock_of_each_fold_runs_from_the_end_of_the_one_before_and_that_of_
     monkeypatch.setattr(training.loop, "train", loop_train)
     monkeypatch.setattr(training.store, "prepare_dataset", lasting(30.0, training.store.prepare_dataset))
     monkeypatch.setattr(training.store, "open_case", lasting(1.0, training.store.open_case))
-    monkeypatch.setattr(training, "_validate_fold", lasting(107.0, lambda *given, **named: {}))
+    monkeypatch.setattr(training, "validate_fold", lasting(107.0, lambda *given, **named: {}))
     monkeypatch.setattr(training, "select", lambda *given, **named: None)
     train(workspace, epochs=None, time_budget=60.0)
     assert tasks == [(1000.0, 1034.0, 60.0), (1141.0, 1145.0, 60.0)]
@@ -57,7 +57,7 @@ class Killed(BaseException):
 @pytest.fixture
 def final(monkeypatch):
     """Names of the cases that the final validation predicts; with `final.killed_at` so many it ends before that one is done."""
-    whole, names = training.prediction.segment_prepared, SimpleNamespace(seen=[], killed_at=None)
+    whole, names = validating.prediction.segment_prepared, SimpleNamespace(seen=[], killed_at=None)
 
     def segment(network, case, *, tta, **named):
         names.seen += [case.name] if tta else []
@@ -65,7 +65,7 @@ def final(monkeypatch):
             raise Killed
         return whole(network, case, tta=tta, **named)
 
-    monkeypatch.setattr(training.prediction, "segment_prepared", segment)
+    monkeypatch.setattr(validating.prediction, "segment_prepared", segment)
     return names
 
 
@@ -115,14 +115,14 @@ def test_predictions_of_other_weights_or_by_other_means_are_all_made_anew(worksp
 
 
 def test_a_kept_prediction_keeps_the_spacing_that_lies_beside_it(tmp_path):
-    run = training.Run(root=tmp_path)
+    run = validating.Run(root=tmp_path)
     run.validation.mkdir()
     how = {"weights": "these"}
     training.files.write_json(run.predicted_with, how)
     for name in ("a.tif", "a.json", "c.json", ".writing-1-b.tif"):
         (run.validation / name).write_bytes(b"-")
     targets = {name: run.validation / f"{name}.tif" for name in "abc"}
-    assert training._kept_predictions(run, how, targets) == {targets["a"]}
+    assert validating._kept_predictions(run, how, targets) == {targets["a"]}
     assert {path.name for path in run.validation.iterdir()} == {"a.tif", "a.json", run.predicted_with.name}
 
 
@@ -132,7 +132,7 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     run, now = training.Workspace(root=workspace).run("3d_fullres", 0), [0.0]
     train(workspace, fold=0)
     description = json.loads(run.description.read_text())
-    whole = training.prediction.segment_prepared
+    whole = validating.prediction.segment_prepared
 
     def segment(*given, **named):
         now[0] += seconds
@@ -145,7 +145,8 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     trained = training.loop.train
     monkeypatch.setattr(training.loop, "train", finished)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(training.prediction, "segment_prepared", segment)
+    monkeypatch.setattr(validating, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(validating.prediction, "segment_prepared", segment)
     run.predicted_with.unlink()
     run.summary.unlink()
     told = train(workspace, fold=0, epochs=None, time_budget=60.0).about("warning: validate 3d_fullres fold_0 takes about")
@@ -153,19 +154,19 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     if late:
         folder = training.Workspace(root=workspace).preprocessed("3d_fullres")
         first, second = (math.prod(training.store.open_case(folder, f"phantom_00{i}").shape) for i in range(2))
-        assert training.clock(40.0 * (first + second) / first) in told[0]
+        assert validating.clock(40.0 * (first + second) / first) in told[0]
         assert "15 s are left of the time budget of 1 min 00 s" in told[0] and "--time-budget" in told[0]
 
 
 def test_validation_cases_in_which_no_label_occurs_have_no_mean_dice(workspace, monkeypatch):
     found = []
     monkeypatch.setattr(training.loop, "train", lambda task, *, validate, **given: found.append(validate(None, task.validation_cases)))
-    monkeypatch.setattr(training, "_validate_fold", lambda *given, **named: {})
+    monkeypatch.setattr(training, "validate_fold", lambda *given, **named: {})
     monkeypatch.setattr(training, "select", lambda *given, **named: None)
     monkeypatch.setattr(
-        training.prediction, "segment_prepared", lambda network, case, **named: np.zeros(case.geometry.canonical_shape, int)
+        validating.prediction, "segment_prepared", lambda network, case, **named: np.zeros(case.geometry.canonical_shape, int)
     )
-    monkeypatch.setattr(training.cases, "load_classes", lambda case, labels: np.zeros(training.images.read(case.images[0]).shape, int))
+    monkeypatch.setattr(validating.cases, "load_classes", lambda case, labels: np.zeros(training.images.read(case.images[0]).shape, int))
     train(workspace, fold=0)
     assert found == [None]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 log = logging.getLogger("autoseg")
 
 
-class Listener(Protocol):
+class Reporter(Protocol):
     """Receives what a stage has to say while it works."""
 
     def say(self, text: str) -> None:
@@ -19,8 +19,8 @@ class Listener(Protocol):
         """`done` of `total` items of `stage` are finished; replaces the last such line."""
 
 
-class Logged:
-    """The listener of Python callers: everything goes to the `autoseg` logger."""
+class LoggingReporter:
+    """The reporter of Python callers: everything goes to the `autoseg` logger."""
 
     def say(self, text: str) -> None:
         """A finished fact goes to the log."""
@@ -31,8 +31,8 @@ class Logged:
         log.debug("%s %d/%d %s", stage, done, total, detail)
 
 
-class Unheard:
-    """The listener of a process that another one speaks for."""
+class NullReporter:
+    """The reporter of a process that another one speaks for."""
 
     def say(self, text: str) -> None:
         """Nothing."""
@@ -41,6 +41,6 @@ class Unheard:
         """Nothing."""
 
 
-def counter(listener: Listener, stage: str) -> Callable[[int, int], None]:
+def counter(reporter: Reporter, stage: str) -> Callable[[int, int], None]:
     """A `(done, total)` callback for `workers.run_cases`, bound to one stage."""
-    return lambda done, total: listener.progress(stage, done, total)
+    return lambda done, total: reporter.progress(stage, done, total)

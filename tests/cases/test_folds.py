@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.cases import Case
+from autoseg.cases.folds import check_folds, make_folds, own_folds
 from autoseg.errors import SettingsError
-from autoseg.training.folds import check_folds, make_folds, own_folds
 
 
 def cases(names: list[str], groups: list[str | None] | None = None) -> list[Case]:

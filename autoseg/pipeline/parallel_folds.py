@@ -15,21 +15,21 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from autoseg.errors import Interrupted, TrainingFailed
-from autoseg.pipeline.listener import Listener
+from autoseg.pipeline.reporter import Reporter
 from autoseg.workers import available_cores, python_command
 
 LAST_LINES = 12  # of a fold that failed, kept for the message
-_PROGRAM = "from autoseg.pipeline import side_by_side; side_by_side.follow(); from autoseg.cli import main; sys.exit(main())"
+_PROGRAM = "from autoseg.pipeline import parallel_folds; parallel_folds.follow(); from autoseg.cli import main; sys.exit(main())"
 
 
-def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str], listener: Listener, started: float | None = None) -> None:
+def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str], reporter: Reporter, started: float | None = None) -> None:
     """Run the command of every fold, as many at once as there are devices.
 
     Parameters
     ----------
     commands : fold -> arguments of `autoseg`, the device apart
     devices : each has one fold at a time
-    listener : gets every line that the commands print
+    reporter : gets every line that the commands print
     started : `time.monotonic()` from which the time budgets of the folds that begin first count; None: now
 
     Raises
@@ -47,14 +47,14 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
         while waiting or running:
             while waiting and free:
                 fold, device = waiting.pop(0), free.pop(0)
-                listener.say(f"fold {fold} on {device}")
+                reporter.say(f"fold {fold} on {device}")
                 sharing = ["--device", device, "--beside", str(len(devices))]
                 sharing += ["--spent", f"{spent:f}"] if fold in first else []
                 running[fold] = device, _start([*commands[fold], *sharing], fold, lines, shared_by=len(devices))
             fold, line = lines.get()
             if line is not None:
                 last[fold].append(line)
-                listener.say(line)
+                reporter.say(line)
                 continue
             device, process = running.pop(fold)
             free.append(device)

@@ -1,0 +1,118 @@
+"""The records beside results: what `predict` made and with what (prediction.json), and what failed (failed.csv)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoseg import files, images
+from autoseg.errors import (
+    AutosegError,
+    InputError,
+    SomeCasesFailed,
+)
+from autoseg.labels import Labels
+from autoseg.version import __version__
+
+RECORD = "prediction.json"
+FAILED = "failed.csv"
+MADE_BY = "autoseg predict"
+_FAILED_COLUMNS = ("case", "stage", "reason", "detail")
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What was predicted, with what: prediction.json in the output folder, or NAME.json beside a single output file."""
+
+    output: Path
+    single: bool
+    settings: dict[str, Any]
+    labels: Labels
+    cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where failed.csv goes."""
+        return self.output.parent if self.single else self.output
+
+    @property
+    def file(self) -> Path:
+        """Where the record goes."""
+        return sidecar(self.output) if self.single else self.output / RECORD
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Cases recorded before, whatever they were predicted with; none where the file is not a record of ours."""
+        known = read_record(self.file)
+        return {} if known is None else dict(known["cases"])
+
+    def keep(self, name: str, facts: dict[str, Any]) -> None:
+        """Note one case, with the settings it was predicted with."""
+        self.cases[name] = {**facts, "settings": self.settings}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"made_by": MADE_BY, "version": __version__, **self.settings, **self.labels.to_json(), "cases": self.cases}
+
+    def write(self) -> None:
+        """After each case, so that the same command goes on after any end; cases of earlier commands stay listed."""
+        if self.file.exists() and read_record(self.file) is None:
+            return  # a file of somebody else's that happens to have this name
+        files.write_json(self.file, {**self.to_json(), "cases": {**self.read(), **self.cases}})
+
+
+def read_record(file: Path) -> dict[str, Any] | None:
+    """What `predict` wrote there; None where there is nothing, or something else."""
+    try:
+        known = files.read_json(file) if file.exists() else None
+    except InputError:
+        return None
+    ours = isinstance(known, dict) and known.get("made_by") == MADE_BY and isinstance(known.get("cases"), dict)
+    return known if ours else None
+
+
+def sidecar(target: Path) -> Path:
+    """The JSON file beside a single result.
+
+    >>> sidecar(Path("out/liver.nii.gz")).as_posix()
+    'out/liver.json'
+    """
+    return target.with_name(target.name.removesuffix(images.suffix_of(target)) + ".json")
+
+
+def file_state(paths: Iterable[Path]) -> list[str]:
+    """Return what identifies the state of each file without reading it: place, size and time."""
+    return [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
+
+
+def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:
+    """failed.csv names the cases without a result; an old one goes when all went well.
+
+    Raises
+    ------
+    SomeCasesFailed : there are any
+    """
+    if not failures:
+        if path.exists() and path.read_text().startswith(",".join(_FAILED_COLUMNS)):
+            path.unlink()
+        return
+    rows = [dict(zip(_FAILED_COLUMNS, (name, stage, error.summary, str(error)), strict=True)) for name, stage, error in failures]
+    files.write_text(path, csv_text(rows))
+    raise SomeCasesFailed(
+        f"{len(failures)} of {total} cases failed",
+        file=path,
+        details={name: error.summary for name, _, error in failures[:5]},
+        fix="see the reasons there, mend the files, and give the same command again: the others are kept",
+    )
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

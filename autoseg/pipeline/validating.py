@@ -1,0 +1,177 @@
+"""The validation of a trained fold: out-of-fold predictions through the code of `predict`, written, scored and kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from autoseg import cases, evaluation, files, images, prediction
+from autoseg.cases import Case
+from autoseg.errors import (
+    InputError,
+)
+from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
+from autoseg.pipeline.reporter import Reporter
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.preprocessing import store
+from autoseg.quantities import clock
+from autoseg.version import __version__
+from autoseg.workspace import Run
+
+LATE = 0.1  # share of a time budget by which the final validation may exceed it without a warning
+
+
+def validate_fold(
+    run: Run,
+    configuration: Configuration,
+    held_out: Sequence[Case],
+    stored: Mapping[str, store.StoredCase],
+    previous: Mapping[str, Any] | None,
+    *,
+    device: str,
+    workers: int | None,
+    network: Any,
+    reporter: Reporter,
+    time_budget: float | None,
+    started: float,
+) -> dict[str, Any]:
+    """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
+
+    Goes on where it was stopped: predictions are written whole, and those that the same model made in the same way are kept.
+    Where the first case tells that a time budget will be exceeded, a warning says by how much; the validation is done all the same.
+    """
+    stage = f"validate {configuration.name} {run.root.name}"
+    targets = _targets(run, held_out)
+    weights, description = files.hash_file(run.weights), files.read_json(run.description)
+    plan = Plan.from_json(description["plan"])  # without mirror images where the run was too brief for them
+    if (summary := _summary_of(run, targets)) is not None and summary.get("weights") == weights:
+        reporter.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
+        return summary
+    how = {"version": __version__, "weights": weights, "tta": True, "device": device.split(":")[0]}
+    kept = _kept_predictions(run, how, targets)
+    if kept:
+        reporter.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
+    voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
+    begin, first = time.monotonic(), next(iter(voxels), None)
+    spent = max(description["seconds"], begin - started)  # the former also has what earlier calls took
+    for index, case in enumerate(held_out):
+        reporter.progress(stage, index, len(held_out))
+        target = targets[case.name]
+        if target in kept:
+            continue
+        classes = prediction.segment_prepared(
+            network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
+            previous=None if previous is None else previous[case.name])  # fmt: skip
+        images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
+        if case.name == first and time_budget is not None:
+            seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
+            _warn_if_late(stage, seconds, spent, time_budget, reporter)
+    reporter.progress(stage, len(held_out), len(held_out))
+    summary = {**score(targets, held_out, plan.labels, parallel=workers, reporter=reporter), "weights": weights}
+    write_summary(run.summary, summary)
+    reporter.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
+    return summary
+
+
+def full_image_dice(
+    network: Any,
+    some: Sequence[store.StoredCase],
+    *,
+    plan: Plan,
+    configuration: Configuration,
+    device: str,
+    references: References,
+    previous: Mapping[str, Any] | None,
+) -> float | None:
+    """Return the mean Dice of some full images during training, without mirror images; None where no label occurs in them."""
+    scores = {}
+    for case in some:
+        before = None if previous is None else previous[case.name]
+        classes = prediction.segment_prepared(
+            network, case, plan=plan, configuration=configuration, device=device, tta=False, previous=before
+        )
+        spacing, annotated = case.geometry.canonical_spacing, references.case(case.name).annotated
+        scores[case.name] = evaluation.score_case(classes, references[case.name], plan.labels, spacing=spacing, annotated=annotated)
+    return mean_dice(evaluation.summarise(scores, plan.labels))
+
+
+def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
+    """Where each case's out-of-fold prediction lies."""
+    return {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
+
+
+def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, reporter: Reporter) -> None:
+    """Tell of a final validation that takes clearly longer than there is left of the time budget."""
+    left = max(0.0, time_budget - spent)
+    if seconds > left + LATE * time_budget:
+        reporter.say(
+            f"warning: {stage} takes about {clock(seconds)}, and {clock(left)} are left of the time budget of {clock(time_budget)}; "
+            "it is done all the same, and goes on where it is stopped; a longer --time-budget would hold it"
+        )
+
+
+def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
+    """The summary of a fold's validation; None where it is not over: no summary yet, of other cases, or a prediction is gone."""
+    if not run.summary.exists():
+        return None
+    summary: dict[str, Any] = files.read_json(run.summary)
+    whole = {case["case"] for case in summary["cases"]} == set(targets) and all(path.exists() for path in targets.values())
+    return summary if whole else None
+
+
+def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Path]) -> set[Path]:
+    """The predictions that are there and were made in this way; all else in the folder is removed, but for what lies beside them."""
+    try:
+        same = files.read_json(run.predicted_with) == how
+    except InputError:  # none, or damaged
+        same = False
+    if not same:
+        files.remove_tree(run.validation)
+        files.write_json(run.predicted_with, how)
+    kept = {case: path for case, path in targets.items() if path.exists()}
+    beside = tuple(f"{case}." for case in kept)  # TIFF has its spacing in a file of its own
+    for path in run.validation.iterdir():
+        if path.is_file() and not path.name.startswith(beside) and path != run.predicted_with:
+            path.unlink()
+    return set(kept.values())
+
+
+class References:
+    """Reference label maps as classes, read once each and kept: small next to the images."""
+
+    def __init__(self, by_name: Mapping[str, Case], plan: Plan) -> None:
+        self._cases = by_name
+        self._labels = plan.labels
+        self._known: dict[str, NDArray[Any]] = {}
+
+    def case(self, name: str) -> Case:
+        """Return the case of that name."""
+        return self._cases[name]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._known:
+            self._known[name] = cases.load_classes(self._cases[name], self._labels)
+        return self._known[name]
+
+
+def is_validated(run: Run, held_out: Iterable[Case]) -> bool:
+    """Whether a fold has predicted and scored each of its validation cases, and all of it is there."""
+    return _summary_of(run, _targets(run, held_out)) is not None
+
+
+def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
+    """The label maps that the summaries of some folds speak of, by case: no other file that may lie there."""
+    found: dict[str, Path] = {}
+    for fold in folds:
+        run = Run(root=fold)
+        named = {case["case"] for case in files.read_json(run.summary)["cases"]}
+        for path in run.validation.iterdir():
+            name = path.name.removesuffix(images.suffix_of(path))
+            if images.suffix_of(path) and name in named:
+                found[name] = path
+    return found

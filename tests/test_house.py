@@ -146,6 +146,15 @@ def test_every_planner_is_valid_and_each_of_its_numbers_has_a_unit_and_a_source(
     assert not bare, bare
 
 
+def test_every_threshold_of_a_check_has_a_unit_and_a_source_and_is_read() -> None:
+    raw = tomllib.loads((PACKAGE / "checking" / "thresholds.toml").read_text())
+    assert not list(_bare_numbers(raw, "thresholds"))
+    for check, table in raw.items():
+        code = (PACKAGE / "checking" / f"{check}.py").read_text()
+        unread = [name for name in table if f"_LIMITS.{name}" not in code]
+        assert not unread, f"{check}: {unread}"
+
+
 @pytest.mark.parametrize("name", presets.recipe_names())
 def test_every_recipe_can_be_read(name: str) -> None:
     assert presets.recipe(name)
@@ -160,6 +169,7 @@ def test_the_search_for_bare_numbers_finds_them_at_any_depth() -> None:
 def test_the_built_wheel_holds_every_module_and_preset_and_nothing_stray(wheel: Path) -> None:
     expected = {str(path.relative_to(REPOSITORY)) for path in _modules(package=True)} | {"autoseg/py.typed"}
     expected |= {f"autoseg/{kind}/{path.name}" for kind in presets.KINDS for path in (REPOSITORY / kind).glob("*.toml")}
+    expected |= {str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*.toml")}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry_points = next(archive.read(name) for name in archive.namelist() if name.endswith("entry_points.txt"))

@@ -1,62 +1,65 @@
-"""All faults of a data set at once, before anything expensive starts: each case by itself, then the cases beside each other.
+"""All faults of a data set at once, before anything expensive starts: each case by itself, then all cases together.
 
 `check` never raises for what a user's files hold. A fault of severity "error" stops planning (`faulty`), a warning does not, a
-note tells what was assumed or mended.
+note reports what was assumed or fixed. The checks themselves are listed in `registry`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 from autoseg import images, workers
 from autoseg.cases import Case, Dataset
-from autoseg.checking import cohort
-from autoseg.checking.case import Facts, Task, examine
 from autoseg.checking.faults import Fault, fault_of, faulty, ordered, sentence, table
+from autoseg.checking.reading import read_case
+from autoseg.checking.registry import CASE_CHECKS, COHORT_CHECKS
+from autoseg.checking.statistics import CaseStatistics, Cohort, statistics_of
 from autoseg.errors import AutosegError
+from autoseg.labels import Labels
 
-__all__ = ["Fault", "check", "examine_all", "fault_of", "faulty", "sentence", "table"]
+__all__ = ["Fault", "check", "examine", "fault_of", "faulty", "sentence", "table"]
 
-_SMALL = 20_000_000  # bytes that a case may need without being asked for its header first
-_COMPRESSED = 4  # a gzipped image may be so many times larger once it is read, without being asked
+_SMALL = 20_000_000  # bytes that a case may need before its header is read for more
+_COMPRESSED = 4  # times that a gzipped image may grow when it is read
 
 
 def check(dataset: Dataset, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[Fault, ...]:
-    """Read every case of a data set, each file once, and report all faults: errors first, then warnings, then notes.
+    """Read every case of a data set, each file once, and return all faults: errors first, then warnings, then notes.
 
     Parameters
     ----------
-    dataset : as found; the cases that could not be made whole are reported too
+    dataset : as found; the incomplete cases are reported too
     workers : processes; None: as many as cores and memory allow; 0: none
     progress : called with (done, total)
     """
-    facts, faults = examine_all(dataset, workers=workers, progress=progress)
-    return ordered([*faults, *cohort.compare(dataset, facts)])
+    statistics, faults = _examine_all(dataset, workers, progress)
+    cohort = Cohort(dataset=dataset, cases=statistics)
+    return ordered([*faults, *(fault for find in COHORT_CHECKS for fault in find(cohort))])
 
 
-def examine_all(
-    dataset: Dataset, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> tuple[tuple[Facts, ...], tuple[Fault, ...]]:
-    """The facts of every case that could be examined, in the order of the cases, and the faults of single cases."""
+def examine(case: Case, *, channels: int, labels: Labels) -> CaseStatistics:
+    """Read every file of a case once and return its statistics and faults; whatever the files hold, this does not raise for it."""
+    data = read_case(case, channels=channels, labels=labels)
+    return statistics_of(data, (*data.faults, *(fault for find in CASE_CHECKS for fault in find(data))))
+
+
+def _examine_all(
+    dataset: Dataset, count: int | None, progress: Callable[[int, int], None] | None
+) -> tuple[tuple[CaseStatistics, ...], list[Fault]]:
+    """The statistics of every case that could be examined, in the order of the cases, and the faults of single cases."""
     faults = [fault_of(problem) for problem in dataset.problems]
-    facts: dict[str, Facts] = {}
-    tasks = [Task(case=case, channels=len(dataset.channels), labels=dataset.labels) for case in dataset.cases]
+    statistics: dict[str, CaseStatistics] = {}
     names = [case.name for case in dataset.cases]
+    work = partial(examine, channels=len(dataset.channels), labels=dataset.labels)
     needed = [_bytes_needed(case, len(dataset.channels)) for case in dataset.cases]
-    for outcome in _run(tasks, names, needed, workers, progress):
+    for outcome in workers.run_cases(work, dataset.cases, names=names, stage="check", workers=count, peak_bytes=needed, progress=progress):
         if outcome.value is not None:
-            facts[outcome.name] = outcome.value
+            statistics[outcome.name] = outcome.value
             faults += outcome.value.faults
         elif outcome.failure is not None:
-            error = outcome.failure.as_error()
-            faults.append(fault_of(error, case=outcome.name))
-    return tuple(facts[name] for name in names if name in facts), tuple(faults)
-
-
-def _run(
-    tasks: list[Task], names: list[str], needed: list[float], count: int | None, progress: Callable[[int, int], None] | None
-) -> Iterator[workers.Outcome[Facts]]:
-    return workers.run_cases(examine, tasks, names=names, stage="check", workers=count, peak_bytes=needed, progress=progress)
+            faults.append(fault_of(outcome.failure.as_error(), case=outcome.name))
+    return tuple(statistics[name] for name in names if name in statistics), faults
 
 
 def _bytes_needed(case: Case, channels: int) -> float:

@@ -1,12 +1,12 @@
-"""A fault as a value, and the ways in which it is told: a sentence, a table, an error."""
+"""A fault as a value, and the ways in which it is shown: a sentence, a table, an error."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from autoseg.cases import left_out
 from autoseg.errors import (
@@ -57,8 +57,48 @@ class Fault:
     remedy: str | None = None
 
 
+def warning(
+    code: str,
+    summary: str,
+    *,
+    case: str | None = None,
+    file: Path | None = None,
+    found: str | None = None,
+    expected: str | None = None,
+    remedy: str | None = None,
+) -> Fault:
+    """Return a fault that does not stop planning."""
+    path = None if file is None else str(file)
+    return Fault(case=case, file=path, severity="warning", code=code, summary=summary, found=found, expected=expected, remedy=remedy)
+
+
+def error(code: str, summary: str, **parts: Any) -> Fault:
+    """Return a fault that stops planning; further parts as for `warning`."""
+    return replace(warning(code, summary, **parts), severity="error")
+
+
+def note(code: str, summary: str, **parts: Any) -> Fault:
+    """Return a remark on what was assumed or fixed; further parts as for `warning`."""
+    return replace(warning(code, summary, **parts), severity="note")
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first names with commas between them, and the number of all."""
+    known = list(names)
+    return ", ".join(known[:_NAMED]) + (f", ... ({len(known)} in all)" if len(known) > _NAMED else "")
+
+
+def in_mm(spacing: Iterable[float]) -> str:
+    """Return a spacing as text.
+
+    >>> in_mm((3, 0.97656, 0.97656))
+    '(3, 0.977, 0.977)'
+    """
+    return "(" + ", ".join(f"{value:.3g}" for value in spacing) + ")"
+
+
 def fault_of(error: AutosegError, *, case: str | None = None) -> Fault:
-    """An error as a fault of severity "error"."""
+    """Return an error as a fault of severity "error"."""
     code = next((code for code, kind in _KINDS.items() if type(error) is kind), "other")
     found = "\n".join([*([error.found] if error.found else []), *(f"{name}: {text}" for name, text in error.details.items())])
     case = error.case or case
@@ -75,7 +115,7 @@ def fault_of(error: AutosegError, *, case: str | None = None) -> Fault:
 
 
 def _with_way_out(remedy: str | None, case: str | None) -> str | None:
-    """A remedy for a fault of one case names the option that leaves it out."""
+    """The remedy for a fault of one case, with the option that leaves it out."""
     if case is None:
         return remedy
     if remedy is None:
@@ -86,19 +126,19 @@ def _with_way_out(remedy: str | None, case: str | None) -> str | None:
 
 
 def faulty(faults: Iterable[Fault]) -> FaultyCases | None:
-    """The error to raise for the faults of severity "error", with a ready option that leaves the cases out; `None` without any."""
+    """Return the error to raise for the faults of severity "error", with options that leave the cases out; `None` without any."""
     errors = [fault for fault in faults if fault.severity == "error"]
     if not errors:
         return None
     cases = sorted({fault.case for fault in errors if fault.case})
     options = " ".join(left_out(case) for case in cases[:_NAMED])
     more = f" and so on, {len(cases)} cases in all" if len(cases) > _NAMED else ""
-    fix = f"mend the files, or leave the cases out: {options}{more}" if cases else "mend the data set and try again"
+    fix = f"correct the files, or leave the cases out: {options}{more}" if cases else "correct the data set and try again"
     return FaultyCases([_error_of(fault) for fault in errors], fix=fix)
 
 
 def sentence(fault: Fault) -> str:
-    """A fault on one line.
+    """Return a fault as one line.
 
     >>> sentence(Fault(case="la_003", file=None, severity="warning", code="empty-label", summary="the label is empty"))
     'la_003: the label is empty'
@@ -109,9 +149,9 @@ def sentence(fault: Fault) -> str:
 
 
 def table(faults: Sequence[Fault]) -> str:
-    """All faults for the terminal, errors first, one block each; the same remark about many cases is told once.
+    """Return all faults for the terminal, errors first, one block each; the same remark about many cases is shown once.
 
-    Of many errors of one kind the first have their blocks; the others are named.
+    Of many errors of one kind, the first are shown in full; the others are named.
     """
     blocks = []
     for group in _alike(faults):
@@ -138,14 +178,14 @@ def _block(group: Sequence[Fault]) -> str:
 
 
 def _others(group: Sequence[Fault]) -> str:
-    """The names of the cases that have the same fault as those already told."""
+    """The names of the cases that have the same fault as those already shown."""
     names = dict.fromkeys(name for fault in group if (name := fault.case or fault.file))
     head = f"{group[0].severity:<8}{group[0].code:<18}{len(group)} more: {group[0].summary}"
     return "\n".join([head, *_rows("cases", "\n".join(listed(names)))])
 
 
 def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """Errors first, then warnings, then notes; each by case."""
+    """Return errors first, then warnings, then notes; each by case."""
     return tuple(sorted(faults, key=lambda fault: (SEVERITIES.index(fault.severity), fault.case or "", fault.code, fault.summary)))
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from autoseg import checking, images
 from autoseg.cases import find, load_classes, load_image
-from autoseg.checking import Fault, cohort
-from autoseg.checking.case import thumbnail
+from autoseg.checking import Fault, near_duplicates
+from autoseg.checking.statistics import thumbnail
 from autoseg.errors import FaultyCases, GridMismatch, SettingsError, UnreadableFile
 from autoseg.geometry import affine_from_spacing
 
@@ -263,7 +263,7 @@ def test_families_of_thumbnails_are_those_of_all_pairs(flips: list[tuple[int, ..
                 old, new = parent[b], parent[a]
                 parent = [new if root == old else root for root in parent]
     expected = sorted([index for index in range(40) if parent[index] == root] for root in {*parent} if parent.count(root) > 1)
-    families, nearest, _ = cohort._families(np.stack(stacked), hashes, flips)
+    families, nearest, _ = near_duplicates._families(np.stack(stacked), hashes, flips)
     assert families == expected and len(families) > 4
     assert all(nearest[family[0]] == 0 and nearest[family[-1]] > 0.998 for family in families)
 
@@ -412,17 +412,6 @@ def test_structures_at_the_midline_or_above_each_other_are_no_error(write: Write
         label[1:4, 4:9, 6:9], label[7:10, 4:9, 7:10] = 1, 2  # 2 mm to the right, 18 mm above
         write(name, label=label[:, :, ::-1] if name == "e" else label)
     assert [row for row in codes(declare(gland_left=1, gland_right=2)) if row[2] == "sides"] == [("e", "warning", "sides")]
-
-
-def test_a_pair_that_lies_mirrored_but_is_not_named_so(write: Write, declare: Declare) -> None:
-    for number, name in enumerate("abcd"):
-        label = np.zeros((12, 14, 16), dtype=np.uint8)
-        label[2 + number : 6 + number, 3:8, 1:4] = 1
-        label[2 + number : 6 + number, 3:8, 12:15] = 2
-        label[2 + number : 6 + number, 9:12, 6:9] = 3
-        write(name, label=label)
-    (fault,) = telling(checking.check(find(declare(organ_one=1, organ_two=2, middle=3)), workers=0))
-    assert fault.code == "pair" and "'organ_one' and 'organ_two'" in fault.summary
 
 
 def test_labels_that_occur_in_no_case_are_told(write: Write, declare: Declare) -> None:

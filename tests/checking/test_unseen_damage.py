@@ -16,7 +16,7 @@ from scipy import ndimage
 from autoseg import checking, images
 from autoseg.cases import find
 from autoseg.checking import Fault
-from autoseg.checking.fit import fit_of
+from autoseg.checking.edges import edge_fit
 from autoseg.errors import LabelError
 from autoseg.geometry import affine_from_spacing
 
@@ -68,10 +68,9 @@ def test_sound_organs_have_no_fault(organs: Callable[..., Path]) -> None:
         (lambda image, label: (image, label[:, :, ::-1]), "mirrored"),
         (lambda image, label: (image, label[::-1]), "mirrored"),
         (lambda image, label: (image, np.roll(label, 3, axis=1)), "shifted"),
-        (lambda image, label: (image, np.array([0, 2, 1], np.uint8)[label]), "the other way round"),
         (lambda image, label: (np.where(label > 0, -500, image).astype(np.float32), label), "the empty part of the image"),
     ],
-    ids=["left-right", "upside-down", "shifted", "values-exchanged", "in-the-dark"],
+    ids=["left-right", "upside-down", "shifted", "in-the-dark"],
 )
 def test_a_label_in_the_wrong_place_is_told(organs: Callable[..., Path], spoil: Any, told: str) -> None:
     root = organs(spoil)
@@ -83,7 +82,7 @@ def test_a_label_in_the_wrong_place_is_told(organs: Callable[..., Path], spoil: 
 
 def test_the_fit_of_a_label_is_that_of_all_border_voxels() -> None:
     image, label = organ(0)
-    fit = fit_of([image], label)
+    fit = edge_fit([image], label)
     assert fit is not None
     ratios = []
     rows = [np.flatnonzero((label > 0).any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
@@ -93,10 +92,10 @@ def test_the_fit_of_a_label_is_that_of_all_border_voxels() -> None:
         border = np.diff(label.astype(int), axis=axis) != 0
         ratios.append(step[border].mean() / step[box].mean())
     assert fit.here == pytest.approx(np.mean(ratios), rel=0.05), "a sample of the steps around it stands for all"
-    flipped = fit_of([image], label[:, :, ::-1])
+    flipped = edge_fit([image], label[:, :, ::-1])
     assert flipped is not None and flipped.mirrored == pytest.approx(fit.here, rel=0.25), "mirrored back it lies on the same edges"
     assert flipped.mirror.startswith("x")
-    assert fit_of([image], np.zeros_like(label)) is None and fit_of([np.zeros_like(image)], label) is None
+    assert edge_fit([image], np.zeros_like(label)) is None and edge_fit([np.zeros_like(image)], label) is None
 
 
 def test_labels_without_edges_are_not_judged_by_them(write: Write, declare: Declare) -> None:

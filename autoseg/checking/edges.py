@@ -1,7 +1,6 @@
-"""Whether a label lies where its image has edges: the sign that it belongs there, and neither mirrored nor shifted.
+"""How strong the edges of an image are at the borders of its label: the sign that it belongs there, and is not mirrored or shifted.
 
-Only a comparison means something: with the same label mirrored or shifted, and with the other cases of the data set. Where the
-labels of a data set do not follow edges at all (tumours without contrast), nothing is said.
+Only a comparison means something: with the same label mirrored or shifted, and with the other cases of the data set (`misfits`).
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ _AXES = ("z (up and down)", "y (front and back)", "x (left and right)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How strong the edges of an image are at the borders of its label; 1 is as strong as anywhere around it."""
+class EdgeFit:
+    """Strength of the edges at the borders of a label; 1 is as strong as anywhere around it."""
 
     count: int  # places at the border that were looked at
     here: float
@@ -32,13 +31,13 @@ class Fit:
     shift: str  # that axis
 
 
-def fit_of(channels: Sequence[NDArray[Any]], label: NDArray[Any]) -> Fit | None:
-    """How a label map fits its image.
+def edge_fit(channels: Sequence[NDArray[Any]], label: NDArray[Any]) -> EdgeFit | None:
+    """Return how strong the edges of an image are at the borders of its label.
 
     Parameters
     ----------
     channels : of the image, each (z, y, x); the one with the strongest edges counts
-    label : (z, y, x), canonical; values
+    label : (z, y, x), canonical; classes
 
     Returns
     -------
@@ -52,7 +51,7 @@ def fit_of(channels: Sequence[NDArray[Any]], label: NDArray[Any]) -> Fit | None:
     placed = {axis: _steps_at(_placed(at, axis, label.shape, turns, moves), axis, label.shape) for axis, at in borders.items()}
     around = _nearby(label)
     nearby = {axis: _steps_at(around[None], axis, label.shape) for axis in borders}
-    best: Fit | None = None
+    best: EdgeFit | None = None
     for channel in channels[:_CHANNELS]:
         strengths = _strengths(channel, placed, nearby)
         if strengths is None or (best is not None and strengths[0] <= best.here):
@@ -60,7 +59,7 @@ def fit_of(channels: Sequence[NDArray[Any]], label: NDArray[Any]) -> Fit | None:
         turned = [(strength, _AXES[axis]) for strength, (axis, _) in zip(strengths[1:], turns, strict=False)]
         moved = [(strength, _AXES[axis]) for strength, (axis, _) in zip(strengths[1 + len(turns) :], moves, strict=True)]
         mirrored, shifted = max(turned, default=(0.0, "")), max(moved, default=(0.0, ""))
-        best = Fit(
+        best = EdgeFit(
             count=sum(at.shape[1] for at in borders.values()),
             here=strengths[0],
             mirrored=mirrored[0],
@@ -127,7 +126,7 @@ def _placed(
 
 @dataclass(frozen=True, kw_only=True)
 class _Steps:
-    """Pairs of neighbouring voxels, as indices into the flat image; those that are not inside of it are marked, and lie at its start."""
+    """Pairs of neighbouring voxels, as indices into the flat image; those outside of it are marked, and are at its start."""
 
     lower: NDArray[np.intp]  # (rows, n)
     upper: NDArray[np.intp]
@@ -170,5 +169,5 @@ def _mean_steps(flat: NDArray[Any], steps: _Steps) -> NDArray[np.float64]:
     used = steps.inside
     if flat.dtype.kind == "f":
         used = used & np.isfinite(size)
-        size[~used] = 0  # those that are not inside lie at one place, a step of 0
+        size[~used] = 0  # those outside are at one place, a step of 0
     return np.asarray(size.sum(axis=1, dtype=np.float64) / np.maximum(np.count_nonzero(used, axis=1), 1))

@@ -1,0 +1,33 @@
+"""Whether labels lie on what was imaged, and not in the air around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from autoseg.cases import left_out
+from autoseg.checking.faults import Fault, warning
+from autoseg.checking.statistics import Cohort
+from autoseg.checking.thresholds import thresholds
+
+_LIMITS = thresholds("label_places")
+
+
+def labels_in_the_dark(cohort: Cohort) -> Iterator[Fault]:
+    """Report labels outside of what was imaged, although those of the other cases are inside."""
+    known = [(case, case.dark_share) for case in cohort.cases if case.dark_share is not None]
+    shares = np.array([share for _, share in known])
+    if len(known) < _LIMITS.fewest or np.median(shares) > _LIMITS.usual or np.mean(shares <= _LIMITS.others) < 0.9 - 1 / len(shares):
+        return
+    for case, share in known:
+        if share > _LIMITS.far:
+            yield warning(
+                "label-place",
+                "the label lies in the empty part of the image",
+                case=case.name,
+                file=case.label_file,
+                found=f"{share:.0%} of it where the image is as dark as its darkest",
+                expected=f"about {np.median(shares):.0%}, as in the other cases",
+                remedy=f"check that the label is of this image, and not mirrored or shifted; or leave the case out: {left_out(case.name)}",
+            )

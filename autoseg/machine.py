@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import SettingsError
-from autoseg.workers import available_cores, free_memory
+from autoseg.resources import available_cores, free_memory
 
 PROBE_SECONDS = 0.5  # of measuring; short enough for every `plan`
 _PROBES = 5  # passes; the fastest counts

@@ -31,6 +31,7 @@ from typing import IO, Any, Generic, TypeVar
 
 from autoseg import messages
 from autoseg.errors import AutosegError, WorkerDied
+from autoseg.resources import available_cores, free_memory, oom_kills, peak_memory, reset_peak_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,41 +126,6 @@ def run_cases(
             yield outcome
 
 
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and the CPU quota of its control group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for folder in _control_groups("cpu"):
-        with contextlib.suppress(OSError, ValueError):
-            quota, period = (folder / "cpu.max").read_text().split()
-            cores = min(cores, -(-int(quota) // int(period)))
-        with contextlib.suppress(OSError, ValueError):
-            micros = int((folder / "cpu.cfs_quota_us").read_text())
-            if micros > 0:
-                cores = min(cores, -(-micros // int((folder / "cpu.cfs_period_us").read_text())))
-    return max(1, cores)
-
-
-def free_memory() -> int:
-    """Bytes that can still be had: of the machine, of the control groups we are in, and of our own resource limit."""
-    bounds = [_machine_memory()]
-    for folder in _control_groups("memory"):
-        for limit_name, usage_name, cache_name in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            with contextlib.suppress(OSError, ValueError):
-                limit = int((folder / limit_name).read_text())
-                used = int((folder / usage_name).read_text())
-                bounds.append(limit - used + _table(folder / "memory.stat").get(cache_name, 0))
-    with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
-        import resource  # not on Windows
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            bounds.append(limit - int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize())
-    return max(0, min(bounds))
-
-
 def python_command(program: str, *arguments: str) -> list[str]:
     """Return the command that runs `program` in a new interpreter with this one's module search path.
 
@@ -181,7 +147,7 @@ def _alone(work: Callable[[T], R], items: Sequence[T], names: Sequence[str], sta
 
 def _attempt(work: Callable[[T], R], item: T, name: str, stage: str) -> Outcome[R]:
     """One case, here. Every exception becomes a failure: that is this function's purpose."""
-    _forget_peak()
+    reset_peak_memory()
     start = time.perf_counter()
     value, failure = None, None
     try:
@@ -192,7 +158,7 @@ def _attempt(work: Callable[[T], R], item: T, name: str, stage: str) -> Outcome[
         cause, remedy = _diagnose(error)
         message = f"{type(error).__name__}: {error}"
         failure = Failure(case=name, stage=stage, cause=cause, message=message, remedy=remedy, traceback=traceback.format_exc())
-    return Outcome(name=name, value=value, failure=failure, seconds=time.perf_counter() - start, peak_bytes=_peak())
+    return Outcome(name=name, value=value, failure=failure, seconds=time.perf_counter() - start, peak_bytes=peak_memory())
 
 
 def _diagnose(error: BaseException) -> tuple[str, str]:
@@ -401,7 +367,7 @@ class _Process:
 
     def __init__(self) -> None:
         self._said: IO[bytes] = tempfile.TemporaryFile()  # closed in `close`
-        self._kills = _oom_kills()
+        self._kills = oom_kills()
         self._process = subprocess.Popen(
             python_command("from autoseg.workers import serve; serve()"),
             stdin=subprocess.PIPE,
@@ -458,7 +424,7 @@ class _Process:
         if babbled:
             before = "" if self._greeted else " before it began (sitecustomize?)"
             return _Ended("crash" if self._greeted else "start", f"the worker said what is no answer{before}", said)
-        return _Ended(*_cause_of_death(code, said, greeted=self._greeted, oom_killed=_oom_kills() > self._kills), said)
+        return _Ended(*_cause_of_death(code, said, greeted=self._greeted, oom_killed=oom_kills() > self._kills), said)
 
 
 # One thread in each: the cases are the parallel part, and sums come out the same however many workers there are.
@@ -530,54 +496,3 @@ def _leave_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def _control_groups(controller: str) -> list[Path]:
-    """The folders of the control groups (version 2 and 1) this process is in, from the innermost out."""
-    folders: list[Path] = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers and controller not in controllers.split(","):
-                continue
-            mount = Path("/sys/fs/cgroup") / controllers if controllers else Path("/sys/fs/cgroup")
-            inner = mount / path.lstrip("/")
-            folders += [folder for folder in (inner, *inner.parents) if folder == mount or mount in folder.parents]
-    return folders
-
-
-def _table(path: Path) -> dict[str, int]:
-    """A kernel file of `name value` lines; empty where it cannot be read."""
-    try:
-        rows = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdigit()}
-
-
-def _machine_memory() -> int:
-    available = _table(Path("/proc/meminfo")).get("MemAvailable")
-    if available is not None:
-        return available * 1024
-    if sys.platform == "win32":
-        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: length and load in the first, then total and available bytes
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return int(status[2])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2  # macOS does not tell in a file: half of all
-
-
-def _oom_kills() -> int:
-    """Processes that the kernel has killed for lack of memory so far, as far as we may know."""
-    counts = [_table(folder / "memory.events").get("oom_kill", 0) for folder in _control_groups("memory")]
-    return max([_table(Path("/proc/vmstat")).get("oom_kill", 0), *counts])
-
-
-def _forget_peak() -> None:
-    """Let the kernel count the largest resident size from now on."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int | None:
-    kilobytes = _table(Path("/proc/self/status")).get("VmHWM")
-    return None if kilobytes is None else kilobytes * 1024

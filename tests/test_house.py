@@ -34,6 +34,7 @@ ROOMS = (
     "labels",
     "metrics",
     "workspace",
+    "resources",
     "workers",
     "machine",
     "losses",

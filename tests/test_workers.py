@@ -16,7 +16,7 @@ import pytest
 
 from autoseg import workers
 from autoseg.errors import GridMismatch, WorkerDied
-from autoseg.workers import Outcome, available_cores, free_memory, run_cases
+from autoseg.workers import Outcome, run_cases
 
 
 def double(item: int) -> int:
@@ -252,60 +252,6 @@ def test_a_worker_starts_without_the_heavy_libraries() -> None:
     script = "import sys; import autoseg.workers; print([m for m in ('torch', 'numpy', 'scipy', 'nibabel') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_cores_and_memory_are_positive_and_within_the_machine() -> None:
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)
-    assert 0 < free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.parametrize(
-    ("files", "memory"),
-    [
-        ({"memory.max": "3000", "memory.current": "2500", "memory.stat": "anon 900\ninactive_file 1600\n"}, 2100),
-        ({"memory.max": "max", "memory.current": "2500"}, 10_000),
-        ({"memory.limit_in_bytes": "4000", "memory.usage_in_bytes": "1000", "memory.stat": "total_inactive_file 500"}, 3500),
-        ({"memory.limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": "1000"}, 10_000),
-        ({"memory.max": "100", "memory.current": "500"}, 0),
-    ],
-)
-def test_free_memory_is_what_machine_and_control_group_leave(
-    files: dict[str, str], memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(workers, "_control_groups", lambda controller: [tmp_path])
-    monkeypatch.setattr(workers, "_machine_memory", lambda: 10_000)
-    assert free_memory() == memory
-
-
-def test_a_limit_on_address_space_bounds_free_memory() -> None:
-    script = """
-        import resource
-        from autoseg.workers import free_memory
-        resource.setrlimit(resource.RLIMIT_AS, (800_000_000, 800_000_000))
-        assert 0 < free_memory() < 800_000_000
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=Path(__file__).parent.parent)
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "max 100000"}, 64),
-        ({"cpu.cfs_quota_us": "300000", "cpu.cfs_period_us": "100000"}, 3),
-        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, 64),
-    ],
-)
-def test_cores_are_what_affinity_and_quota_allow(
-    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text + "\n")
-    monkeypatch.setattr(workers, "_control_groups", lambda controller: [tmp_path])
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
-    assert available_cores() == cores
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 
 from autoseg.errors import Interrupted, TrainingFailed
 from autoseg.pipeline.reporter import Reporter
-from autoseg.workers import available_cores, python_command
+from autoseg.resources import available_cores
+from autoseg.workers import python_command
 
 LAST_LINES = 12  # of a fold that failed, kept for the message
 _PROGRAM = "from autoseg.pipeline import parallel_folds; parallel_folds.follow(); from autoseg.cli import main; sys.exit(main())"

@@ -22,10 +22,10 @@ from autoseg.planning.importing import import_plan
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import preflight
 from autoseg.planning.validation import validate_plan
+from autoseg.resources import free_memory
 from autoseg.training.loss import make_loss
 from autoseg.training.settings import read_settings
 from autoseg.version import __version__
-from autoseg.workers import free_memory
 from autoseg.workspace import Workspace
 
 

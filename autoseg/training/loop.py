@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from autoseg import workers
 from autoseg.errors import Interrupted, SettingsError
 from autoseg.planning.configuration import Plan
+from autoseg.resources import free_memory
 from autoseg.training import resuming, safeguards, scoring
 from autoseg.training.batches import Batches
 from autoseg.training.history import Clock, EpochWatch, line, row_of, write_history
@@ -126,7 +126,7 @@ def _batches(task: TrainingTask, settings: TrainingSettings, plan: Plan, device:
         settings=settings,
         seed=task.seed,
         device=device,
-        memory=settings.memory_share * workers.free_memory() / (task.team.beside * task.beside),
+        memory=settings.memory_share * free_memory() / (task.team.beside * task.beside),
         previous=task.previous,
         team=task.team,
     )

@@ -47,6 +47,11 @@ def read(kind: type[T], path: Path, *, what: str, fix: str, error: type[InputErr
     return parse(kind, files.read_json(path, fix=fix), what=what, fix=fix, file=path, error=error)
 
 
+def names(kind: Any) -> tuple[str, ...]:
+    """Return the name in the file of each field of a record."""
+    return tuple(_names(kind).values())
+
+
 def parse(
     kind: type[T],
     value: Any,
@@ -101,13 +106,15 @@ def parse(
 
 
 def dump(record: Any) -> Any:
-    """Return a record as plain values for a JSON file: tuples as lists, paths as text, each field under its name in the file."""
+    """Return a record as plain values for a JSON file: tuples and arrays as lists, paths as text, each field under its name in the file."""
     if dataclasses.is_dataclass(record):
         return {name: dump(getattr(record, field)) for field, name in _names(type(record)).items()}
     if isinstance(record, Mapping):
         return {str(name): dump(value) for name, value in record.items()}
     if isinstance(record, (list, tuple)):
         return [dump(value) for value in record]
+    if hasattr(record, "tolist"):
+        return record.tolist()
     return str(record) if isinstance(record, Path) else record
 
 
@@ -221,7 +228,6 @@ def _alternatives(kind: Any) -> Iterator[Any]:
 
 
 def _names(kind: Any) -> Mapping[str, str]:
-    """Return the name in the file of each field of a record."""
     return {field.name: field.metadata.get("alias", field.name) for field in dataclasses.fields(kind)}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoseg import schema
 from autoseg.errors import SettingsError
 
 SIZINGS = ("feature-maps", "machine")
@@ -18,10 +19,10 @@ SCHEMES = ("ct", "zscore", "zscore_mask", "rescale_0_1", "rgb_0_1", "none")
 class Reference:
     """The reference's memory currency for one dimensionality: feature-map values that fill a card of known memory."""
 
-    values: float  # feature-map values of a batch of `batch` that fill `at_memory`
-    at_memory: float  # GB
+    values: float = schema.key("reference")  # feature-map values of a batch of `batch` that fill `at_memory`
+    at_memory: float = schema.key("reference_memory")  # GB
     target: float  # GB, of the card planned for; the values are scaled by target / at_memory
-    batch: int  # the batch size those values stand for
+    batch: int = schema.key("reference_batch")  # the batch size those values stand for
     patch_batch: int  # the batch size at which the patch must fit
 
     @property
@@ -34,52 +35,54 @@ class Reference:
 class Rules:
     """Every constant a plan depends on. Units as in `planners/default.toml`, where each has its source."""
 
-    anisotropy: float
-    coarse_percentile: float
-    target_spacing: tuple[float, ...]
-    coarsest_first: bool
-    min_edge: int
-    pooling_ratio: float
-    network: str
-    norm: str
-    base_features: int
-    most_features_2d: int
-    most_features_3d: int
-    blocks: tuple[int, ...]
-    decoder_blocks: tuple[int, ...]
-    start_edge_2d: int
-    start_edge_3d: int
-    fewest_in_batch: int
-    dataset_share: float
-    low_resolution_coverage: float
-    timed_coverage: float
-    low_resolution_step: float
-    low_resolution_reduction: float
+    anisotropy: float = schema.key("spacing.anisotropy")
+    coarse_percentile: float = schema.key("spacing.coarse_percentile")
+    target_spacing: tuple[float, ...] = schema.key("spacing.target")
+    coarsest_first: bool = schema.key("spacing.coarsest_axis_first")
+    min_edge: int = schema.key("topology.min_edge")
+    pooling_ratio: float = schema.key("topology.pooling_ratio")
+    network: str = schema.key("network.kind")
+    norm: str = schema.key("network.norm")
+    base_features: int = schema.key("network.base_features")
+    most_features_2d: int = schema.key("network.most_features_2d")
+    most_features_3d: int = schema.key("network.most_features_3d")
+    blocks: tuple[int, ...] = schema.key("network.blocks")
+    decoder_blocks: tuple[int, ...] = schema.key("network.decoder_blocks")
+    start_edge_2d: int = schema.key("patch.start_edge_2d")
+    start_edge_3d: int = schema.key("patch.start_edge_3d")
+    fewest_in_batch: int = schema.key("batch.fewest")
+    dataset_share: float = schema.key("batch.dataset_share")
+    low_resolution_coverage: float = schema.key("low_resolution.coverage")
+    timed_coverage: float = schema.key("low_resolution.timed_coverage")
+    low_resolution_step: float = schema.key("low_resolution.step")
+    low_resolution_reduction: float = schema.key("low_resolution.reduction")
     memory_2d: Reference
     memory_3d: Reference
-    sizing: str
-    memory_share: float
-    narrow_features: int
-    deep_blocks: tuple[int, ...]
-    deep_decoder_blocks: tuple[int, ...]
-    floor_voxels_2d: int
-    floor_voxels_3d: int
-    smallest_voxels_2d: int
-    smallest_voxels_3d: int
-    padded_share: float
-    cpu_seconds: float
-    steps: int
-    cpu_flops_per_core: float
-    cpu_value_seconds: float
-    cpu_score_seconds: float
-    cpu_weight_seconds: float
-    cpu_layer_seconds: float
-    cpu_input_seconds: float
-    card_efficiency: float
-    mask_below: float
-    schemes: Mapping[str, str]
-    steps_per_epoch: int
-    mirror_from: float  # draws of each case from which a training mirrors images; 0: always
+    sizing: str = schema.key("sizing.method")
+    memory_share: float = schema.key("sizing.memory_share")
+    narrow_features: int = schema.key("sizing.narrow_features")
+    deep_blocks: tuple[int, ...] = schema.key("sizing.deep_blocks")
+    deep_decoder_blocks: tuple[int, ...] = schema.key("sizing.deep_decoder_blocks")
+    floor_voxels_2d: int = schema.key("sizing.floor_voxels_2d")
+    floor_voxels_3d: int = schema.key("sizing.floor_voxels_3d")
+    smallest_voxels_2d: int = schema.key("sizing.smallest_voxels_2d")
+    smallest_voxels_3d: int = schema.key("sizing.smallest_voxels_3d")
+    padded_share: float = schema.key("sizing.padded_share")
+    cpu_seconds: float = schema.key("sizing.cpu_seconds")
+    steps: int = schema.key("sizing.steps")
+    cpu_flops_per_core: float = schema.key("sizing.cpu_flops_per_core")
+    cpu_value_seconds: float = schema.key("sizing.cpu_value_seconds")
+    cpu_score_seconds: float = schema.key("sizing.cpu_score_seconds")
+    cpu_weight_seconds: float = schema.key("sizing.cpu_weight_seconds")
+    cpu_layer_seconds: float = schema.key("sizing.cpu_layer_seconds")
+    cpu_input_seconds: float = schema.key("sizing.cpu_input_seconds")
+    card_efficiency: float = schema.key("sizing.card_efficiency")
+    mask_below: float = schema.key("normalization.mask_below")
+    schemes: Mapping[str, str] = schema.key("normalization")  # by modality
+    steps_per_epoch: int = schema.key("training.steps_per_epoch", default=250)
+    mirror_from: float = schema.key(
+        "training.augmentation.mirror_from", default=0.0
+    )  # draws of each case from which a training mirrors images; 0: always
 
     def reference(self, *, planar: bool) -> Reference:
         """The memory currency of 2D or 3D."""
@@ -95,81 +98,24 @@ class Rules:
 
 
 def read_rules(values: Mapping[str, Any]) -> Rules:
-    """The rules of a preset, given as nested tables of plain values.
+    """Return the rules of a preset, given as nested tables of plain values.
 
     Raises
     ------
-    SettingsError : a table or key is missing, or a value is not one of those allowed
+    SettingsError : a table or key is missing, or a value is not one of those allowed; each is named
     """
-    try:
-        augmentation = values.get("training", {}).get("augmentation", {})
-        rules = Rules(
-            anisotropy=float(values["spacing"]["anisotropy"]),
-            coarse_percentile=float(values["spacing"]["coarse_percentile"]),
-            target_spacing=tuple(float(s) for s in values["spacing"]["target"]),
-            coarsest_first=bool(values["spacing"]["coarsest_axis_first"]),
-            min_edge=int(values["topology"]["min_edge"]),
-            pooling_ratio=float(values["topology"]["pooling_ratio"]),
-            network=values["network"]["kind"],
-            norm=values["network"]["norm"],
-            base_features=int(values["network"]["base_features"]),
-            most_features_2d=int(values["network"]["most_features_2d"]),
-            most_features_3d=int(values["network"]["most_features_3d"]),
-            blocks=tuple(values["network"]["blocks"]),
-            decoder_blocks=tuple(values["network"]["decoder_blocks"]),
-            start_edge_2d=int(values["patch"]["start_edge_2d"]),
-            start_edge_3d=int(values["patch"]["start_edge_3d"]),
-            fewest_in_batch=int(values["batch"]["fewest"]),
-            dataset_share=float(values["batch"]["dataset_share"]),
-            low_resolution_coverage=float(values["low_resolution"]["coverage"]),
-            timed_coverage=float(values["low_resolution"]["timed_coverage"]),
-            low_resolution_step=float(values["low_resolution"]["step"]),
-            low_resolution_reduction=float(values["low_resolution"]["reduction"]),
-            memory_2d=_reference(values["memory_2d"]),
-            memory_3d=_reference(values["memory_3d"]),
-            sizing=values["sizing"]["method"],
-            memory_share=float(values["sizing"]["memory_share"]),
-            narrow_features=int(values["sizing"]["narrow_features"]),
-            deep_blocks=tuple(values["sizing"]["deep_blocks"]),
-            deep_decoder_blocks=tuple(values["sizing"]["deep_decoder_blocks"]),
-            floor_voxels_2d=int(values["sizing"]["floor_voxels_2d"]),
-            floor_voxels_3d=int(values["sizing"]["floor_voxels_3d"]),
-            smallest_voxels_2d=int(values["sizing"]["smallest_voxels_2d"]),
-            smallest_voxels_3d=int(values["sizing"]["smallest_voxels_3d"]),
-            padded_share=float(values["sizing"]["padded_share"]),
-            cpu_seconds=float(values["sizing"]["cpu_seconds"]),
-            steps=int(values["sizing"]["steps"]),
-            cpu_flops_per_core=float(values["sizing"]["cpu_flops_per_core"]),
-            cpu_value_seconds=float(values["sizing"]["cpu_value_seconds"]),
-            cpu_score_seconds=float(values["sizing"]["cpu_score_seconds"]),
-            cpu_weight_seconds=float(values["sizing"]["cpu_weight_seconds"]),
-            cpu_layer_seconds=float(values["sizing"]["cpu_layer_seconds"]),
-            cpu_input_seconds=float(values["sizing"]["cpu_input_seconds"]),
-            card_efficiency=float(values["sizing"]["card_efficiency"]),
-            mask_below=float(values["normalization"]["mask_below"]),
-            schemes={name: scheme for name, scheme in values["normalization"].items() if name != "mask_below"},
-            steps_per_epoch=int(values.get("training", {}).get("steps_per_epoch", 250)),
-            mirror_from=float(augmentation.get("mirror_from", 0)) if augmentation.get("mirror_axes") == "auto" else 0.0,
-        )
-    except KeyError as error:
-        raise SettingsError(
-            "the planner preset lacks a value", found=f"no {error}", fix="let it extend 'default', or add the value"
-        ) from None
-    _check(rules)
-    return rules
-
-
-def _reference(table: Mapping[str, Any]) -> Reference:
-    return Reference(
-        values=float(table["reference"]),
-        at_memory=float(table["reference_memory"]),
-        target=float(table["target"]),
-        batch=int(table["reference_batch"]),
-        patch_batch=int(table["patch_batch"]),
-    )
-
-
-def _check(rules: Rules) -> None:
+    found: dict[str, Any] = {}
+    for name in schema.names(Rules):
+        value: Any = values
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found[name] = value
+    if isinstance(schemes := found.get("normalization"), Mapping):
+        found["normalization"] = {modality: scheme for modality, scheme in schemes.items() if modality != "mask_below"}
+    if values.get("training", {}).get("augmentation", {}).get("mirror_axes") != "auto":
+        found.pop("training.augmentation.mirror_from", None)
+    rules = schema.parse(Rules, found, what="the planner preset", fix="let it extend 'default', or correct these values")
     for name, value, allowed in (
         ("sizing.method", rules.sizing, SIZINGS),
         ("network.kind", rules.network, NETWORKS),
@@ -178,7 +124,7 @@ def _check(rules: Rules) -> None:
     ):
         if value not in allowed:
             raise SettingsError(
-                f"the planner preset has a value for {name} that cannot be used",
+                f"the planner preset has an invalid value for {name}",
                 found=repr(value),
                 expected="one of " + ", ".join(allowed),
                 fix="choose one of those",
@@ -192,3 +138,4 @@ def _check(rules: Rules) -> None:
             expected="[z, y, x] in mm",
             fix="give three lengths, or [] to let the data decide",
         )
+    return rules

@@ -61,30 +61,27 @@ class Geometry:
         cropped = classes.transpose(self.axis_order)[self.box.slices]
         return resample_labels(cropped, self.shape, separate_axis=self.separate_axis)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        return {
-            "axis_order": list(self.axis_order),
-            "canonical_shape": list(self.canonical_shape),
-            "affine": np.asarray(self.affine).tolist(),
-            "box": {"start": list(self.box.start), "stop": list(self.box.stop)},
-            "shape": list(self.shape),
-            "spacing": list(self.spacing),
-            "target_spacing": list(self.target_spacing),
-        }
+    def record(self) -> GeometryRecord:
+        """Return the geometry as a file holds it."""
+        rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in np.asarray(self.affine))
+        return GeometryRecord(**{**vars(self), "affine": rows})
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> Geometry:
-        """The inverse of `to_json`."""
-        return Geometry(
-            axis_order=tuple(value["axis_order"]),
-            canonical_shape=tuple(value["canonical_shape"]),
-            affine=np.array(value["affine"], dtype=np.float64),
-            box=Box(start=tuple(value["box"]["start"]), stop=tuple(value["box"]["stop"])),
-            shape=tuple(value["shape"]),
-            spacing=tuple(value["spacing"]),
-            target_spacing=tuple(value["target_spacing"]),
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryRecord:
+    """A `Geometry` in a file."""
+
+    axis_order: Axes
+    canonical_shape: Shape
+    affine: tuple[tuple[float, float, float, float], ...]
+    box: Box
+    shape: Shape
+    spacing: Spacing
+    target_spacing: Spacing
+
+    def geometry(self) -> Geometry:
+        """Return the geometry."""
+        return Geometry(**{**vars(self), "affine": np.array(self.affine, dtype=np.float64)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,21 +29,21 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import files, images
+from autoseg import files, images, schema
 from autoseg.cases import Case, Dataset, load_classes, load_image
-from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough
+from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.blocks import forget_open_files, read_box
-from autoseg.preprocessing.case import Geometry, Prepared, prepare_case
+from autoseg.preprocessing.case import Geometry, GeometryRecord, Prepared, prepare_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
 from autoseg.workers import run_cases
@@ -119,26 +119,25 @@ def open_case(folder: Path, name: str) -> StoredCase:
     Raises
     ------
     MissingPath : the cache does not hold this case
+    UnreadableFile : its record is damaged
     """
     place = _place(folder, name)
-    record = files.read_json(place / RECORD, fix="give the same command again: it prepares what is missing")
-    return StoredCase(folder=folder, name=name, place=place, record=record)
+    return StoredCase(folder=folder, name=name, place=place, record=_read_record(place))
 
 
 class StoredCase:
     """One preprocessed case. Arrays are in plan axes; nothing is read before it is asked for. Threads may share it."""
 
-    def __init__(self, *, folder: Path, name: str, place: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, *, folder: Path, name: str, place: Path, record: _Record) -> None:
         self.name: str = name
-        self.channels: int = len(record["scale"])
-        self.shape: Shape = tuple(record["geometry"]["shape"])
-        self.geometry: Geometry = Geometry.from_json(record["geometry"])
-        annotated = record["case"]["annotated"]
-        self.annotated: tuple[str, ...] | None = None if annotated is None else tuple(annotated)
+        self.channels: int = len(record.scale)
+        self.shape: Shape = record.geometry.shape
+        self.geometry: Geometry = record.geometry.geometry()
+        self.annotated: tuple[str, ...] | None = record.case.annotated
         self._folder, self._place = folder, place
-        self._scale, self._offset = (np.array(record[key], dtype=np.float32)[:, None, None, None] for key in ("scale", "offset"))
-        self._spans: Mapping[str, Sequence[int]] = record["locations"]
-        self._files: Mapping[str, Mapping[str, Any]] = record["files"]
+        self._scale, self._offset = (np.array(values, dtype=np.float32)[:, None, None, None] for values in (record.scale, record.offset))
+        self._spans: Mapping[int, tuple[int, int]] = record.locations
+        self._files: Mapping[str, _FileRecord] = record.files
 
     def image(self, slices: Slices | None = None) -> NDArray[np.float32]:
         """Channels `(c, z, y, x)` inside the slices, which must lie inside the case; all of it without them."""
@@ -162,11 +161,52 @@ class StoredCase:
     def locations(self) -> Mapping[int, NDArray[Any]]:
         """Some voxels `(n, 3)` of each key of `locations.wanted_keys` that occurs."""
         voxels = np.load(self._place / "locations.npy", allow_pickle=False)
-        return {int(key): voxels[begin:end] for key, (begin, end) in self._spans.items()}
+        return {key: voxels[begin:end] for key, (begin, end) in self._spans.items()}
 
     def _read(self, file: str, where: tuple[slice, ...]) -> NDArray[Any]:
         facts = self._files[file]
-        return read_box(self._place / file, where, size=facts["bytes"], version=facts["sha256"])
+        return read_box(self._place / file, where, size=facts.bytes, version=facts.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FileRecord:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CaseRecord:
+    """What decides about the arrays besides the bytes of the files and the plan."""
+
+    annotated: tuple[str, ...] | None
+    grid_fix: str | None
+    channels: tuple[bool, ...]  # whether each is a folder
+    label: bool | tuple[str, ...]  # names of the masks, or whether there is a label map
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A file that the case was made from, as it was then."""
+
+    file: str
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int  # programs that restore the time of the content cannot restore this one
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """case.json."""
+
+    geometry: GeometryRecord
+    scale: tuple[float, ...]  # per channel
+    offset: tuple[float, ...]
+    locations: Mapping[int, tuple[int, int]]
+    files: Mapping[str, _FileRecord]
+    key: str
+    recipe: Mapping[str, Any]
+    case: _CaseRecord
+    sources: tuple[_Source, ...]
 
 
 # --- what is current ---------------------------------------------------------------------------------------------------------
@@ -201,14 +241,10 @@ def _is_current(case: Case, recipe: _Recipe) -> bool:
     """Without reading any voxel: same recipe, and neither the sources nor what was made of them touched since."""
     place = _place(recipe.folder, case.name)
     try:
-        record = files.read_json(place / RECORD)
-        return bool(
-            record["recipe"] == recipe.facts
-            and record["case"] == _facts(case)
-            and _sources(case) == record["sources"]
-            and _sealed(place, record)
-        )
-    except (AutosegError, OSError, KeyError, TypeError):
+        record = _read_record(place)
+        current = record.recipe == recipe.facts and record.case == _facts(case) and record.sources == _sources(case)
+        return current and _sealed(place, record)
+    except (AutosegError, OSError):
         return False  # whatever is wrong with it, it is made again
 
 
@@ -217,19 +253,18 @@ def _make_current(case: Case, *, recipe: _Recipe) -> None:
     place = _place(recipe.folder, case.name)
     sources = _sources(case)  # before the bytes are read: who changes a file meanwhile has it made again the next time
     key = _key(case, recipe)
-    record = _record(place)
-    if record is not None and record.get("key") == key and _unharmed(place, record):
-        with _replacing(place, keep=record["files"]) as temporary:
-            _write_record(temporary, {**record, "sources": sources})
+    kept = _kept_record(place)
+    if kept is not None and kept.key == key and _unharmed(place, kept):
+        with _replacing(place, keep=kept.files) as temporary:
+            _write_record(temporary, replace(kept, sources=sources))
         return
     image = load_image(case, channels=len(recipe.plan.channels))
     classes = load_classes(case, recipe.plan.labels, like=image) if case.label else None
     prepared = prepare_case(image, classes, plan=recipe.plan, configuration=recipe.configuration)
     del image, classes
     with _replacing(place) as temporary:
-        record = _write_arrays(temporary, prepared, recipe.plan.labels, planar=recipe.configuration.planar)
-        record |= {"key": key, "recipe": recipe.facts, "case": _facts(case), "sources": sources}
-        _write_record(temporary, record)
+        arrays = _write_arrays(temporary, prepared, recipe.plan.labels, planar=recipe.configuration.planar)
+        _write_record(temporary, _Record(**arrays, key=key, recipe=recipe.facts, case=_facts(case), sources=sources))
 
 
 def _paths(case: Case) -> list[Path]:
@@ -237,60 +272,59 @@ def _paths(case: Case) -> list[Path]:
     return [*case.images, *([path for _, path in case.label] if isinstance(case.label, tuple) else [case.label] if case.label else [])]
 
 
-def _sources(case: Case) -> list[dict[str, Any]]:
-    """Size and times of every file that the case is made from, those in folders included.
-
-    The time of the last change of any kind is among them: programs that keep the time of the content cannot keep that one.
-    """
+def _sources(case: Case) -> tuple[_Source, ...]:
+    """Size and times of every file that the case is made from, those in folders included."""
     found = []
     for path in _paths(case):
         try:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 facts = file.stat()
-                times = {"mtime_ns": facts.st_mtime_ns, "ctime_ns": facts.st_ctime_ns}
-                found.append({"file": str(file), "bytes": facts.st_size, **times})
+                found.append(_Source(file=str(file), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns, ctime_ns=facts.st_ctime_ns))
         except FileNotFoundError:
             raise MissingPath("no such file", file=path, fix="put it back, or leave the case out with --exclude") from None
-    return found
+    return tuple(found)
 
 
-def _facts(case: Case) -> dict[str, Any]:
-    """What decides about the arrays beside the bytes of the files."""
-    return {
-        "annotated": None if case.annotated is None else list(case.annotated),
-        "grid_fix": case.grid_fix,
-        "channels": [path.is_dir() for path in case.images],
-        "label": [name for name, _ in case.label] if isinstance(case.label, tuple) else case.label is not None,
-    }
+def _facts(case: Case) -> _CaseRecord:
+    return _CaseRecord(
+        annotated=case.annotated,
+        grid_fix=case.grid_fix,
+        channels=tuple(path.is_dir() for path in case.images),
+        label=tuple(name for name, _ in case.label) if isinstance(case.label, tuple) else case.label is not None,
+    )
 
 
 def _key(case: Case, recipe: _Recipe) -> str:
     """Hash of all that decides about the arrays, the bytes of the files among it."""
-    facts = {"recipe": recipe.facts, "case": _facts(case), "files": [files.hash_file(path) for path in _paths(case)]}
+    facts = {"recipe": recipe.facts, "case": schema.dump(_facts(case)), "files": [files.hash_file(path) for path in _paths(case)]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _record(place: Path) -> dict[str, Any] | None:
+def _read_record(place: Path) -> _Record:
+    fix = "run the same command again: it prepares what is missing"
+    return schema.read(_Record, place / RECORD, what="a preprocessed case", fix=fix, error=UnreadableFile)
+
+
+def _kept_record(place: Path) -> _Record | None:
     try:
-        record = files.read_json(place / RECORD)
+        return _read_record(place)
     except InputError:
         return None
-    return record if isinstance(record, dict) else None
 
 
-def _sealed(place: Path, record: Mapping[str, Any]) -> bool:
+def _sealed(place: Path, record: _Record) -> bool:
     """Every file has its size and the very time of the record, given to all when the case was whole, the record last."""
     seal = (place / RECORD).stat()
-    for name, expected in record["files"].items():
+    for name, expected in record.files.items():
         facts = (place / name).stat()
-        if facts.st_size != expected["bytes"] or facts.st_mtime_ns != seal.st_mtime_ns or facts.st_ctime_ns > seal.st_ctime_ns:
+        if facts.st_size != expected.bytes or facts.st_mtime_ns != seal.st_mtime_ns or facts.st_ctime_ns > seal.st_ctime_ns:
             return False
     return True
 
 
-def _unharmed(place: Path, record: Mapping[str, Any]) -> bool:
+def _unharmed(place: Path, record: _Record) -> bool:
     """Every file has the bytes it was written with."""
-    return all((place / name).is_file() and files.hash_file(place / name) == r["sha256"] for name, r in record["files"].items())
+    return all((place / name).is_file() and files.hash_file(place / name) == r.sha256 for name, r in record.files.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +342,7 @@ _SLABS = 80e6  # bytes that resampling holds beside input and output
 def _need(case: Case, recipe: _Recipe) -> _Need:
     """From the header of the first image; nothing where it cannot be read: the worker will say why. Measured, and a quarter added."""
     try:
-        compressed = sum(source["bytes"] for source in _sources(case))
+        compressed = sum(source.bytes for source in _sources(case))
         if compressed < _SMALL_FILES:
             return _Need(memory=_SLABS, disk=3.0 * compressed)
         header = images.read_header(case.images[0])
@@ -343,7 +377,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _write_arrays(place: Path, prepared: Prepared, labels: Labels, *, planar: bool) -> dict[str, Any]:
-    """Write what a case consists of, and return what the record must say of it."""
+    """Write what a case consists of, and return the fields of the record that describe it."""
     codes, scale, offset = quantize(prepared.image, prepared.steps)
     contents = {"image.b2nd": compress(codes, planar=planar)}
     del codes
@@ -355,26 +389,26 @@ def _write_arrays(place: Path, prepared: Prepared, labels: Labels, *, planar: bo
         contents["mask.b2nd"] = compress(prepared.mask.view(np.uint8), planar=planar)
     present = {key: voxels for key, voxels in found.items() if len(voxels)}
     ends = np.cumsum([len(voxels) for voxels in present.values()]).tolist()
-    spans = {str(key): [end - len(voxels), end] for (key, voxels), end in zip(present.items(), ends, strict=True)}
+    spans = {key: (end - len(voxels), end) for (key, voxels), end in zip(present.items(), ends, strict=True)}
     table = io.BytesIO()
     np.save(table, np.concatenate([*present.values()]) if present else np.zeros((0, 3), dtype=np.uint16))
     contents["locations.npy"] = table.getvalue()
     for name, content in contents.items():
         (place / name).write_bytes(content)  # by Python, not by blosc2: so a full disk is an error like any other
     return {
-        "geometry": prepared.geometry.to_json(),
-        "scale": scale,
-        "offset": offset,
+        "geometry": prepared.geometry.record(),
+        "scale": tuple(scale),
+        "offset": tuple(offset),
         "locations": spans,
-        "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in sorted(contents.items())},
+        "files": {name: _FileRecord(bytes=len(c), sha256=hashlib.sha256(c).hexdigest()) for name, c in sorted(contents.items())},
     }
 
 
-def _write_record(place: Path, record: Mapping[str, Any]) -> None:
+def _write_record(place: Path, record: _Record) -> None:
     """Write the record, then give all files one time: the seal that `_sealed` looks for."""
-    (place / RECORD).write_text(json.dumps(record, allow_nan=False) + "\n")
+    (place / RECORD).write_text(json.dumps(schema.dump(record), allow_nan=False) + "\n")
     now = time.time_ns()
-    for name in (*record["files"], RECORD):
+    for name in (*record.files, RECORD):
         os.utime(place / name, ns=(now, now))
 
 

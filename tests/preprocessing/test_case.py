@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from autoseg import schema
 from autoseg.errors import PlanMismatch
 from autoseg.geometry import affine_from_spacing, permuted
 from autoseg.images import Image
 from autoseg.planning.configuration import Plan
-from autoseg.preprocessing.case import Geometry, prepare_case
+from autoseg.preprocessing.case import GeometryRecord, prepare_case
 from autoseg.preprocessing.resampling import resample_image, resample_labels
 
 PlanMaker = Callable[..., Plan]
@@ -82,8 +84,8 @@ def test_the_geometry_survives_json(make_plan: PlanMaker) -> None:
     image, _ = scan()
     plan = make_plan(axis_order=(2, 0, 1))
     geometry = prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres")).geometry
-    again = Geometry.from_json(geometry.to_json())
-    assert again.to_json() == geometry.to_json() and again.box == geometry.box
+    again = schema.parse(GeometryRecord, json.loads(json.dumps(schema.dump(geometry))), what="it", fix="").geometry()
+    assert schema.dump(again) == schema.dump(geometry) and again.box == geometry.box
 
 
 def test_other_class_maps_follow_the_case_onto_its_grid(make_plan: PlanMaker) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +71,7 @@ def test_stored_arrays_are_the_prepared_ones(dataset: Dataset, make_plan: PlanMa
         prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration(name))
         stored = store.open_case(tmp_path / "store", case.name)
         assert (stored.name, stored.shape, stored.channels) == (case.name, prepared.geometry.shape, 1)
-        assert stored.geometry.to_json() == prepared.geometry.to_json()
+        assert stored.geometry.record() == prepared.geometry.record()
         np.testing.assert_allclose(stored.image(), prepared.image, atol=1e-5 * float(np.ptp(prepared.image)))
         np.testing.assert_array_equal(stored.label(), prepared.label)
         assert stored.image().dtype == np.float32 and stored.mask() is None and stored.annotated is None
@@ -282,7 +285,7 @@ def test_slices_in_a_folder_are_watched_one_by_one(dataset: Dataset, tmp_path: P
     (series / "2.dcm").write_bytes(b"two")
     case = dataclasses.replace(dataset.cases[0], images=(series,))
     before = store._sources(case)
-    assert [Path(source["file"]).name for source in before] == ["1.dcm", "2.dcm", "case_0_label.nii.gz"]
+    assert [Path(source.file).name for source in before] == ["1.dcm", "2.dcm", "case_0_label.nii.gz"]
     (series / "2.dcm").write_bytes(b"2")
     assert store._sources(case) != before
 
@@ -427,3 +430,29 @@ def test_the_number_of_workers_does_not_change_a_bit(dataset: Dataset, make_plan
     prepare(dataset, make_plan(), tmp_path / "one", workers=1)
     prepare(dataset, make_plan(), tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        ({"scale": ["x"]}, "scale[0]"),
+        ({"geometry": {}}, "geometry.axis_order"),
+        ({"locations": {"a": [0, 1]}}, "locations.a"),
+        ({"files": 3}, "files"),
+        ({"case": None}, "case"),
+        ({"colour": 1}, "colour: no such key"),
+    ],
+)
+def test_a_damaged_record_is_named_and_the_case_made_again(
+    tmp_path: Path, dataset: Dataset, make_plan: PlanMaker, damage: dict[str, Any], place: str
+) -> None:
+    plan = make_plan()
+    folder, one = tmp_path / "cache", dataset.only([dataset.cases[0].name])
+    prepare(one, plan, folder)
+    before = contents(folder)
+    file = folder / one.cases[0].name / "case.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(UnreadableFile, match=re.escape(place)):
+        store.open_case(folder, one.cases[0].name)
+    prepare(one, plan, folder)
+    assert contents(folder).keys() == before.keys() and store.open_case(folder, one.cases[0].name).channels == len(plan.channels)

@@ -58,8 +58,8 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """Rules in the order in which they are applied; none is a valid choice."""
+class PostprocessingRules:
+    """PostprocessingRules in the order in which they are applied; none is a valid choice."""
 
     rules: tuple[Rule, ...] = ()
 
@@ -72,7 +72,7 @@ class Rules:
         return {"format": POSTPROCESSING_FORMAT, "rules": [{"says": str(rule), **asdict(rule)} for rule in self.rules]}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Rules:
+    def from_json(value: Mapping[str, Any]) -> PostprocessingRules:
         """The inverse of `to_json`; a rule written by hand needs `target` and one of `keep_largest` and `drop_below`.
 
         Raises
@@ -86,7 +86,7 @@ class Rules:
                 expected=f"format {POSTPROCESSING_FORMAT}",
                 fix="choose them again with this version of autoseg",
             )
-        return Rules(rules=tuple(_rule_from_json(item) for item in value.get("rules", ())))
+        return PostprocessingRules(rules=tuple(_rule_from_json(item) for item in value.get("rules", ())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Measured:
     after: Mapping[Rule, NDArray[np.float64]]
 
 
-def apply(classes: NDArray[Any], rules: Rules, labels: Labels, spacing: Spacing) -> NDArray[Any]:
+def apply(classes: NDArray[Any], rules: PostprocessingRules, labels: Labels, spacing: Spacing) -> NDArray[Any]:
     """The label map with the rules applied, one after the other.
 
     Parameters
@@ -140,7 +140,7 @@ def learn(
     rng: np.random.Generator | None = None,
     typical: Mapping[str, float] | None = None,
     rounds: int = 3,
-) -> Rules:
+) -> PostprocessingRules:
     """Choose rules on out-of-fold results, holding one case at a time.
 
     Parameters
@@ -152,13 +152,13 @@ def learn(
     rounds : at most so often, each round on top of the rules of those before
     """
     tried = candidates(labels, typical=typical)
-    rules = Rules()
+    rules = PostprocessingRules()
     for _ in range(rounds):
         measured = [measure_case(p, r, labels, spacing, tried=tried, given=rules) for p, r, spacing in cases()]
         more = choose(measured, labels, rng=rng)
         if not more.rules:
             break
-        rules = Rules(rules=rules.rules + more.rules)
+        rules = PostprocessingRules(rules=rules.rules + more.rules)
     return rules
 
 
@@ -189,7 +189,7 @@ def measure_case(
     spacing: Spacing,
     *,
     tried: Sequence[Rule] | None = None,
-    given: Rules | None = None,
+    given: PostprocessingRules | None = None,
 ) -> Measured:
     """The Dice of every target before and after each candidate, without applying any: components are counted once per target.
 
@@ -202,7 +202,7 @@ def measure_case(
     given : rules that are already chosen, applied first
     """
     tried = candidates(labels) if tried is None else tried
-    prediction = apply(prediction, given or Rules(), labels, spacing)
+    prediction = apply(prediction, given or PostprocessingRules(), labels, spacing)
     size = len(labels.labels) + (labels.ignore_class is not None)
     counts = confusion(prediction, reference, classes=size)
     boxes = ndimage.find_objects(prediction)
@@ -232,11 +232,11 @@ def measure_case(
 
 def choose(
     measured: Sequence[Measured], labels: Labels, *, rng: np.random.Generator | None = None, confidence: float = 0.95, min_cases: int = 5
-) -> Rules:
+) -> PostprocessingRules:
     """The rules that help: the mean Dice improves, also at the lower end of its bootstrap interval, and no target gets worse.
 
     Of the rules that qualify the one with the largest gain is taken, then the next one that shares no class with those taken, and
-    so on: what they do to the results then does not depend on each other. Rules that share classes need another round.
+    so on: what they do to the results then does not depend on each other. PostprocessingRules that share classes need another round.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def choose(
     min_cases : with fewer cases nothing is adopted
     """
     if len(measured) < min_cases:
-        return Rules()
+        return PostprocessingRules()
     rng = rng or np.random.default_rng(0)
     before = np.array([m.before for m in measured])  # (cases, targets)
     weights = rng.multinomial(len(before), np.full(len(before), 1 / len(before)), size=2000).astype(np.float64)
@@ -275,7 +275,7 @@ def choose(
         members = set(_members(rule.target, labels))
         if all(members.isdisjoint(_members(other.target, labels)) for other in taken):
             taken.append(rule)
-    return Rules(rules=tuple(taken))
+    return PostprocessingRules(rules=tuple(taken))
 
 
 def _rule_from_json(item: Mapping[str, Any]) -> Rule:

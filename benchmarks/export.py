@@ -77,12 +77,12 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     source, target = tuple(given.shape), tuple(given.target)
     before = peak()
     begun = time.perf_counter()
-    classes = classes_on_grid(slabs(), source=source, target=target, separate_axis=None, labels=labels)
+    classes = classes_on_grid(slabs(), source=source, target=target, anisotropic_axis=None, labels=labels)
     found = {"seconds": time.perf_counter() - begun - spent, "peak_mb": (peak() - before) / 1e6}
     if given.dense:
         whole = torch.cat([slab for _, slab in slabs()], dim=1).numpy()
         begun = time.perf_counter()
-        dense = classes_of(resample_scores(whole, target, separate_axis=None), labels)
+        dense = classes_of(resample_scores(whole, target, anisotropic_axis=None), labels)
         found |= {"dense_seconds": time.perf_counter() - begun, "dense_mb": (peak() - before) / 1e6}
         found["voxels_that_differ"] = float((dense != classes).sum())
     return {name: round(value, 3) for name, value in found.items()}

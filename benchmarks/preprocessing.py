@@ -137,10 +137,10 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     plan = make_plan(fingerprint.extract(dataset), preset=presets.planner("nnunet"), machine=machine.describe("cpu", probe=False))
     configuration, folder = plan.configuration("3d_fullres"), Path(job["work"])
     started = time.perf_counter()
-    store.prepare_dataset(dataset, plan, configuration, folder, workers=None if job["limit"] else job["workers"])
+    store.preprocess_dataset(dataset, plan, configuration, folder, workers=None if job["limit"] else job["workers"])
     seconds = time.perf_counter() - started
     started = time.perf_counter()
-    store.prepare_dataset(dataset, plan, configuration, folder)
+    store.preprocess_dataset(dataset, plan, configuration, folder)
     again = time.perf_counter() - started
     stored = [store.open_case(folder, case.name) for case in dataset.cases]
     reads = [patch_seconds(case.shape, lambda box, case=case: (case.image(box), case.label(box))) for case in stored]

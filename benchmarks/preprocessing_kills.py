@@ -2,7 +2,7 @@
 
     python benchmarks/preprocessing_kills.py [hippocampus] [large] [--data DIR] [--kills N] [--seed N]
 
-A run of `store.prepare_dataset` in two workers is timed once, undisturbed. Then the same is started over and over and killed (SIGKILL to
+A run of `store.preprocess_dataset` in two workers is timed once, undisturbed. Then the same is started over and over and killed (SIGKILL to
 the whole process group) after a random share of that time, until N kills have been; when a run ends by itself, its store is held
 against the undisturbed one, byte for byte, and a new store is begun. After every kill the cases that were whole must be the very
 files (inode and time) that they were before. Ends with one line of JSON.
@@ -107,7 +107,7 @@ def child(raw: Path, folder: Path) -> None:
         plan = make_plan(fingerprint.extract(dataset), preset=presets.planner("nnunet"), machine=machine.describe("cpu", probe=False))
         files.write_json(kept, plan.to_json())
     plan = Plan.from_json(files.read_json(kept))
-    store.prepare_dataset(dataset, plan, plan.configuration("3d_fullres"), folder, workers=2)
+    store.preprocess_dataset(dataset, plan, plan.configuration("3d_fullres"), folder, workers=2)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def compare(dataset: Any, arrays: dict[str, Any], plans: dict[str, Any], name: s
     from dataclasses import replace
 
     from autoseg.labels import make_labels
-    from autoseg.preprocessing.case import prepare_case
+    from autoseg.preprocessing.case import preprocess_case
     from autoseg.preprocessing.locations import find_locations, wanted_keys
 
     labels = make_labels({label: index for index, label in enumerate(dataset.labels.names)})  # regions are another set of keys
@@ -98,7 +98,7 @@ def compare(dataset: Any, arrays: dict[str, Any], plans: dict[str, Any], name: s
     worst, differ, voxels, same = 0.0, 0, 0, True
     for case, (image, classes) in arrays.items():
         theirs = np.load(scratch / "arrays" / f"{case}__{name}.npz")
-        ours = prepare_case(image, classes, plan=plan, configuration=configuration)
+        ours = preprocess_case(image, classes, plan=plan, configuration=configuration)
         worst = max([worst, *(float(np.abs(a - b).max() / np.ptp(b)) for a, b in zip(ours.image, theirs["data"], strict=True))])
         label = ours.label.astype(int)
         label[ours.outside] = -1

@@ -106,8 +106,8 @@ def child(job: dict[str, Any]) -> None:
 
         def work() -> Any:
             if job["kind"] == "image":
-                return resample_image(array, shape, separate_axis=None)
-            return resample_labels(array[0], shape, separate_axis=None)[None]
+                return resample_image(array, shape, anisotropic_axis=None)
+            return resample_labels(array[0], shape, anisotropic_axis=None)[None]
     else:
         from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 

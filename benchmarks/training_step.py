@@ -85,7 +85,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     configuration = plan.configuration("3d_fullres")
     settings = loop.check_settings(plan, dict(pair.split("=", 1) for pair in given.set))
     with tempfile.TemporaryDirectory() as scratch:
-        store.prepare_dataset(dataset, plan, configuration, Path(scratch))
+        store.preprocess_dataset(dataset, plan, configuration, Path(scratch))
         stored = [store.open_case(Path(scratch), case.name) for case in dataset.cases]
         configuration = replace(
             configuration,

@@ -1,4 +1,4 @@
-"""Rules are chosen when they help out of fold, and removing components does what it says."""
+"""PostprocessingRules are chosen when they help out of fold, and removing components does what it says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from autoseg.errors import SettingsError
 from autoseg.labels import make_labels
-from autoseg.postprocessing import Rule, Rules, apply, candidates, choose, learn, measure_case
+from autoseg.postprocessing import PostprocessingRules, Rule, apply, candidates, choose, learn, measure_case
 
 LABELS = make_labels({"background": 0, "liver": 1, "spleen": 2})
 NESTED = make_labels(
@@ -76,7 +76,7 @@ def test_components_are_removed_as_flood_fill_says(seed, target, size):
     rule = Rule(target=target, keep_largest=True) if size is None else Rule(target=target, drop_below=size)
     classes = blobs(seed)
     before = classes.copy()
-    assert np.array_equal(apply(classes, Rules(rules=(rule,)), LABELS, SPACING), slow_apply(classes, rule))
+    assert np.array_equal(apply(classes, PostprocessingRules(rules=(rule,)), LABELS, SPACING), slow_apply(classes, rule))
     assert np.array_equal(classes, before), "the input is left alone"
 
 
@@ -84,7 +84,7 @@ def test_equal_largest_components_are_all_kept():
     classes = np.zeros((3, 5, 9), dtype=np.uint8)
     classes[1, 1, 1:4] = classes[1, 1, 5:8] = 1
     classes[1, 4, 8] = 1
-    result = apply(classes, Rules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING)
+    result = apply(classes, PostprocessingRules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING)
     assert result.sum() == 6 and result[1, 4, 8] == 0
 
 
@@ -92,7 +92,7 @@ def test_a_diagonal_neighbour_belongs_to_the_component_in_a_planar_image_too():
     classes = np.zeros((1, 6, 7), dtype=np.uint8)
     classes[0, 1, 1] = classes[0, 2, 2] = 1
     classes[0, 5, 5] = 1
-    result = apply(classes, Rules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, (1.0, 1.0, 1.0))
+    result = apply(classes, PostprocessingRules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, (1.0, 1.0, 1.0))
     assert np.argwhere(result).tolist() == [[0, 1, 1], [0, 2, 2]]
 
 
@@ -103,20 +103,20 @@ def test_what_lies_in_another_region_falls_back_to_it():
     classes[1, 3, 3] = 3
     classes[1, 2, 7] = 2  # a small core, far from it, with an enhancing voxel
     classes[1, 3, 7] = 3
-    core = apply(classes, Rules(rules=(Rule(target="tumour core", keep_largest=True),)), NESTED, SPACING)
+    core = apply(classes, PostprocessingRules(rules=(Rule(target="tumour core", keep_largest=True),)), NESTED, SPACING)
     assert core[1, 2, 7] == core[1, 3, 7] == 1, "edema, in which the core lay"
     assert core[1, 3, 3] == 3
-    enhancing = apply(classes, Rules(rules=(Rule(target="enhancing", drop_below=100.0),)), NESTED, SPACING)
+    enhancing = apply(classes, PostprocessingRules(rules=(Rule(target="enhancing", drop_below=100.0),)), NESTED, SPACING)
     assert enhancing[1, 3, 3] == enhancing[1, 3, 7] == 2, "core, in which the enhancing part lay"
-    whole = apply(classes, Rules(rules=(Rule(target="whole", drop_below=1e6),)), NESTED, SPACING)
+    whole = apply(classes, PostprocessingRules(rules=(Rule(target="whole", drop_below=1e6),)), NESTED, SPACING)
     assert not whole.any()
 
 
 def test_nothing_to_remove_returns_the_array_itself():
     classes = np.zeros((2, 3, 4), dtype=np.uint8)
-    assert apply(classes, Rules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING) is classes
+    assert apply(classes, PostprocessingRules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING) is classes
     classes[0, 0, 0] = 1
-    assert apply(classes, Rules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING) is classes
+    assert apply(classes, PostprocessingRules(rules=(Rule(target="liver", keep_largest=True),)), LABELS, SPACING) is classes
 
 
 @settings(max_examples=12, deadline=None)
@@ -127,7 +127,7 @@ def test_measured_dice_is_that_of_really_applying_each_candidate(seed, ignore, f
     prediction[1:3, 1:5, 1:5] = reference[1:3, 1:5, 2:6] = 1
     if ignore:
         reference[:, :, 7:] = 3
-    already = Rules(rules=(Rule(target=None, drop_below=13.0),)) if first else Rules()
+    already = PostprocessingRules(rules=(Rule(target=None, drop_below=13.0),)) if first else PostprocessingRules()
     tried = candidates(labels)
     measured = measure_case(prediction, reference, labels, SPACING, tried=tried, given=already)
     started = apply(prediction, already, labels, SPACING)
@@ -144,7 +144,7 @@ def test_measured_dice_of_regions_is_that_of_really_applying_each_candidate():
     measured = measure_case(prediction, reference, NESTED, SPACING)
     changed = 0
     for rule in candidates(NESTED):
-        applied = apply(prediction, Rules(rules=(rule,)), NESTED, SPACING)
+        applied = apply(prediction, PostprocessingRules(rules=(rule,)), NESTED, SPACING)
         expected = []
         for _, members in NESTED.targets:
             p, r = np.isin(applied, members), np.isin(reference, members)
@@ -186,11 +186,11 @@ def test_an_organ_in_two_parts_is_not_cut_to_the_largest():
 
 
 def test_a_gain_in_a_single_case_is_not_enough():
-    assert learn(lambda: (organ_with_specks(i, specks=6 if i == 0 else 0) for i in range(10)), LABELS) == Rules()
+    assert learn(lambda: (organ_with_specks(i, specks=6 if i == 0 else 0) for i in range(10)), LABELS) == PostprocessingRules()
 
 
 def test_few_cases_are_not_enough():
-    assert learn(lambda: (organ_with_specks(i, specks=6) for i in range(4)), LABELS) == Rules()
+    assert learn(lambda: (organ_with_specks(i, specks=6) for i in range(4)), LABELS) == PostprocessingRules()
 
 
 def test_no_rule_is_taken_that_makes_another_label_worse():
@@ -201,7 +201,7 @@ def test_no_rule_is_taken_that_makes_another_label_worse():
         everything = Rule(target=None, keep_largest=True)
         measured.append(measure_case(prediction, reference, LABELS, spacing, tried=[everything]))
         assert everything in measured[-1].after and measured[-1].after[everything][1] == 0
-    assert choose(measured, LABELS) == Rules()
+    assert choose(measured, LABELS) == PostprocessingRules()
 
 
 def test_removing_all_of_a_false_positive_counts_as_a_gain():
@@ -226,7 +226,7 @@ def test_removing_all_of_a_false_positive_counts_as_a_gain():
 
 def test_rules_survive_json():
     rules = learn(lambda: (organ_with_specks(i, specks=6) for i in range(10)), LABELS)
-    again = Rules.from_json(json.loads(json.dumps(rules.to_json())))
+    again = PostprocessingRules.from_json(json.loads(json.dumps(rules.to_json())))
     assert again == rules and again.rules[0].evidence == rules.rules[0].evidence
     assert rules.sentences()[0] == rules.to_json()["rules"][0]["says"]
 
@@ -234,12 +234,12 @@ def test_rules_survive_json():
 @pytest.mark.parametrize("rule", [{"target": "liver"}, {"target": "liver", "keep_largest": True, "drop_below": 5}, {"keep_largest": True}])
 def test_a_rule_written_by_hand_that_says_nothing_or_too_much_is_refused(rule):
     with pytest.raises(SettingsError, match="cannot be used"):
-        Rules.from_json({"format": 1, "rules": [rule]})
+        PostprocessingRules.from_json({"format": 1, "rules": [rule]})
 
 
 def test_a_rule_about_an_unknown_label_is_refused():
     with pytest.raises(SettingsError, match="unknown label"):
-        apply(blobs(0), Rules(rules=(Rule(target="kidney", keep_largest=True),)), LABELS, SPACING)
+        apply(blobs(0), PostprocessingRules(rules=(Rule(target="kidney", keep_largest=True),)), LABELS, SPACING)
 
 
 def test_typical_volumes_set_the_sizes_that_are_tried():

@@ -155,12 +155,12 @@ class LoadedModel:
         return images.to_memory(self.model.plan.labels.decode(classes), like=image)
 
 
-def _rules(workspace: Workspace, configuration: str) -> postprocessing.Rules | None:
+def _rules(workspace: Workspace, configuration: str) -> postprocessing.PostprocessingRules | None:
     """The post-processing rules that were chosen for a configuration; none where nothing was chosen yet."""
     if not workspace.postprocessing.exists():
         return None
     chosen = files.read_json(workspace.postprocessing).get(configuration)
-    return None if chosen is None else postprocessing.Rules.from_json(chosen)
+    return None if chosen is None else postprocessing.PostprocessingRules.from_json(chosen)
 
 
 def _scan(scan: Any, affine: NDArray[Any] | None, channels: int) -> Image:
@@ -188,7 +188,7 @@ def _predict_case(
     case: Case,
     target: Path,
     *,
-    rules: postprocessing.Rules | None,
+    rules: postprocessing.PostprocessingRules | None,
     tta: bool,
     probabilities: bool,
     uncertainty: bool,

@@ -84,7 +84,9 @@ def _best(table: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
     return max(whole, key=lambda name: whole[name]["dice"] or 0.0)
 
 
-def _choose_rules(workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], reporter: Reporter) -> postprocessing.Rules:
+def _choose_rules(
+    workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], reporter: Reporter
+) -> postprocessing.PostprocessingRules:
     """Rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
     by_name = {case.name: case for case in dataset.cases if case.annotated is None}  # what was not annotated cannot be judged
     files_of = {name: path for name, path in out_of_fold(folds).items() if name in by_name}

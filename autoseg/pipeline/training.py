@@ -284,7 +284,7 @@ def _command(work: _Work, name: str, fold: int) -> list[str]:
 
 def _prepare(work: _Work, configuration: Configuration) -> None:
     name = cache_name(configuration)
-    store.prepare_dataset(
+    store.preprocess_dataset(
         work.dataset,
         work.plan,
         work.plan.configuration(name),
@@ -368,5 +368,5 @@ def _previous_maps(first_stage: Sequence[Run], plan: Plan, stored: Mapping[str, 
     maps = {}
     for name, case in stored.items():
         classes = plan.labels.encode(images.read_label(found[name]).array[0])
-        maps[name] = case.geometry.prepare_classes(classes)
+        maps[name] = case.geometry.preprocess_classes(classes)
     return maps

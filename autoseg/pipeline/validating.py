@@ -64,7 +64,7 @@ def validate_fold(
         target = targets[case.name]
         if target in kept:
             continue
-        classes = prediction.segment_prepared(
+        classes = prediction.segment_preprocessed(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
             previous=None if previous is None else previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
@@ -92,7 +92,7 @@ def full_image_dice(
     scores = {}
     for case in some:
         before = None if previous is None else previous[case.name]
-        classes = prediction.segment_prepared(
+        classes = prediction.segment_preprocessed(
             network, case, plan=plan, configuration=configuration, device=device, tta=False, previous=before
         )
         spacing, annotated = case.geometry.canonical_spacing, references.case(case.name).annotated

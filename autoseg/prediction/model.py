@@ -12,8 +12,9 @@ from autoseg import files, machine, networks
 from autoseg.errors import MissingPath, ModelError, PlanMismatch
 from autoseg.fingerprint import Fingerprint
 from autoseg.networks import Network, checkpoint
+from autoseg.networks.inputs import input_channels
 from autoseg.planning.configuration import Configuration, Plan
-from autoseg.training.learner import input_channels
+from autoseg.postprocessing import PostprocessingRules
 from autoseg.workspace import Run, Workspace
 
 PREFERRED = ("3d_fullres", "3d_cascade", "2d", "3d_lowres")  # where no selection was made
@@ -45,7 +46,7 @@ class Model:
     device: str
     identity: str  # changes when any weight does
     fingerprint: Fingerprint | None = None  # of the training data, to warn of scans that lie far outside
-    rules: Any = None  # post-processing rules, put here by the pipeline: they are chosen and applied below this room
+    rules: PostprocessingRules | None = None  # by default of `predict`
 
     @property
     def configuration(self) -> Configuration:

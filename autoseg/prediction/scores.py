@@ -26,7 +26,7 @@ from autoseg.labels import Labels
 
 
 def classes_on_grid(
-    slabs: Iterable[tuple[int, Tensor]], *, source: Shape, target: Shape, separate_axis: int | None, labels: Labels
+    slabs: Iterable[tuple[int, Tensor]], *, source: Shape, target: Shape, anisotropic_axis: int | None, labels: Labels
 ) -> NDArray[np.integer[Any]]:
     """The classes of scores after resampling them to another shape of the same extent.
 
@@ -34,7 +34,7 @@ def classes_on_grid(
     ----------
     slabs : (first slice, logits `(heads, slices, y, x)`) in order, together `source` voxels
     source, target : (z, y, x), voxels
-    separate_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
+    anisotropic_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
     labels : one head per class, or one per region
 
     Returns
@@ -43,7 +43,7 @@ def classes_on_grid(
 
     Source of the rule: nnU-Net 2.8.1: linear resampling of logits, then arg-max, or painting of regions above one half.
     """
-    axes = [_places(n, m, nearest=axis == separate_axis) for axis, (n, m) in enumerate(zip(source, target, strict=True))]
+    axes = [_places(n, m, nearest=axis == anisotropic_axis) for axis, (n, m) in enumerate(zip(source, target, strict=True))]
     result = np.empty(target, dtype=_class_type(labels))
     planes = _planes(slabs, labels)
     held: dict[int, _Plane] = {}

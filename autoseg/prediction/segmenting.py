@@ -14,19 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
-from autoseg.geometry import inverse_axes
 from autoseg.images import Image
 from autoseg.labels import Labels
+from autoseg.networks.inputs import choose_precision, one_hot
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.prediction.checks import unusual
 from autoseg.prediction.model import Model
 from autoseg.prediction.scores import classes_of, classes_on_grid, probabilities_of
-from autoseg.preprocessing.case import Geometry, prepare_case
+from autoseg.preprocessing.case import GridTransform, preprocess_case
 from autoseg.preprocessing.resampling import resample_scores
 from autoseg.preprocessing.store import StoredCase
 from autoseg.tiling import Flips, predict_slabs, predict_volume
-from autoseg.training.cascade import one_hot
-from autoseg.training.learner import choose_precision
 
 STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
 
@@ -74,10 +72,10 @@ def segment(
     chances: NDArray[np.float32] | None = None
     for stage in model.stages:
         with clock("preprocess"):
-            prepared = prepare_case(image, None, plan=model.plan, configuration=stage.configuration)
+            prepared = preprocess_case(image, None, plan=model.plan, configuration=stage.configuration)
             volume = torch.from_numpy(np.ascontiguousarray(prepared.image))
             if classes is not None:
-                volume = with_previous(volume, prepared.geometry.prepare_classes(classes), model.plan.labels)
+                volume = with_previous(volume, prepared.geometry.preprocess_classes(classes), model.plan.labels)
         classes, chances = _segment_volume(
             stage.networks,
             volume,
@@ -97,7 +95,7 @@ def segment(
     return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings))
 
 
-def segment_prepared(
+def segment_preprocessed(
     network: nn.Module,
     stored: StoredCase,
     *,
@@ -206,7 +204,7 @@ def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: La
 def _segment_volume(
     networks: Sequence[nn.Module],
     volume: Tensor,
-    geometry: Geometry,
+    geometry: GridTransform,
     *,
     plan: Plan,
     configuration: Configuration,
@@ -233,27 +231,17 @@ def _segment_volume(
     with clock("resample"):
         if probabilities:
             logits = torch.cat([slab.cpu() for _, slab in checked], dim=1).numpy()
-            logits = resample_scores(logits, geometry.box.shape, separate_axis=geometry.separate_axis_back)
+            logits = resample_scores(logits, geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back)
             inside = classes_of(logits, labels)
-            chances = _probabilities_on_case(probabilities_of(logits, labels), geometry, labels)
+            beyond = np.zeros((labels.heads, 1, 1, 1), dtype=np.float32)
+            beyond[0] = not labels.regions  # beyond the crop all is background. Source: nnU-Net 2.8.1
+            chances = geometry.restore(probabilities_of(logits, labels), outside=beyond)
         else:
             inside = classes_on_grid(
-                checked, source=geometry.shape, target=geometry.box.shape, separate_axis=geometry.separate_axis_back, labels=labels
+                checked, source=geometry.shape, target=geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back, labels=labels
             )
-        turned = np.zeros([geometry.canonical_shape[axis] for axis in geometry.axis_order], dtype=inside.dtype)
-        turned[geometry.box.slices] = inside
-        classes = np.ascontiguousarray(turned.transpose(inverse_axes(geometry.axis_order)))
+        classes = geometry.restore(inside)
     return classes, chances
-
-
-def _probabilities_on_case(inside: NDArray[np.float32], geometry: Geometry, labels: Labels) -> NDArray[np.float32]:
-    """Beyond the crop all is background. Source: nnU-Net 2.8.1."""
-    shape = [geometry.canonical_shape[axis] for axis in geometry.axis_order]
-    turned = np.zeros((len(inside), *shape), dtype=np.float32)
-    if not labels.regions:
-        turned[0] = 1
-    turned[(slice(None), *geometry.box.slices)] = inside
-    return np.ascontiguousarray(turned.transpose(0, *(1 + axis for axis in inverse_axes(geometry.axis_order))))
 
 
 def _finite(slabs: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:

@@ -21,11 +21,11 @@ from autoseg.images import Image
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.crop import crop, mark_outside, split_outside
 from autoseg.preprocessing.normalization import normalize
-from autoseg.preprocessing.resampling import resample_image, resample_labels, separate_axis
+from autoseg.preprocessing.resampling import anisotropic_axis, resample_image, resample_labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geometry:
+class GridTransform:
     """What happened to the grid, in order: axes permuted, cropped to `box`, resampled to `shape`."""
 
     axis_order: Axes  # canonical axis of each plan axis
@@ -42,34 +42,44 @@ class Geometry:
         return self.box.shape
 
     @property
-    def separate_axis(self) -> int | None:
+    def anisotropic_axis(self) -> int | None:
         """The plan axis along which the case was not interpolated."""
-        return separate_axis(self.spacing, self.target_spacing)
+        return anisotropic_axis(self.spacing, self.target_spacing)
 
     @property
-    def separate_axis_back(self) -> int | None:
+    def anisotropic_axis_back(self) -> int | None:
         """The plan axis along which scores are not interpolated on the way back. Source: nnU-Net 2.8.1."""
-        return separate_axis(self.target_spacing, self.spacing)
+        return anisotropic_axis(self.target_spacing, self.spacing)
 
     @property
     def canonical_spacing(self) -> Spacing:
         """mm per voxel, canonical (z, y, x), of the image as read."""
         return permuted(self.spacing, inverse_axes(self.axis_order))  # type: ignore[return-value]
 
-    def prepare_classes(self, classes: NDArray[Any]) -> NDArray[Any]:
+    def preprocess_classes(self, classes: NDArray[Any]) -> NDArray[Any]:
         """A class map on the image's own canonical grid `(z, y, x)`, brought onto the preprocessed grid (plan axes)."""
         cropped = classes.transpose(self.axis_order)[self.box.slices]
-        return resample_labels(cropped, self.shape, separate_axis=self.separate_axis)
+        return resample_labels(cropped, self.shape, anisotropic_axis=self.anisotropic_axis)
 
-    def record(self) -> GeometryRecord:
+    def restore(self, inside: NDArray[Any], *, outside: float | NDArray[Any] = 0) -> NDArray[Any]:
+        """Return an array on the cropped grid `(..., z, y, x)`, plan axes, on the image's own canonical grid.
+
+        What was cropped away is filled with `outside`, which may be an array. Resampling comes before it.
+        """
+        turned = np.full((*inside.shape[:-3], *(self.canonical_shape[axis] for axis in self.axis_order)), outside, dtype=inside.dtype)
+        turned[(..., *self.box.slices)] = inside
+        leading = inside.ndim - 3
+        return np.ascontiguousarray(turned.transpose(*range(leading), *(leading + axis for axis in inverse_axes(self.axis_order))))
+
+    def record(self) -> GridTransformRecord:
         """Return the geometry as a file holds it."""
         rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in np.asarray(self.affine))
-        return GeometryRecord(**{**vars(self), "affine": rows})
+        return GridTransformRecord(**{**vars(self), "affine": rows})
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeometryRecord:
-    """A `Geometry` in a file."""
+class GridTransformRecord:
+    """A `GridTransform` in a file."""
 
     axis_order: Axes
     canonical_shape: Shape
@@ -79,13 +89,13 @@ class GeometryRecord:
     spacing: Spacing
     target_spacing: Spacing
 
-    def geometry(self) -> Geometry:
+    def geometry(self) -> GridTransform:
         """Return the geometry."""
-        return Geometry(**{**vars(self), "affine": np.array(self.affine, dtype=np.float64)})
+        return GridTransform(**{**vars(self), "affine": np.array(self.affine, dtype=np.float64)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Preprocessed:
     """A preprocessed case. All arrays in plan axes and of the same shape."""
 
     image: NDArray[np.float32]  # (c, z, y, x)
@@ -93,10 +103,10 @@ class Prepared:
     mask: NDArray[np.bool_] | None  # (z, y, x), what was not zero; None unless a channel is normalised inside it
     outside: NDArray[np.bool_] | None  # (z, y, x), background outside what was not zero; None without a reference segmentation
     steps: tuple[float | None, ...]  # per channel: the values are whole multiples of it, up to an offset; None: they are any numbers
-    geometry: Geometry
+    geometry: GridTransform
 
 
-def prepare_case(image: Image, label_classes: NDArray[Any] | None, *, plan: Plan, configuration: Configuration) -> Prepared:
+def preprocess_case(image: Image, label_classes: NDArray[Any] | None, *, plan: Plan, configuration: Configuration) -> Preprocessed:
     """Permute, crop, normalise, resample.
 
     Parameters
@@ -120,30 +130,30 @@ def prepare_case(image: Image, label_classes: NDArray[Any] | None, *, plan: Plan
     turned = image.array.transpose(0, *(1 + axis for axis in plan.axis_order))
     cropped, inside, box = crop(turned)
     geometry = _geometry(image, plan, configuration, box)
-    apart = geometry.separate_axis
+    apart = geometry.anisotropic_axis
     masked = "zscore_mask" in configuration.normalization
     result = np.empty((len(cropped), *geometry.shape), dtype=np.float32)
     steps: list[float | None] = []
     for channel, out, scheme, intensities in zip(cropped, result, configuration.normalization, plan.intensities, strict=True):
         normalized, factor = normalize(channel, scheme, intensities=intensities, mask=inside)
         steps.append(factor if channel.dtype.kind in "iu" and channel.shape == geometry.shape else None)
-        out[...] = resample_image(normalized[None], geometry.shape, separate_axis=apart)[0]
+        out[...] = resample_image(normalized[None], geometry.shape, anisotropic_axis=apart)[0]
         del normalized
     label, outside, mask = None, None, None
     if label_classes is not None:
         classes = label_classes.transpose(plan.axis_order)[box.slices]
-        label, resampled_inside = split_outside(resample_labels(mark_outside(classes, inside), geometry.shape, separate_axis=apart))
+        label, resampled_inside = split_outside(resample_labels(mark_outside(classes, inside), geometry.shape, anisotropic_axis=apart))
         outside = ~resampled_inside
         mask = resampled_inside if masked else None
     elif masked:
-        mask = resample_labels(inside.astype(np.uint8), geometry.shape, separate_axis=apart).astype(bool)
-    return Prepared(image=result, label=label, mask=mask, outside=outside, steps=tuple(steps), geometry=geometry)
+        mask = resample_labels(inside.astype(np.uint8), geometry.shape, anisotropic_axis=apart).astype(bool)
+    return Preprocessed(image=result, label=label, mask=mask, outside=outside, steps=tuple(steps), geometry=geometry)
 
 
-def _geometry(image: Image, plan: Plan, configuration: Configuration, box: Box) -> Geometry:
+def _geometry(image: Image, plan: Plan, configuration: Configuration, box: Box) -> GridTransform:
     spacing = permuted(image.spacing, plan.axis_order)
     target = (spacing[0], *configuration.spacing[1:]) if configuration.planar else configuration.spacing
-    return Geometry(
+    return GridTransform(
         axis_order=plan.axis_order,
         canonical_shape=image.shape,
         affine=image.affine,

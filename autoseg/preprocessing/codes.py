@@ -21,7 +21,7 @@ def quantize(image: NDArray[np.float32], steps: Sequence[float | None]) -> tuple
     Parameters
     ----------
     image : (c, z, y, x)
-    steps : per channel, the step between neighbouring values where they are whole multiples of one (`Prepared.steps`)
+    steps : per channel, the step between neighbouring values where they are whole multiples of one (`Preprocessed.steps`)
 
     Returns
     -------

@@ -29,14 +29,14 @@ from autoseg.geometry import Shape, Spacing
 ANISOTROPY = 3.0  # a voxel longer than this times its shortest edge: the long axis is resampled apart. Source: nnU-Net 2.8.1
 
 
-def separate_axis(current: Spacing, new: Spacing) -> int | None:
+def anisotropic_axis(current: Spacing, new: Spacing) -> int | None:
     """The axis along which slices are so thick that they must not be mixed; None: none, or no single one.
 
     Parameters
     ----------
     current, new : mm per voxel, before and after; the current one decides where both are anisotropic
 
-    >>> separate_axis((5.0, 0.8, 0.8), (2.5, 0.8, 0.8))
+    >>> anisotropic_axis((5.0, 0.8, 0.8), (2.5, 0.8, 0.8))
     0
 
     Source: nnU-Net 2.8.1 (anisotropic if longest / shortest > 3).
@@ -48,14 +48,14 @@ def separate_axis(current: Spacing, new: Spacing) -> int | None:
     return None
 
 
-def resample_image(array: NDArray[np.float32], shape: Shape, *, separate_axis: int | None, order: int = 3) -> NDArray[np.float32]:
+def resample_image(array: NDArray[np.float32], shape: Shape, *, anisotropic_axis: int | None, order: int = 3) -> NDArray[np.float32]:
     """An image on a grid of another shape and the same extent.
 
     Parameters
     ----------
     array : (c, z, y, x)
     shape : (z, y, x), voxels, wanted
-    separate_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
+    anisotropic_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
     order : of the spline, 3 or 1
 
     Returns
@@ -71,29 +71,29 @@ def resample_image(array: NDArray[np.float32], shape: Shape, *, separate_axis: i
     result = np.empty((array.shape[0], *shape), dtype=np.float32)
     for channel, out in zip(array, result, strict=True):
         channel = np.ascontiguousarray(channel)
-        if separate_axis is None:
+        if anisotropic_axis is None:
             _interpolate(channel, out, order)
         else:
-            _interpolate_slices(channel, out, separate_axis, order)
+            _interpolate_slices(channel, out, anisotropic_axis, order)
     return result
 
 
-def resample_scores(scores: NDArray[np.float32], shape: Shape, *, separate_axis: int | None, order: int = 1) -> NDArray[np.float32]:
+def resample_scores(scores: NDArray[np.float32], shape: Shape, *, anisotropic_axis: int | None, order: int = 1) -> NDArray[np.float32]:
     """Class scores `(k, z, y, x)` on another grid: as an image, by default linearly.
 
     Source: nnU-Net 2.8.1, export of predictions.
     """
-    return resample_image(scores, shape, separate_axis=separate_axis, order=order)
+    return resample_image(scores, shape, anisotropic_axis=anisotropic_axis, order=order)
 
 
-def resample_labels(classes: NDArray[Any], shape: Shape, *, separate_axis: int | None) -> NDArray[Any]:
+def resample_labels(classes: NDArray[Any], shape: Shape, *, anisotropic_axis: int | None) -> NDArray[Any]:
     """A label map on a grid of another shape and the same extent: each voxel gets the label with the largest interpolated share.
 
     Parameters
     ----------
     classes : (z, y, x), any integers
     shape : (z, y, x), voxels, wanted
-    separate_axis : the axis along which the nearest slice is taken; None: linear along all three
+    anisotropic_axis : the axis along which the nearest slice is taken; None: linear along all three
 
     Returns
     -------
@@ -104,7 +104,7 @@ def resample_labels(classes: NDArray[Any], shape: Shape, *, separate_axis: int |
     if classes.shape == tuple(shape):
         return classes
     axes = [
-        _nearest_places(n, m) if axis == separate_axis else _linear_places(n, m)
+        _nearest_places(n, m) if axis == anisotropic_axis else _linear_places(n, m)
         for axis, (n, m) in enumerate(zip(classes.shape, shape, strict=True))
     ]
     result = np.empty(shape, dtype=classes.dtype)

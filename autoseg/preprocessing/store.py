@@ -9,7 +9,7 @@
          case.json       geometry, scales, the hash of every file, and the key: what the case was made from, and how
 
 A case is made under a temporary name and renamed when whole, so a killed run leaves whole cases or nothing. The key is a hash of
-the bytes of the case's files, of the part of the plan that matters here, and of the format's version: `prepare_dataset` makes
+the bytes of the case's files, of the part of the plan that matters here, and of the format's version: `preprocess_dataset` makes
 again what is missing, what has another key, and what was damaged, and nothing else.
 """
 
@@ -43,7 +43,7 @@ from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.blocks import forget_open_files, read_box
-from autoseg.preprocessing.case import Geometry, GeometryRecord, Prepared, prepare_case
+from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
 from autoseg.workers import run_cases
@@ -54,7 +54,7 @@ RECORD = "case.json"
 Slices = tuple[slice, slice, slice]
 
 
-def prepare_dataset(
+def preprocess_dataset(
     dataset: Dataset,
     plan: Plan,
     configuration: Configuration,
@@ -132,7 +132,7 @@ class StoredCase:
         self.name: str = name
         self.channels: int = len(record.scale)
         self.shape: Shape = record.geometry.shape
-        self.geometry: Geometry = record.geometry.geometry()
+        self.geometry: GridTransform = record.geometry.geometry()
         self.annotated: tuple[str, ...] | None = record.case.annotated
         self._folder, self._place = folder, place
         self._scale, self._offset = (np.array(values, dtype=np.float32)[:, None, None, None] for values in (record.scale, record.offset))
@@ -198,7 +198,7 @@ class _Source:
 class _Record:
     """case.json."""
 
-    geometry: GeometryRecord
+    geometry: GridTransformRecord
     scale: tuple[float, ...]  # per channel
     offset: tuple[float, ...]
     locations: Mapping[int, tuple[int, int]]
@@ -260,7 +260,7 @@ def _make_current(case: Case, *, recipe: _Recipe) -> None:
         return
     image = load_image(case, channels=len(recipe.plan.channels))
     classes = load_classes(case, recipe.plan.labels, like=image) if case.label else None
-    prepared = prepare_case(image, classes, plan=recipe.plan, configuration=recipe.configuration)
+    prepared = preprocess_case(image, classes, plan=recipe.plan, configuration=recipe.configuration)
     del image, classes
     with _replacing(place) as temporary:
         arrays = _write_arrays(temporary, prepared, recipe.plan.labels, planar=recipe.configuration.planar)
@@ -376,7 +376,7 @@ def _place(folder: Path, name: str) -> Path:
     return folder / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)
 
 
-def _write_arrays(place: Path, prepared: Prepared, labels: Labels, *, planar: bool) -> dict[str, Any]:
+def _write_arrays(place: Path, prepared: Preprocessed, labels: Labels, *, planar: bool) -> dict[str, Any]:
     """Write what a case consists of, and return the fields of the record that describe it."""
     codes, scale, offset = quantize(prepared.image, prepared.steps)
     contents = {"image.b2nd": compress(codes, planar=planar)}

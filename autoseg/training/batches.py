@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg.labels import Labels
+from autoseg.networks.inputs import one_hot
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training import augmentation, cascade
 from autoseg.training.augmentation import Spatial
@@ -155,7 +156,7 @@ class Batches:
         for channel in self._masked_channels:  # nothing but zero was there before noise and warping
             image[:, channel].mul_(maps[0] >= 0)
         if self._previous is not None:
-            extra = cascade.one_hot(maps[1], len(plan.labels.labels))
+            extra = one_hot(maps[1], len(plan.labels.labels))
             extra = cascade.disturb(extra, settings=self._settings.cascade, generator=generator)
             image = torch.cat((image, extra), dim=1)
         return Batch(

@@ -15,12 +15,6 @@ from torch import Tensor
 from autoseg.training.settings import CascadeSettings
 
 
-def one_hot(previous: Tensor, classes: int) -> Tensor:
-    """Class maps `(n, z, y, x)` as float channels `(n, classes - 1, z, y, x)`, the background left out."""
-    wanted = torch.arange(1, classes, device=previous.device)
-    return (previous[:, None] == wanted[:, None, None, None]).float()
-
-
 def disturb(channels: Tensor, *, settings: CascadeSettings, generator: torch.Generator) -> Tensor:
     """Disturbed copy of one-hot channels `(n, c, z, y, x)`.
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoseg import machine, networks
+from autoseg import networks
+from autoseg.networks.inputs import choose_precision, input_channels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch
 from autoseg.training.loss import make_loss
@@ -23,7 +24,6 @@ from autoseg.training.team import ALONE, Team
 
 PROBE_STEPS = 10  # forward and backward passes that decide whether compiling pays
 NO_GRADIENT = 1e-6  # norm; rounding leaves about 1e-8 where nothing was annotated, the first steps of a training have more than 0.01
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,20 +201,6 @@ class Learner:
         torch._foreach_lerp_(mean, new, 1 - decay)
         for buffer, other in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
             buffer.copy_(other)
-
-
-def input_channels(plan: Plan, configuration: Configuration) -> int:
-    """Channels of the image, and one per foreground class for the second stage of a cascade."""
-    return len(plan.channels) + (len(plan.labels.foreground) if configuration.previous_stage else 0)
-
-
-def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The precision of the forward pass: "auto" is bfloat16 where the device computes in it, float16 on older GPUs."""
-    if wanted != "auto":
-        return PRECISIONS[wanted]
-    if machine.has_bf16(str(device)):
-        return torch.bfloat16
-    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:

@@ -40,7 +40,7 @@ def test_the_clock_of_each_fold_runs_from_the_end_of_the_one_before_and_that_of_
 
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(training.loop, "train", loop_train)
-    monkeypatch.setattr(training.store, "prepare_dataset", lasting(30.0, training.store.prepare_dataset))
+    monkeypatch.setattr(training.store, "preprocess_dataset", lasting(30.0, training.store.preprocess_dataset))
     monkeypatch.setattr(training.store, "open_case", lasting(1.0, training.store.open_case))
     monkeypatch.setattr(training, "validate_fold", lasting(107.0, lambda *given, **named: {}))
     monkeypatch.setattr(training, "select", lambda *given, **named: None)
@@ -57,7 +57,7 @@ class Killed(BaseException):
 @pytest.fixture
 def final(monkeypatch):
     """Names of the cases that the final validation predicts; with `final.killed_at` so many it ends before that one is done."""
-    whole, names = validating.prediction.segment_prepared, SimpleNamespace(seen=[], killed_at=None)
+    whole, names = validating.prediction.segment_preprocessed, SimpleNamespace(seen=[], killed_at=None)
 
     def segment(network, case, *, tta, **named):
         names.seen += [case.name] if tta else []
@@ -65,7 +65,7 @@ def final(monkeypatch):
             raise Killed
         return whole(network, case, tta=tta, **named)
 
-    monkeypatch.setattr(validating.prediction, "segment_prepared", segment)
+    monkeypatch.setattr(validating.prediction, "segment_preprocessed", segment)
     return names
 
 
@@ -132,7 +132,7 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     run, now = training.Workspace(root=workspace).run("3d_fullres", 0), [0.0]
     train(workspace, fold=0)
     description = json.loads(run.description.read_text())
-    whole = validating.prediction.segment_prepared
+    whole = validating.prediction.segment_preprocessed
 
     def segment(*given, **named):
         now[0] += seconds
@@ -146,7 +146,7 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     monkeypatch.setattr(training.loop, "train", finished)
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(validating, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(validating.prediction, "segment_prepared", segment)
+    monkeypatch.setattr(validating.prediction, "segment_preprocessed", segment)
     run.predicted_with.unlink()
     run.summary.unlink()
     told = train(workspace, fold=0, epochs=None, time_budget=60.0).about("warning: validate 3d_fullres fold_0 takes about")
@@ -164,7 +164,7 @@ def test_validation_cases_in_which_no_label_occurs_have_no_mean_dice(workspace, 
     monkeypatch.setattr(training, "validate_fold", lambda *given, **named: {})
     monkeypatch.setattr(training, "select", lambda *given, **named: None)
     monkeypatch.setattr(
-        validating.prediction, "segment_prepared", lambda network, case, **named: np.zeros(case.geometry.canonical_shape, int)
+        validating.prediction, "segment_preprocessed", lambda network, case, **named: np.zeros(case.geometry.canonical_shape, int)
     )
     monkeypatch.setattr(validating.cases, "load_classes", lambda case, labels: np.zeros(training.images.read(case.images[0]).shape, int))
     train(workspace, fold=0)
@@ -174,7 +174,7 @@ def test_validation_cases_in_which_no_label_occurs_have_no_mean_dice(workspace, 
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever begins to work fails."""
-    monkeypatch.delattr(training.store, "prepare_dataset")
+    monkeypatch.delattr(training.store, "preprocess_dataset")
 
 
 def test_deterministic_numbers_need_epochs_and_the_plan_is_named_where_it_is_the_one_with_a_time_budget(workspace, no_work):

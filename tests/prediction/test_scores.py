@@ -54,7 +54,7 @@ def slow_classes(scores: NDArray[np.float32], target: Shape, separate: int | Non
 def test_classes_equal_those_of_scores_interpolated_everywhere(source: Shape, target: Shape, separate: int | None, labels: Labels) -> None:
     scores = smooth_scores(labels.heads, source)
     slabs = [(start, torch.from_numpy(scores[:, start : start + 5])) for start in range(0, source[0], 5)]
-    found = classes_on_grid(iter(slabs), source=source, target=target, separate_axis=separate, labels=labels)
+    found = classes_on_grid(iter(slabs), source=source, target=target, anisotropic_axis=separate, labels=labels)
     expected = slow_classes(scores, target, separate, labels)
     assert found.shape == target
     assert np.array_equal(found, expected)
@@ -66,7 +66,7 @@ def test_isolated_voxels_survive_among_cells_that_agree() -> None:
     scores[1, 2, 2, 2] = 4
     scores[0] = 1
     labels = make_labels({"background": 0, "dot": 1})
-    found = classes_on_grid([(0, torch.from_numpy(scores))], source=(5, 5, 5), target=(15, 15, 15), separate_axis=None, labels=labels)
+    found = classes_on_grid([(0, torch.from_numpy(scores))], source=(5, 5, 5), target=(15, 15, 15), anisotropic_axis=None, labels=labels)
     assert found.sum() == slow_classes(scores, (15, 15, 15), None, labels).sum() > 1
 
 
@@ -75,7 +75,7 @@ def test_memory_does_not_grow_with_the_classes_times_the_voxels() -> None:
     labels = make_labels({f"label {value}": value for value in range(heads)})
     scores = torch.from_numpy(smooth_scores(heads, source))
     tracemalloc.start()
-    classes_on_grid([(0, scores)], source=source, target=target, separate_axis=None, labels=labels)
+    classes_on_grid([(0, scores)], source=source, target=target, anisotropic_axis=None, labels=labels)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * heads * np.prod(target) / 10

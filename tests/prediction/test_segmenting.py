@@ -19,9 +19,9 @@ from autoseg import images, prediction
 from autoseg.errors import ModelError, PlanMismatch, UnreadableFile
 from autoseg.images import Image
 from autoseg.planning.configuration import Plan
-from autoseg.prediction import Model, open_model, predict_logits, segment, segment_prepared
+from autoseg.prediction import Model, open_model, predict_logits, segment, segment_preprocessed
 from autoseg.prediction.segmenting import ensemble, flips_of
-from autoseg.preprocessing.case import prepare_case
+from autoseg.preprocessing.case import preprocess_case
 from autoseg.tiling import Flips
 from autoseg.workspace import Workspace
 
@@ -111,7 +111,7 @@ def test_the_label_map_is_that_of_resampling_all_scores_at_once(
 ) -> None:
     model = open_model(make_workspace(only(make_plan(), "3d_fullres")).root, device="cpu")
     image = in_memory()
-    prepared = prepare_case(image, None, plan=model.plan, configuration=model.configuration)
+    prepared = preprocess_case(image, None, plan=model.plan, configuration=model.configuration)
     logits = predict_logits(
         model.stages[0].networks,
         torch.from_numpy(prepared.image),
@@ -121,7 +121,7 @@ def test_the_label_map_is_that_of_resampling_all_scores_at_once(
         device="cpu",
     )
     size = prepared.geometry.box.shape
-    assert prepared.geometry.separate_axis_back is None, "else this slow version is not the same rule"
+    assert prepared.geometry.anisotropic_axis_back is None, "else this slow version is not the same rule"
     dense = torch.nn.functional.interpolate(logits[None].double(), size=size, mode="trilinear", align_corners=False)[0]
     turned = np.zeros(tuple(image.shape[axis] for axis in model.plan.axis_order), dtype=int)
     turned[prepared.geometry.box.slices] = dense.argmax(0).numpy()
@@ -162,7 +162,7 @@ class _Prepared:
     """A preprocessed case in memory."""
 
     def __init__(self, image: Image, plan: Plan, name: str) -> None:
-        prepared = prepare_case(image, None, plan=plan, configuration=plan.configuration(name))
+        prepared = preprocess_case(image, None, plan=plan, configuration=plan.configuration(name))
         self.geometry, self._image = prepared.geometry, prepared.image
 
     def image(self) -> NDArray[np.float32]:
@@ -179,10 +179,10 @@ def test_validation_and_prediction_give_the_same_segmentation(
     low: Any = _Prepared(image, plan, "3d_lowres")
     high: Any = _Prepared(image, plan, "3d_cascade")
     network = first.networks[0].train()
-    coarse = segment_prepared(network, low, plan=plan, configuration=first.configuration, device="cpu")
+    coarse = segment_preprocessed(network, low, plan=plan, configuration=first.configuration, device="cpu")
     assert network.training, "the network is given back as it was"
-    previous = high.geometry.prepare_classes(coarse)
-    fine = segment_prepared(second.networks[0], high, plan=plan, configuration=second.configuration, device="cpu", previous=previous)
+    previous = high.geometry.preprocess_classes(coarse)
+    fine = segment_preprocessed(second.networks[0], high, plan=plan, configuration=second.configuration, device="cpu", previous=previous)
     network.eval()
     assert np.array_equal(fine, segment(model, image).classes)
 

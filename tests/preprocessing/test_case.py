@@ -13,7 +13,7 @@ from autoseg.errors import PlanMismatch
 from autoseg.geometry import affine_from_spacing, permuted
 from autoseg.images import Image
 from autoseg.planning.configuration import Plan
-from autoseg.preprocessing.case import GeometryRecord, prepare_case
+from autoseg.preprocessing.case import GridTransformRecord, preprocess_case
 from autoseg.preprocessing.resampling import resample_image, resample_labels
 
 PlanMaker = Callable[..., Plan]
@@ -32,12 +32,12 @@ def scan(seed: int = 0, channels: int = 1, spacing: tuple[float, float, float] =
 def test_crop_comes_first_then_normalisation_then_resampling(make_plan: PlanMaker) -> None:
     image, classes = scan()
     plan = make_plan()
-    prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration("3d_fullres"))
+    prepared = preprocess_case(image, classes, plan=plan, configuration=plan.configuration("3d_fullres"))
     cropped = image.array[:, 1:-2, 3:-1, 2:].astype(np.float32)
     normalized = (np.clip(cropped, 60, 400) - 180) / 50
     shape = (round(2.5 / 2.0 * 9), round(0.9 / 1.2 * 16), round(1.1 / 1.0 * 15))
-    np.testing.assert_allclose(prepared.image, resample_image(normalized, shape, separate_axis=None), atol=1e-5)
-    np.testing.assert_array_equal(prepared.label, resample_labels(classes[1:-2, 3:-1, 2:], shape, separate_axis=None))
+    np.testing.assert_allclose(prepared.image, resample_image(normalized, shape, anisotropic_axis=None), atol=1e-5)
+    np.testing.assert_array_equal(prepared.label, resample_labels(classes[1:-2, 3:-1, 2:], shape, anisotropic_axis=None))
     assert prepared.geometry.shape == prepared.image.shape[1:] == shape
     assert prepared.geometry.box.start == (1, 3, 2) and prepared.geometry.shape_after_crop == (9, 16, 15)
     assert prepared.mask is None
@@ -46,7 +46,7 @@ def test_crop_comes_first_then_normalisation_then_resampling(make_plan: PlanMake
 def test_a_planar_configuration_keeps_the_slices(make_plan: PlanMaker) -> None:
     image, classes = scan()
     plan = make_plan()
-    prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration("2d"))
+    prepared = preprocess_case(image, classes, plan=plan, configuration=plan.configuration("2d"))
     assert prepared.geometry.target_spacing == (2.5, 1.2, 1.0)
     assert prepared.image.shape == (1, 9, 12, 16)
 
@@ -58,8 +58,8 @@ def test_plan_axes_are_the_canonical_ones_permuted(order: tuple[int, int, int], 
     names = ("ct", "zscore")
     straight = make_plan(spacing=target, normalization=names)
     turned = make_plan(spacing=permuted(target, order), normalization=names, axis_order=order)
-    first = prepare_case(image, classes, plan=straight, configuration=straight.configuration("3d_fullres"))
-    second = prepare_case(image, classes, plan=turned, configuration=turned.configuration("3d_fullres"))
+    first = preprocess_case(image, classes, plan=straight, configuration=straight.configuration("3d_fullres"))
+    second = preprocess_case(image, classes, plan=turned, configuration=turned.configuration("3d_fullres"))
     np.testing.assert_allclose(second.image, first.image.transpose(0, *(1 + a for a in order)), atol=1e-4)
     assert first.label is not None and second.label is not None
     np.testing.assert_array_equal(second.label, first.label.transpose(order))
@@ -72,8 +72,8 @@ def test_the_mask_is_kept_where_a_channel_is_normalised_inside_it(make_plan: Pla
     image.array[0, 1:4, 3:8, 2:9] = 0  # a corner of the box: outside, no hole
     plan = make_plan(normalization=("zscore_mask",))
     configuration = plan.configuration("3d_fullres")
-    with_label = prepare_case(image, classes, plan=plan, configuration=configuration)
-    without = prepare_case(image, None, plan=plan, configuration=configuration)
+    with_label = preprocess_case(image, classes, plan=plan, configuration=configuration)
+    without = preprocess_case(image, None, plan=plan, configuration=configuration)
     assert with_label.mask is not None and without.mask is not None and without.label is None
     assert not with_label.mask[0, 0, 0] and with_label.mask[-1, -1, -1]
     assert np.mean(with_label.mask != without.mask) < 0.01
@@ -83,21 +83,21 @@ def test_the_mask_is_kept_where_a_channel_is_normalised_inside_it(make_plan: Pla
 def test_the_geometry_survives_json(make_plan: PlanMaker) -> None:
     image, _ = scan()
     plan = make_plan(axis_order=(2, 0, 1))
-    geometry = prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres")).geometry
-    again = schema.parse(GeometryRecord, json.loads(json.dumps(schema.dump(geometry))), what="it", fix="").geometry()
+    geometry = preprocess_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres")).geometry
+    again = schema.parse(GridTransformRecord, json.loads(json.dumps(schema.dump(geometry))), what="it", fix="").geometry()
     assert schema.dump(again) == schema.dump(geometry) and again.box == geometry.box
 
 
 def test_other_class_maps_follow_the_case_onto_its_grid(make_plan: PlanMaker) -> None:
     image, classes = scan()
     plan = make_plan(axis_order=(1, 2, 0), spacing=(1.2, 1.0, 2.0))
-    prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration("3d_fullres"))
-    np.testing.assert_array_equal(prepared.geometry.prepare_classes(classes), prepared.label)
+    prepared = preprocess_case(image, classes, plan=plan, configuration=plan.configuration("3d_fullres"))
+    np.testing.assert_array_equal(prepared.geometry.preprocess_classes(classes), prepared.label)
 
 
 def test_another_number_of_channels_is_refused(make_plan: PlanMaker) -> None:
     image, _ = scan(channels=2)
     plan = make_plan()
     with pytest.raises(PlanMismatch, match="channels") as raised:
-        prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
+        preprocess_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
     assert raised.value.found == "2"

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from autoseg.geometry import resampled_shape
 from autoseg.preprocessing import resampling
-from autoseg.preprocessing.resampling import resample_image, resample_labels, resample_scores, separate_axis
+from autoseg.preprocessing.resampling import anisotropic_axis, resample_image, resample_labels, resample_scores
 
 
 def slow_axis(array: NDArray[Any], length: int, axis: int, order: int) -> NDArray[np.float64]:
@@ -71,17 +71,19 @@ def test_images_scores_and_labels_are_those_of_the_reference(golden: Path) -> No
     assert len(listed) == 6
     for case in listed:
         shape = tuple(case["new_shape"])
-        axis = separate_axis(case["current_spacing"], case["new_spacing"])
+        axis = anisotropic_axis(case["current_spacing"], case["new_spacing"])
         spread = np.ptp(data)
-        np.testing.assert_allclose(resample_image(data, shape, separate_axis=axis), case["data_order3"], rtol=1e-5, atol=1e-6 * spread)
-        np.testing.assert_allclose(resample_scores(data, shape, separate_axis=axis), case["logits_order1"], rtol=1e-5, atol=1e-6 * spread)
-        np.testing.assert_array_equal(resample_labels(seg, shape, separate_axis=axis), np.array(case["seg_order1"])[0])
+        np.testing.assert_allclose(resample_image(data, shape, anisotropic_axis=axis), case["data_order3"], rtol=1e-5, atol=1e-6 * spread)
+        np.testing.assert_allclose(
+            resample_scores(data, shape, anisotropic_axis=axis), case["logits_order1"], rtol=1e-5, atol=1e-6 * spread
+        )
+        np.testing.assert_array_equal(resample_labels(seg, shape, anisotropic_axis=axis), np.array(case["seg_order1"])[0])
 
 
 def test_the_separate_axis_is_that_of_the_reference(golden: Path) -> None:
     for row in json.loads((golden / "golden-numerics.json").read_text())["separate_z"]:
         apart, axis = row["result"]
-        assert separate_axis(tuple(row["cur"]), tuple(row["new"])) == (axis if apart else None)
+        assert anisotropic_axis(tuple(row["cur"]), tuple(row["new"])) == (axis if apart else None)
 
 
 def test_the_shape_is_that_of_the_reference(golden: Path) -> None:
@@ -93,7 +95,7 @@ def test_the_shape_is_that_of_the_reference(golden: Path) -> None:
 @pytest.mark.parametrize("shape", [(13, 40, 33), (29, 21, 70), (17, 23, 31), (1, 23, 90), (200, 5, 31)])
 def test_images_are_scipys_splines_clipped_to_the_range_of_the_input(shape: tuple[int, int, int], order: int) -> None:
     image = np.random.default_rng(0).normal(100, 30, size=(2, 17, 23, 31)).astype(np.float32)
-    fast = resample_image(image, shape, separate_axis=None, order=order)
+    fast = resample_image(image, shape, anisotropic_axis=None, order=order)
     for channel, found in zip(image, fast, strict=True):
         np.testing.assert_allclose(found, slow_image(channel, shape, order), atol=1e-6 * np.ptp(channel))
     assert fast.dtype == np.float32 and fast.shape == (2, *shape)
@@ -103,7 +105,7 @@ def test_images_are_scipys_splines_clipped_to_the_range_of_the_input(shape: tupl
 def test_slices_across_a_thick_axis_are_never_mixed(axis: int) -> None:
     image = np.random.default_rng(1).normal(size=(1, 9, 14, 11)).astype(np.float32)
     shape = (12, 9, 17)
-    found = resample_image(image, shape, separate_axis=axis)[0]
+    found = resample_image(image, shape, anisotropic_axis=axis)[0]
     np.testing.assert_allclose(found, slow_slices(image[0], shape, axis, 3), atol=1e-6 * np.ptp(image))
 
 
@@ -126,21 +128,21 @@ def test_the_matrix_is_banded_however_long_the_axis() -> None:
 def test_slabs_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(2).normal(size=(1, 60, 50, 40)).astype(np.float32)
     for shape, axis in (((90, 30, 70), None), ((90, 30, 70), 0), ((31, 77, 90), 2)):
-        whole = resample_image(image, shape, separate_axis=axis)
+        whole = resample_image(image, shape, anisotropic_axis=axis)
         with monkeypatch.context() as patch:
             patch.setattr(resampling, "_SLAB_BYTES", 1)
-            np.testing.assert_allclose(resample_image(image, shape, separate_axis=axis), whole, atol=1e-6)
+            np.testing.assert_allclose(resample_image(image, shape, anisotropic_axis=axis), whole, atol=1e-6)
 
 
 def test_a_constant_stays_exactly_itself() -> None:
     image = np.full((1, 7, 9, 11), 3.3, dtype=np.float32)
-    assert np.unique(resample_image(image, (5, 13, 20), separate_axis=None)) == np.float32(3.3)
+    assert np.unique(resample_image(image, (5, 13, 20), anisotropic_axis=None)) == np.float32(3.3)
 
 
 def test_the_same_shape_is_left_alone() -> None:
     image, classes = np.ones((1, 3, 4, 5), dtype=np.float32), np.ones((3, 4, 5), dtype=np.uint8)
-    assert resample_image(image, (3, 4, 5), separate_axis=None) is image
-    assert resample_labels(classes, (3, 4, 5), separate_axis=0) is classes
+    assert resample_image(image, (3, 4, 5), anisotropic_axis=None) is image
+    assert resample_labels(classes, (3, 4, 5), anisotropic_axis=0) is classes
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
@@ -149,7 +151,7 @@ def test_the_same_shape_is_left_alone() -> None:
 def test_labels_win_by_their_interpolated_share(shape: tuple[int, int, int], axis: int | None, labels: int) -> None:
     classes = blobs(np.random.default_rng(labels), (17, 23, 31), labels)
     expected, _ = slow_labels(classes, shape, axis)
-    np.testing.assert_array_equal(resample_labels(classes, shape, separate_axis=axis), expected)
+    np.testing.assert_array_equal(resample_labels(classes, shape, anisotropic_axis=axis), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -163,7 +165,7 @@ def test_label_noise_too_with_ties_to_the_nearest_voxel_then_to_the_smallest(
     seed: int, old: tuple[int, int, int], new: tuple[int, int, int], axis: int | None
 ) -> None:
     classes = np.random.default_rng(seed).integers(-1, 4, size=old).astype(np.int16)
-    found = resample_labels(classes, new, separate_axis=axis)
+    found = resample_labels(classes, new, anisotropic_axis=axis)
     expected, _ = slow_labels(classes, new, axis)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.int16
@@ -182,8 +184,8 @@ def test_two_hundred_labels_are_weighed_only_where_labels_meet(monkeypatch: pyte
     monkeypatch.setattr(resampling, "_largest_share", counting)
     few = (np.arange(64)[:, None, None] // 32 + np.zeros((64, 64, 64))).astype(np.uint8)
     many = few + 2 * (np.arange(64)[None, :, None] // 32).astype(np.uint8)
-    resample_labels(few, (96, 96, 96), separate_axis=None)
+    resample_labels(few, (96, 96, 96), anisotropic_axis=None)
     assert weighed == 2 * 96 * 96  # the two slices whose centres lie between the voxels of two labels
     weighed = 0
-    resample_labels(many, (96, 96, 96), separate_axis=None)
+    resample_labels(many, (96, 96, 96), anisotropic_axis=None)
     assert weighed < 3 * 2 * 96 * 96

@@ -27,14 +27,14 @@ from autoseg.geometry import affine_from_spacing
 from autoseg.labels import make_labels
 from autoseg.planning.configuration import Plan
 from autoseg.preprocessing import store
-from autoseg.preprocessing.case import prepare_case
+from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.locations import ANNOTATED
 
 PlanMaker = Callable[..., Plan]
 
 
 def prepare(dataset: Dataset, plan: Plan, folder: Path, *, workers: int = 0, name: str = "3d_fullres") -> None:
-    store.prepare_dataset(dataset, plan, plan.configuration(name), folder, workers=workers)
+    store.preprocess_dataset(dataset, plan, plan.configuration(name), folder, workers=workers)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_stored_arrays_are_the_prepared_ones(dataset: Dataset, make_plan: PlanMa
     for case in dataset.cases:
         image = load_image(case, channels=1)
         classes = load_classes(case, plan.labels, like=image)
-        prepared = prepare_case(image, classes, plan=plan, configuration=plan.configuration(name))
+        prepared = preprocess_case(image, classes, plan=plan, configuration=plan.configuration(name))
         stored = store.open_case(tmp_path / "store", case.name)
         assert (stored.name, stored.shape, stored.channels) == (case.name, prepared.geometry.shape, 1)
         assert stored.geometry.record() == prepared.geometry.record()
@@ -87,7 +87,7 @@ def test_integers_that_are_not_resampled_lose_nothing(dataset: Dataset, make_pla
     plan = make_plan(spacing=(2.5, 0.9, 1.1), normalization=("zscore",))
     prepare(dataset.only(["case_0"]), plan, tmp_path / "store")
     image = load_image(dataset.cases[0], channels=1)
-    prepared = prepare_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
+    prepared = preprocess_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
     assert prepared.geometry.shape == prepared.geometry.shape_after_crop
     stored = store.open_case(tmp_path / "store", "case_0").image()
     np.testing.assert_allclose(stored, prepared.image, atol=3e-7 * np.abs(prepared.image).max())
@@ -135,7 +135,7 @@ def test_several_channels_keep_their_own_scales(tmp_path: Path, make_plan: PlanM
     channels = (Channel(name="a", modality="MR"), Channel(name="b", modality="MR"))
     dataset = Dataset(name="x", root=tmp_path, recipe="test", channels=channels, labels=plan.labels, cases=(case,))
     prepare(dataset, plan, tmp_path / "store")
-    prepared = prepare_case(load_image(case, channels=2), None, plan=plan, configuration=plan.configuration("3d_fullres"))
+    prepared = preprocess_case(load_image(case, channels=2), None, plan=plan, configuration=plan.configuration("3d_fullres"))
     stored = store.open_case(tmp_path / "store", "two")
     assert stored.channels == 2
     for found, expected in zip(stored.image(), prepared.image, strict=True):
@@ -274,7 +274,7 @@ def test_a_plan_with_another_patch_makes_nothing_again(dataset: Dataset, make_pl
     made.clear()
     larger = dataclasses.replace(plan.configuration("3d_fullres"), patch_size=(16, 32, 32))
     other_mean = make_plan(normalization=("zscore",), mean=7.0)  # z-scores do not look at it
-    store.prepare_dataset(dataset, other_mean, larger, folder, workers=0)
+    store.preprocess_dataset(dataset, other_mean, larger, folder, workers=0)
     assert made == []
 
 
@@ -307,7 +307,7 @@ def test_one_faulty_case_is_told_and_the_others_are_there(dataset: Dataset, make
     calls: list[tuple[int, int]] = []
     plan = make_plan()
     with pytest.raises(GridMismatch, match="case 'case_1'"):
-        store.prepare_dataset(
+        store.preprocess_dataset(
             dataset, plan, plan.configuration("3d_fullres"), tmp_path / "store", workers=0, progress=lambda *c: calls.append(c)
         )
     assert store.stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
@@ -343,12 +343,12 @@ def test_a_worker_killed_in_the_middle_is_told_and_the_others_finish(
         textwrap.dedent("""
         import os, signal
         from autoseg.preprocessing import store
-        whole = store.prepare_case
+        whole = store.preprocess_case
         def dying(image, *a, **k):
             if image.array.shape[1:] == (17, 30, 38):
                 os.kill(os.getpid(), signal.SIGKILL)
             return whole(image, *a, **k)
-        store.prepare_case = dying
+        store.preprocess_case = dying
     """)
     )
     monkeypatch.setenv("PYTHONPATH", f"{killers}{os.pathsep}{Path(__file__).parents[2]}")
@@ -393,7 +393,7 @@ SCRIPT = """
 
     dataset = Dataset.from_json(json.loads(Path(sys.argv[1]).read_text()))
     plan = Plan.from_json(json.loads(Path(sys.argv[2]).read_text()))
-    store.prepare_dataset(dataset, plan, plan.configuration("3d_fullres"), Path(sys.argv[3]), workers=0)
+    store.preprocess_dataset(dataset, plan, plan.configuration("3d_fullres"), Path(sys.argv[3]), workers=0)
 """
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from autoseg import presets
-from autoseg.training.cascade import ball, disturb, one_hot
+from autoseg.networks.inputs import one_hot
+from autoseg.training.cascade import ball, disturb
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import read_settings
 

@@ -754,7 +754,7 @@ def test_what_the_compiler_made_is_used_where_it_is_asked_for_and_changes_no_wei
 
 
 def test_the_network_sees_bfloat16_where_the_processor_computes_in_it():
-    from autoseg.training.learner import choose_precision
+    from autoseg.networks.inputs import choose_precision
 
     expected = torch.bfloat16 if machine.has_bf16("cpu") else torch.float32
     assert choose_precision("auto", torch.device("cpu")) == expected

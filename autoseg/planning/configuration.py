@@ -8,7 +8,7 @@ A planar configuration has patch, kernels and strides of 1 along the first axis.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoseg import schema
@@ -17,6 +17,7 @@ from autoseg.errors import SettingsError
 from autoseg.fingerprint import ChannelIntensities
 from autoseg.geometry import Axes, Shape, Spacing
 from autoseg.labels import Labels, LabelsRecord
+from autoseg.planning.mirroring import Mirroring
 
 PLAN_FORMAT = 1
 CONFIGURATION_NAMES = ("2d", "3d_lowres", "3d_fullres", "3d_cascade")
@@ -102,6 +103,15 @@ class Plan:
             expected=name,
             fix="choose one of those with --configuration",
         )
+
+    @property
+    def mirroring(self) -> Mirroring:
+        """The flips that training and prediction may use."""
+        return Mirroring(axes=tuple(self.mirror_axes), swap_axis=self.swap_axis, pairs=self.labels.paired_classes)
+
+    def mirrored(self, mirroring: Mirroring) -> Plan:
+        """Return the plan with other flips."""
+        return replace(self, mirror_axes=mirroring.axes, swap_axis=mirroring.swap_axis)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for plan.json."""

@@ -15,7 +15,8 @@ from autoseg.geometry import Axes, permuted
 from autoseg.machine import Machine
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, Predicted
 from autoseg.planning.memory import Footprint, modelled_footprint
-from autoseg.planning.plan import hash_fingerprint, mirroring, with_disk
+from autoseg.planning.mirroring import choose_mirroring
+from autoseg.planning.plan import hash_fingerprint, with_disk
 from autoseg.planning.rules import read_rules
 from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.validation import validate_plan
@@ -68,7 +69,7 @@ def import_plan(
                             fix="plan with a planner instead: --planner nnunet") from error  # fmt: skip
     configurations.sort(key=lambda c: CONFIGURATION_NAMES.index(c.name))
     planar = all(c.planar for c in configurations)
-    mirror, swap = mirroring(fingerprint, order, planar=planar)
+    mirroring = choose_mirroring(fingerprint.labels, order, planar=planar)
     plan = Plan(
         planner=str(value["plans_name"]),
         planner_values=preset.documented,
@@ -78,8 +79,8 @@ def import_plan(
         labels=fingerprint.labels,
         intensities=fingerprint.intensities,
         axis_order=order,
-        mirror_axes=mirror,
-        swap_axis=swap,
+        mirror_axes=mirroring.axes,
+        swap_axis=mirroring.swap_axis,
         configurations=tuple(configurations),
         settings=dict(preset.values.get("training", {})),
         fingerprint=hash_fingerprint(fingerprint),

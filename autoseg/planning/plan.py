@@ -27,6 +27,7 @@ from autoseg.machine import Machine
 from autoseg.planning import reasons
 from autoseg.planning.configuration import Configuration, Plan, Predicted
 from autoseg.planning.memory import Footprint, modelled_footprint
+from autoseg.planning.mirroring import NO_MIRRORING, Mirroring, choose_mirroring
 from autoseg.planning.preflight import stored_bytes
 from autoseg.planning.rules import Rules, read_rules
 from autoseg.planning.sizing import Sized, Wanted, size_by_cost, size_by_feature_maps
@@ -70,7 +71,8 @@ def make_plan(
         low = task.plan_lowres(full)
         sized += [full] if low is None else [low, full.with_batch_dice(), task.plan_cascade(full.with_batch_dice())]
     wanted = preset.values.get("training", {}).get("augmentation", {}).get("mirror_axes", "all")
-    mirror, swap = mirroring(fingerprint, task.order, planar=task.planar, wanted=wanted, brief=task.time_budget is not None)
+    brief = task.time_budget is not None
+    mirroring = choose_mirroring(fingerprint.labels, task.order, planar=task.planar, wanted=wanted, brief=brief)
     plan = Plan(
         planner=preset.name,
         planner_values=preset.documented,
@@ -80,40 +82,15 @@ def make_plan(
         labels=fingerprint.labels,
         intensities=fingerprint.intensities,
         axis_order=task.order,
-        mirror_axes=mirror,
-        swap_axis=swap,
+        mirror_axes=mirroring.axes,
+        swap_axis=mirroring.swap_axis,
         configurations=tuple(task.finished(one) for one in sized),
         settings=dict(preset.values.get("training", {})),
         fingerprint=hash_fingerprint(fingerprint),
-        reasons=reasons.of_plan(task.facts(sized, mirror=mirror, swap=swap)),
+        reasons=reasons.of_plan(task.facts(sized, mirroring)),
         version=__version__,
     )
     return replace(plan, configurations=tuple(with_disk(c, plan, fingerprint) for c in plan.configurations))
-
-
-def mirroring(
-    fingerprint: Fingerprint, order: Axes, *, planar: bool, wanted: str = "all", brief: bool = False
-) -> tuple[tuple[int, ...], int | None]:
-    """The plan axes that may be flipped, and the one whose flip swaps left and right labels.
-
-    Left and right lie along the canonical x axis. Where labels come in such pairs, a flip of that axis exchanges them;
-    everything else about the flipped scan stays a plausible scan.
-
-    Parameters
-    ----------
-    wanted : "all", "left-right", "none", or "auto": all, but in a brief training only left and right of a body
-    brief : whether a time budget limits the training. Scans are read in one orientation, so a network that is trained for
-        minutes does not have to know what they look like upside down; pictures without anatomical axes have no such orientation
-    """
-    axes = tuple(axis for axis in range(3) if not (planar and axis == 0))
-    left_right = order.index(2)
-    if wanted == "none":
-        axes = ()
-    elif wanted == "auto" and brief and not planar:
-        axes = (left_right,)
-    elif wanted == "left-right":
-        axes = (left_right,)
-    return axes, left_right if fingerprint.labels.pairs and left_right in axes else None
 
 
 def hash_fingerprint(fingerprint: Fingerprint) -> str:
@@ -234,7 +211,7 @@ class _Task:
         told = reasons.of_configuration(sized, self.facts([]), step=step, cost=cost, reference=self._reference(c))
         return replace(c, predicted=predicted, reasons=told)
 
-    def facts(self, sized: Sequence[Sized], *, mirror: tuple[int, ...] = (0, 1, 2), swap: int | None = None) -> reasons.Facts:
+    def facts(self, sized: Sequence[Sized], mirroring: Mirroring = NO_MIRRORING) -> reasons.Facts:
         """What the reasons are told from."""
         return reasons.Facts(
             fingerprint=self.fingerprint,
@@ -248,8 +225,7 @@ class _Task:
             median_shape=self.median_shape,
             normalization=self.normalization,
             configurations=tuple(one.configuration for one in sized),
-            mirror_axes=mirror,
-            swap_axis=swap,
+            mirroring=mirroring,
         )
 
     def _sized(

@@ -15,6 +15,7 @@ from autoseg.geometry import Axes, Spacing, permuted
 from autoseg.machine import Machine
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import Footprint
+from autoseg.planning.mirroring import Mirroring
 from autoseg.planning.rules import Rules
 from autoseg.planning.sizing import Sized
 from autoseg.planning.spacing import SpacingChoice
@@ -39,8 +40,7 @@ class Facts:
     median_shape: tuple[float, float, float]  # at that spacing, plan axes
     normalization: tuple[str, ...]
     configurations: tuple[Configuration, ...]
-    mirror_axes: tuple[int, ...]
-    swap_axis: int | None
+    mirroring: Mirroring
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ def _stages(facts: Facts) -> str:
 
 def _mirroring(facts: Facts) -> str:
     pairs = facts.fingerprint.labels.pairs
-    axes = [name for axis, name in enumerate(facts.names) if axis in facts.mirror_axes]
+    axes = [name for axis, name in enumerate(facts.names) if axis in facts.mirroring.axes]
     brief = ""
     if not axes:
         brief = "Images are not mirrored, as the planner's settings say."
@@ -209,7 +209,7 @@ def _mirroring(facts: Facts) -> str:
     if axes and facts.rules.mirror_from:
         few = f"{facts.rules.mirror_from:g}"
         brief += f"A training that draws each case fewer than {few} times mirrors none: mirror images would take the time of real ones. "
-    if facts.swap_axis is None:
+    if facts.mirroring.swap_axis is None:
         return brief.rstrip()
     named = ", ".join(f"{left} / {right}" for left, right in pairs[:3]) + (f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else "")
     return f"{brief}Mirroring left-right swaps the labels {named}: a mirrored left one is a right one."

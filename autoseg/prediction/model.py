@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +181,8 @@ def _together(first: Plan, second: Plan, configuration: str, where: Path) -> Pla
     one, other = first.configuration(configuration), second.configuration(configuration)
     pairs = [(what, getattr(first, what), getattr(second, what)) for what in _OF_A_PLAN]
     pairs += [(what, getattr(one, what), getattr(other, what)) for what in _OF_A_CONFIGURATION]
-    flips = tuple(axis for axis in first.mirror_axes if axis in second.mirror_axes)
-    one_swap, other_swap = (plan.swap_axis if plan.swap_axis in flips else None for plan in (first, second))
-    pairs.append(("swap_axis", one_swap, other_swap))
+    mirroring, other_mirroring = first.mirroring.along(second.mirror_axes), second.mirroring.along(first.mirror_axes)
+    pairs.append(("swap_axis", mirroring.swap_axis, other_mirroring.swap_axis))
     different = [pair for pair in pairs if pair[1] != pair[2]]
     if different:
         raise PlanMismatch(
@@ -193,4 +192,4 @@ def _together(first: Plan, second: Plan, configuration: str, where: Path) -> Pla
             expected="\n".join(f"{what} {wanted}" for what, wanted, _ in different),
             fix=f"train all folds of {configuration} again with one plan: autoseg train --overwrite",
         )
-    return replace(first, mirror_axes=flips, swap_axis=one_swap)
+    return first.mirrored(mirroring)

@@ -186,13 +186,13 @@ def flips_of(plan: Plan, configuration: Configuration, *, tta: bool) -> Flips:
     if not tta:
         return Flips()
     labels = plan.labels
-    axes = tuple(axis for axis in plan.mirror_axes if not (configuration.planar and axis == 0))
-    heads: tuple[tuple[int, int], ...] | None = labels.paired_classes if not labels.regions else _paired_regions(labels)
-    if plan.swap_axis is None or heads is None:
-        return Flips(axes=tuple(axis for axis in axes if axis != plan.swap_axis))
+    mirroring = plan.mirroring.within(configuration.patch_size)
+    heads = mirroring.pairs if not labels.regions else _paired_regions(labels)
+    if mirroring.swap_axis is None or heads is None:
+        return Flips(axes=tuple(axis for axis in mirroring.axes if axis != mirroring.swap_axis))
     first = len(plan.channels) - 1  # channel of class 1, less 1
-    previous = tuple((first + a, first + b) for a, b in labels.paired_classes) if configuration.previous_stage else ()
-    return Flips(axes=axes, swap_axis=plan.swap_axis, pairs=heads, input_pairs=previous)
+    previous = tuple((first + a, first + b) for a, b in mirroring.pairs) if configuration.previous_stage else ()
+    return Flips(axes=mirroring.axes, swap_axis=mirroring.swap_axis, pairs=heads, input_pairs=previous)
 
 
 def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: Labels) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.geometry import Box, Shape
+from autoseg.planning.mirroring import NO_MIRRORING, Mirroring
 from autoseg.training.settings import AugmentationSettings
 
 
@@ -133,9 +134,7 @@ def augment(
     *,
     settings: AugmentationSettings,
     generator: torch.Generator,
-    mirror_axes: Sequence[int] = (),
-    swap_axis: int | None = None,
-    pairs: Sequence[tuple[int, int]] = (),
+    mirroring: Mirroring = NO_MIRRORING,
     annotated: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Intensity transforms and mirroring of a batch, in the reference's order.
@@ -144,8 +143,7 @@ def augment(
     ----------
     image : (n, c, z, y, x) float32
     labels : class maps (n, z, y, x)
-    mirror_axes : axes 0..2 that may be flipped
-    swap_axis : the axis whose flip exchanges the classes of `pairs`
+    mirroring : the axes that may be flipped, and the classes that change places then
     annotated : (n, classes), whether a class was annotated in the sample's case; None: all were
 
     Returns
@@ -191,8 +189,8 @@ def augment(
     image, maps = flat.reshape(image.shape), list(labels)
     for axis in (0, 1, 2):
         samples = _chosen(n, settings.mirror, generator)
-        if axis in mirror_axes and len(samples):
-            swap = pairs if axis == swap_axis else ()
+        if axis in mirroring.axes and len(samples):
+            swap = mirroring.pairs if axis == mirroring.swap_axis else ()
             image, maps = _mirrored(image, maps, samples.to(image.device), axis, swap)
             if swap and annotated is not None:  # what is known of the left side is now known of the right one
                 annotated = _swapped_columns(annotated, samples, swap)

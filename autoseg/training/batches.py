@@ -71,7 +71,7 @@ class Batches:
         self._cases: Sequence[PatchSource] = [CaseInMemory(case) for case in cases] if self.in_memory else cases
         self._plan, self._configuration, self._settings = plan, configuration, settings
         self._seed, self._device, self._previous = seed, device, previous
-        self._mirror_axes = [axis for axis in plan.mirror_axes if configuration.patch_size[axis] > 1]
+        self._mirroring = plan.mirroring.within(configuration.patch_size)
         self._masked_channels = [i for i, scheme in enumerate(configuration.normalization) if scheme == "zscore_mask"]
         self._annotated = _annotation_table(cases, plan.labels)
         self._reader = None if self.in_memory and device.type == "cpu" else _Reader(self._read)
@@ -148,9 +148,7 @@ class Batches:
             maps,
             settings=settings,
             generator=generator,
-            mirror_axes=self._mirror_axes,
-            swap_axis=plan.swap_axis,
-            pairs=plan.labels.paired_classes,
+            mirroring=self._mirroring,
             annotated=None if self._annotated is None else self._annotated[numbers],
         )
         for channel in self._masked_channels:  # nothing but zero was there before noise and warping

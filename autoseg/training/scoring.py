@@ -79,7 +79,7 @@ def _measured(
     score = validate(learner.averaged, subset)
     seconds = clock.now() - begin
     progress.validated += seconds
-    passes = task.final_passes or 2 ** sum(task.configuration.patch_size[axis] > 1 for axis in plan_of(task, progress).mirror_axes)
+    passes = task.final_passes or plan_of(task, progress).mirroring.within(task.configuration.patch_size).passes
     voxels = sum(map(_voxels, subset))
     progress.reserve = 2.5 + seconds * passes * sum(map(_voxels, task.validation_cases)) / max(voxels, 1)
     return None if score is None else files.finite_or_none(score)

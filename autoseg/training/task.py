@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -115,4 +115,4 @@ def _steps_predicted(plan: Plan) -> int:
 
 def plan_of(task: TrainingTask, progress: Progress) -> Plan:
     """The plan as this run follows it, in training and prediction: without mirror images where it does not learn from them."""
-    return task.plan if progress.mirrors else replace(task.plan, mirror_axes=(), swap_axis=None)
+    return task.plan if progress.mirrors else task.plan.mirrored(task.plan.mirroring.along(()))

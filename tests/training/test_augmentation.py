@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from autoseg import presets
 from autoseg.geometry import Box
+from autoseg.planning.mirroring import Mirroring
 from autoseg.training import augmentation, reference_augmentation
 from autoseg.training.augmentation import Spatial, affine_matrix, augment, draw_spatial, source_box, warp
 from autoseg.training.sampling import generator_for
@@ -169,7 +170,7 @@ def test_the_same_generator_state_gives_the_same_batch_and_another_a_different_o
     settings = replace(REFERENCE, noise=0.5, blur=0.5, gamma=0.5)
 
     def augmented(seed):
-        return augment(image, [label], settings=settings, generator=generator_for(seed), mirror_axes=(0, 1, 2))
+        return augment(image, [label], settings=settings, generator=generator_for(seed), mirroring=Mirroring(axes=(0, 1, 2)))
 
     first, again, other = augmented(1), augmented(1), augmented(2)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1][0], again[1][0])
@@ -179,9 +180,15 @@ def test_the_same_generator_state_gives_the_same_batch_and_another_a_different_o
 def test_nothing_drawn_leaves_the_batch_as_it_is_and_the_input_is_never_changed(batch):
     image, label = batch
     before = image.clone(), label.clone()
-    out, maps, _ = augment(image, [label], settings=NOTHING, generator=generator_for(0), mirror_axes=(0, 1, 2))
+    out, maps, _ = augment(image, [label], settings=NOTHING, generator=generator_for(0), mirroring=Mirroring(axes=(0, 1, 2)))
     assert torch.equal(out, image) and torch.equal(maps[0], label)
-    augment(image, [label], settings=replace(REFERENCE, noise=1.0, brightness=1.0), generator=generator_for(0), mirror_axes=(0, 1, 2))
+    augment(
+        image,
+        [label],
+        settings=replace(REFERENCE, noise=1.0, brightness=1.0),
+        generator=generator_for(0),
+        mirroring=Mirroring(axes=(0, 1, 2)),
+    )
     assert torch.equal(image, before[0]) and torch.equal(label, before[1])
 
 
@@ -233,7 +240,7 @@ def test_mirroring_flips_image_and_labels_together(batch):
     seen = set()
     for seed in range(30):
         out, (flipped,), _ = augment(
-            image, [label], settings=replace(NOTHING, mirror=0.5), generator=generator_for(seed), mirror_axes=(0, 2)
+            image, [label], settings=replace(NOTHING, mirror=0.5), generator=generator_for(seed), mirroring=Mirroring(axes=(0, 2))
         )
         assert torch.equal(out[:, 0].to(torch.int16), flipped)
         for i in range(3):
@@ -246,9 +253,10 @@ def test_flipping_the_left_right_axis_swaps_the_paired_labels_and_no_other_axis_
     label[..., 0], label[..., 5], label[..., 2] = 1, 2, 3  # left, right, and something in the middle
     settings = replace(NOTHING, mirror=1.0)
     image = torch.zeros(1, 1, 2, 2, 6)
-    _, (flipped,), _ = augment(image, [label], settings=settings, generator=generator_for(0), mirror_axes=(2,), swap_axis=2, pairs=[(1, 2)])
+    sided = Mirroring(axes=(2,), swap_axis=2, pairs=((1, 2),))
+    _, (flipped,), _ = augment(image, [label], settings=settings, generator=generator_for(0), mirroring=sided)
     assert flipped[0, 0, 0].tolist() == [1, 0, 0, 3, 0, 2]  # class 1 stays on its side
-    _, (flipped,), _ = augment(image, [label], settings=settings, generator=generator_for(0), mirror_axes=(1,), swap_axis=2, pairs=[(1, 2)])
+    _, (flipped,), _ = augment(image, [label], settings=settings, generator=generator_for(0), mirroring=replace(sided, axes=(1,)))
     assert flipped[0, 0, 0].tolist() == [1, 0, 3, 0, 0, 2]
 
 
@@ -263,9 +271,7 @@ def test_a_flipped_sample_of_a_case_with_one_side_annotated_has_the_other_side_a
             [label],
             settings=replace(NOTHING, mirror=0.5),
             generator=generator_for(1),
-            mirror_axes=(axis,),
-            swap_axis=swap_axis,
-            pairs=[(1, 2)],
+            mirroring=Mirroring(axes=(axis,), swap_axis=swap_axis, pairs=((1, 2),)),
             annotated=annotated,
         )
         for sample, row in zip(flipped, known.tolist(), strict=True):

@@ -182,13 +182,13 @@ def train(
     workers: Workers = "auto",
     overwrite: Overwrite = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")] = False,
-    beside: Annotated[int, typer.Option("--beside", hidden=True, help="Folds trained here at the same time.")] = 1,
-    spent: Annotated[float, typer.Option("--spent", hidden=True, help="Seconds of the time budget that are over.")] = 0.0,
+    folds_at_once: Annotated[int, typer.Option("--folds-at-once", hidden=True, help="Folds trained here at the same time.")] = 1,
+    time_spent: Annotated[float, typer.Option("--time-spent", hidden=True, help="Seconds of the time budget that are over.")] = 0.0,
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Preprocess what is missing, train, validate out of fold; the same command again resumes."""
-    started = time.monotonic() - spent
+    started = time.monotonic() - time_spent
     if epochs is not None and time_budget is not None:
         raise UsageError("--epochs and --time-budget exclude each other", fix="give one of them")
     if epochs is not None and epochs < 1:
@@ -210,7 +210,7 @@ def train(
             workers=_workers(workers),
             overwrite=overwrite,
             tensorboard=tensorboard,
-            beside=beside,
+            folds_at_once=folds_at_once,
             started=started,
             reporter=terminal,
         )

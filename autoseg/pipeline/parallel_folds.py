@@ -49,8 +49,8 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
             while waiting and free:
                 fold, device = waiting.pop(0), free.pop(0)
                 reporter.say(f"fold {fold} on {device}")
-                sharing = ["--device", device, "--beside", str(len(devices))]
-                sharing += ["--spent", f"{spent:f}"] if fold in first else []
+                sharing = ["--device", device, "--folds-at-once", str(len(devices))]
+                sharing += ["--time-spent", f"{spent:f}"] if fold in first else []
                 running[fold] = device, _start([*commands[fold], *sharing], fold, lines, shared_by=len(devices))
             fold, line = lines.get()
             if line is not None:
@@ -67,13 +67,13 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
         for _, process in running.values():
             _end(process)
     if failed and set(failed.values()) == {Interrupted.exit_code}:
-        raise Interrupted(f"{len(failed)} of {len(commands)} folds were stopped", fix="the same command goes on from there")
+        raise Interrupted(f"{len(failed)} of {len(commands)} folds were stopped", fix="run the same command again: it resumes from there")
     if failed:
         raise TrainingFailed(
             f"{len(failed)} of {len(commands)} folds did not finish",
             found="; ".join(f"fold {fold}: exit code {code}" for fold, code in sorted(failed.items())),
             expected="every fold trained and validated",
-            fix="mend what they say; the same command goes on with what is missing",
+            fix="fix what they report, then run the same command again for what is missing",
             details={f"fold {fold}": "\n".join(last[fold]) for fold in sorted(failed)},
         )
 

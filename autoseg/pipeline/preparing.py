@@ -282,7 +282,7 @@ def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, reporter: R
         epochs=int((plan.settings or {}).get("epochs", 1000)),
         disk_free=shutil.disk_usage(place).free,
         memory_free=free_memory(),
-        time_budget=plan.device.get("time_budget"),
+        time_budget=plan.time_budget,
     )
     reporter.say("\n".join(f"{what:<28} {needed:>12}   {there}" for what, needed, there in found.rows))
     if found.problem is not None:

@@ -32,6 +32,7 @@ from autoseg.preprocessing import store
 from autoseg.quantities import clock
 from autoseg.training import loop, reference_augmentation
 from autoseg.training import tensorboard as board
+from autoseg.training.length import RunLength
 from autoseg.training.settings import TrainingSettings
 from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
@@ -51,7 +52,7 @@ def train(
     workers: int | None = None,
     overwrite: bool = False,
     tensorboard: bool = False,
-    beside: int = 1,
+    folds_at_once: int = 1,
     started: float | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def train(
         validation, but not what `select` does when all folds are there
     settings : training settings that replace those of the plan, by their dotted names
     tensorboard : also write TensorBoard's event files; needs the extra of that name
-    beside : folds that are trained on this machine at the same time, each by a call of its own: they share its memory, and who
+    folds_at_once : number of folds trained on this machine, each by a call of its own: they share its memory, and the command that
         started them selects at the end
     started : `time.monotonic()` of the moment from which the first fold's time budget counts; None: now. That of each later fold
         counts from the end of the fold before it
@@ -81,7 +82,6 @@ def train(
     InputError : the workspace, the data or a setting is at fault; before anything long begins where that can be known
     Interrupted : stopped; the same command resumes
     """
-    started = time.monotonic() if started is None else started
     reporter = reporter or LoggingReporter()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
@@ -93,9 +93,13 @@ def train(
         reference_augmentation.require(checked.augmentation)
     if tensorboard:
         board.require()
-    epochs = _asked_epochs(epochs, time_budget, settings or {}, checked)
-    if epochs is None and time_budget is None:
-        time_budget = _planned_budget(plan, deterministic, reporter)
+    length = RunLength(
+        epochs=_asked_epochs(epochs, time_budget, settings or {}, checked),
+        time_budget=time_budget,
+        started=time.monotonic() if started is None else started,
+    )
+    if length.epochs is None and time_budget is None:
+        length = replace(length, time_budget=_planned_budget(plan, deterministic, reporter))
     elif deterministic and time_budget is not None:
         loop.refuse_time_budget(found="--deterministic with --time-budget")
     _folds(splits, fold)
@@ -104,16 +108,17 @@ def train(
     devices = machine.choose_devices(device)
     with joined(chosen) as team:
         work = _Work(
-            workspace=workspace, plan=plan, dataset=dataset, splits=splits, epochs=epochs, time_budget=time_budget,
+            workspace=workspace, plan=plan, dataset=dataset, splits=splits, length=length,
             deterministic=deterministic, settings=settings or {}, device=team.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, extend=True, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (), beside=beside,
+            overwrite=overwrite, extend=True, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (),
+            folds_at_once=folds_at_once,
             reporter=reporter if team.leads else NullReporter())  # fmt: skip
         _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
-            results |= _train_configuration(work, name, _folds(splits, fold), started=started)
-            started = time.monotonic()
-        if team.leads and beside == 1:
+            results |= _train_configuration(work, name, _folds(splits, fold))
+            work = _clock_restarted(work)
+        if team.leads and folds_at_once == 1:
             try:
                 select(workspace, reporter=reporter)
             except AutosegError as error:
@@ -130,8 +135,7 @@ class _Work:
     plan: Plan
     dataset: Dataset
     splits: Sequence[Mapping[str, Sequence[str]]]
-    epochs: int | None
-    time_budget: float | None
+    length: RunLength  # of the fold that is trained next
     deterministic: bool
     settings: Mapping[str, Any]
     device: str
@@ -142,8 +146,13 @@ class _Work:
     tensorboard: bool
     team: Team
     devices: Sequence[str]  # with several, each has a fold of its own
-    beside: int
+    folds_at_once: int
     reporter: Reporter
+
+
+def _clock_restarted(work: _Work) -> _Work:
+    """Return the work with a time budget that counts from now."""
+    return replace(work, length=work.length.from_now(time.monotonic()))
 
 
 def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> None:
@@ -163,13 +172,8 @@ def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> No
     validation.check_memory(replace(work.plan, configurations=shared), new, machine=offered, footprint=footprint)
 
 
-def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, started: float) -> dict[str, Any]:
-    """Folds of one configuration; those of the stage before it first, where they are missing.
-
-    Parameters
-    ----------
-    started : `time.monotonic()` from which the time budget of the fold that is trained first counts
-    """
+def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[str, Any]:
+    """Train folds of one configuration; those of the stage before it first, where they are missing."""
     configuration = work.plan.configuration(name)
     if work.team.leads:
         _prepare(work, configuration)
@@ -181,13 +185,13 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
             work.reporter.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
         work.team.wait()
         if missing:
-            _train_configuration(before, stage, missing, started=started)
-            started = time.monotonic()
+            _train_configuration(before, stage, missing)
+            work = _clock_restarted(work)
     results = {}
     if len(folds) > 1 and len(work.devices) > 1:
         machine.release()
         commands = {k: _command(work, name, k) for k in folds}
-        parallel_folds.train_folds(commands, devices=work.devices, started=started, reporter=work.reporter)
+        parallel_folds.train_folds(commands, devices=work.devices, started=work.length.started, reporter=work.reporter)
         return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
@@ -195,8 +199,8 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int], *, starte
             if work.overwrite and work.team.leads:
                 files.empty_folder(run.root)
             work.team.wait()
-            results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k, started=started)
-        started = time.monotonic()
+            results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k)
+        work = _clock_restarted(work)
     return results
 
 
@@ -244,13 +248,13 @@ def _planned_budget(plan: Plan, deterministic: bool, reporter: Reporter) -> floa
     ------
     SettingsError : there is one, and a deterministic training is asked for
     """
-    seconds = plan.device.get("time_budget")
+    seconds = plan.time_budget
     if seconds is None:
         return None
     if deterministic:
         loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {clock(seconds)}")
     reporter.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
-    return float(seconds)
+    return seconds
 
 
 def _require_out_of_fold(splits: Sequence[Mapping[str, Sequence[str]]], dataset: Dataset) -> None:
@@ -274,8 +278,8 @@ def cache_name(configuration: Configuration) -> str:
 def _command(work: _Work, name: str, fold: int) -> list[str]:
     """What a user would type to have one fold trained."""
     words = ["train", str(work.workspace.root), "--configuration", name, "--fold", str(fold), "--seed", str(work.seed)]
-    words += [] if work.epochs is None else ["--epochs", str(work.epochs)]
-    words += [] if work.time_budget is None else ["--time-budget", f"{work.time_budget:f}s"]
+    words += [] if work.length.epochs is None else ["--epochs", str(work.length.epochs)]
+    words += [] if work.length.seconds is None else ["--time-budget", f"{work.length.seconds:f}s"]
     words += [] if work.workers is None else ["--workers", str(work.workers)]
     words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite + ["--tensorboard"] * work.tensorboard
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in work.settings.items()}
@@ -294,7 +298,7 @@ def _prepare(work: _Work, configuration: Configuration) -> None:
     )
 
 
-def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started: float) -> dict[str, Any]:
+def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[str, Any]:
     """Train one fold to its end and validate it; the summary is the leader's, of others it is empty."""
     workspace, plan, device, reporter = work.workspace, work.plan, work.device, work.reporter
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
@@ -312,16 +316,14 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
         run=run,
         device=device,
         seed=work.seed,
-        epochs=work.epochs,
-        time_budget=work.time_budget,
-        started=started,
+        length=work.length,
         extendable=work.extend,
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,
         previous_weights={first.root.name: files.read_json(first.summary).get("weights") for first in first_stage},
         team=work.team,
-        beside=work.beside,
+        folds_at_once=work.folds_at_once,
     )
     validate = partial(
         full_image_dice, plan=plan, configuration=configuration, device=device, references=References(by_name, plan), previous=previous
@@ -345,9 +347,8 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int, *, started
         )
     summary = {}
     if work.team.leads:
-        summary = validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous,
-                                 device=device, workers=work.workers, network=finished, reporter=reporter,
-                                 time_budget=work.time_budget, started=started)  # fmt: skip
+        summary = validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous, device=device,
+                                workers=work.workers, network=finished, reporter=reporter, length=work.length)  # fmt: skip
     work.team.wait()
     return summary
 

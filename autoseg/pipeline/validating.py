@@ -20,6 +20,7 @@ from autoseg.pipeline.reporter import Reporter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
+from autoseg.training.length import RunLength
 from autoseg.version import __version__
 from autoseg.workspace import Run
 
@@ -37,8 +38,7 @@ def validate_fold(
     workers: int | None,
     network: Any,
     reporter: Reporter,
-    time_budget: float | None,
-    started: float,
+    length: RunLength,
 ) -> dict[str, Any]:
     """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
 
@@ -58,7 +58,7 @@ def validate_fold(
         reporter.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
     voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
     begin, first = time.monotonic(), next(iter(voxels), None)
-    spent = max(description["seconds"], begin - started)  # the former also has what earlier calls took
+    spent = max(description["seconds"], length.since_started(begin))  # the former also has what earlier calls took
     for index, case in enumerate(held_out):
         reporter.progress(stage, index, len(held_out))
         target = targets[case.name]
@@ -68,9 +68,9 @@ def validate_fold(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
             previous=None if previous is None else previous[case.name])  # fmt: skip
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
-        if case.name == first and time_budget is not None:
+        if case.name == first and length.seconds is not None:
             seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
-            _warn_if_late(stage, seconds, spent, time_budget, reporter)
+            _warn_if_late(stage, seconds, spent, length.seconds, reporter)
     reporter.progress(stage, len(held_out), len(held_out))
     summary = {**score(targets, held_out, plan.labels, parallel=workers, reporter=reporter), "weights": weights}
     write_summary(run.summary, summary)

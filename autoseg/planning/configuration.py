@@ -105,6 +105,12 @@ class Plan:
         )
 
     @property
+    def time_budget(self) -> float | None:
+        """Seconds per fold that the plan was made for; None: it was made for no limit."""
+        seconds = self.device.get("time_budget")
+        return None if seconds is None else float(seconds)
+
+    @property
     def mirroring(self) -> Mirroring:
         """The flips that training and prediction may use."""
         return Mirroring(axes=tuple(self.mirror_axes), swap_axis=self.swap_axis, pairs=self.labels.paired_classes)

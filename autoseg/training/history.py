@@ -21,7 +21,7 @@ import torch
 
 from autoseg import files
 from autoseg.training.batches import Batches
-from autoseg.training.schedule import Budget
+from autoseg.training.length import RunLength
 from autoseg.workspace import Run
 
 REPORT_SECONDS = 2.0  # between two reports within an epoch
@@ -78,7 +78,7 @@ class EpochWatch:
 
 
 def row_of(
-    *, epoch: int, step: int, losses: Sequence[float], watch: EpochWatch, budget: Budget, share: float, device: torch.device
+    *, epoch: int, step: int, losses: Sequence[float], watch: EpochWatch, length: RunLength, share: float, device: torch.device
 ) -> dict[str, Any]:
     """The figures of the epoch that is running, `share` of the whole run being done."""
     seconds_per_step = watch.seconds / max(watch.steps, 1)
@@ -93,9 +93,9 @@ def row_of(
         "data_wait": watch.waiting,
         "augmentation": watch.augmenting,
         "memory": memory_in_use(device),
-        "time_left": budget.time_left(step=step, elapsed=elapsed, seconds_per_step=seconds_per_step),
-        "done": int(1000 * share) if budget.seconds is not None else step,
-        "total": 1000 if budget.seconds is not None else budget.steps,
+        "time_left": length.time_left(step=step, elapsed=elapsed, seconds_per_step=seconds_per_step),
+        "done": int(1000 * share) if length.seconds is not None else step,
+        "total": 1000 if length.seconds is not None else length.steps,
         "waiting_for": watch.waiting_for,
     }
 

@@ -2,14 +2,16 @@
 
 The loop is given what it works with: a plan, preprocessed cases, a way to validate, places to report to. It owns the order,
 the clock and the files of `Run`: weights, state and history, all of them written whole, so that the run can be killed at any
-moment and continued by the same call.
+moment and continued by the same call. `_Running` is one call: its methods are the steps of `_run`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -19,21 +21,22 @@ from torch import nn
 from autoseg.errors import Interrupted, SettingsError
 from autoseg.planning.configuration import Plan
 from autoseg.resources import free_memory
-from autoseg.training import resuming, safeguards, scoring
+from autoseg.training import resuming, safeguards
 from autoseg.training.batches import Batches
 from autoseg.training.history import Clock, EpochWatch, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.learner import Learner
-from autoseg.training.schedule import Budget, learning_rate
-from autoseg.training.scoring import Validate
+from autoseg.training.schedule import learning_rate
+from autoseg.training.scoring import Scorer, Validate
 from autoseg.training.settings import TrainingSettings, check_settings
-from autoseg.training.task import Progress, TrainingTask, budget_of, draws, mirrors, plan_of, preparation
+from autoseg.training.task import Progress, TrainingTask, draws, mirrors, plan_of
 
 __all__ = ["TrainingTask", "check_settings", "line", "refuse_time_budget", "train"]
 
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
 RAMP_STEPS = 200  # over which the rate rises again when a finished run is made longer
+RESUME = "run the same command again: it resumes from there"
 PROBE_FROM_SECONDS = 300.0  # shorter time budgets are not spent on the probe
 
 
@@ -74,27 +77,23 @@ def train(
         learner = Learner(
             plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed, team=task.team
         )
-        progress, changed = resuming.resume(task, settings, learner, say)
-        resuming.extend(task, settings, progress, say)
-        if progress.mirrors is None:
-            progress.mirrors = progress.step > 0 or mirrors(task, settings)
-        elif task.plan.mirror_axes and progress.mirrors != mirrors(task, settings):
-            changed = [*changed, f"images are {'' if progress.mirrors else 'not '}mirrored, as when the run began: --overwrite begins anew"]
+        progress, changes = resuming.resume(task, settings, learner, say)
+        resuming.extend(task, progress, say)
+        changes += _decide_mirroring(task, settings, progress)
         if progress.finished:
             resuming.mend_model(task, learner, progress, say)
             resuming.mend_history(task, progress, draw)
             return learner.averaged.eval()
-        for change in changed:
+        for change in changes:
             say(change)
-        if progress.step == 0 and task.plan.mirror_axes and not progress.mirrors:
-            times, few = draws(task, settings), settings.augmentation.mirror_from
-            say(f"each case is drawn about {times:.0f} times, fewer than {few:g} (augmentation.mirror_from): images are not mirrored")
         read = partial(_batches, task, settings, plan_of(task, progress), device)  # all cases that fit into memory
         batches = interruption.abandonable(read) if task.team.size == 1 else read()  # a team stops together, at its first step
         if batches is None:
             raise _interrupted(task, interruption.name, found=f"{progress.step} steps done")
         try:
-            _run(task, settings, learner, batches, progress, interruption, validate=validate, report=report, draw=draw, say=say)
+            running = _Running(task=task, settings=settings, learner=learner, batches=batches, progress=progress,
+                               interruption=interruption, validate=validate, report=report, draw=draw, say=say)  # fmt: skip
+            _run(running)
         finally:
             batches.close()
         _, stopped_by = task.team.agree(1.0, interruption.name)
@@ -118,6 +117,19 @@ def refuse_time_budget(*, found: str) -> NoReturn:
     )
 
 
+def _decide_mirroring(task: TrainingTask, settings: TrainingSettings, progress: Progress) -> list[str]:
+    """Decide for a new run whether it mirrors images; return what there is to say about that."""
+    wanted, notes = mirrors(task, settings), []
+    if progress.mirrors is None:
+        progress.mirrors = progress.step > 0 or wanted
+    elif task.plan.mirror_axes and progress.mirrors != wanted:
+        notes += [f"images are {'' if progress.mirrors else 'not '}mirrored, as when the run began: --overwrite begins again"]
+    if progress.step == 0 and task.plan.mirror_axes and not progress.mirrors:
+        times, few = draws(task, settings), settings.augmentation.mirror_from
+        notes += [f"each case is drawn about {times:.0f} times, fewer than {few:g} (augmentation.mirror_from): images are not mirrored"]
+    return notes
+
+
 def _batches(task: TrainingTask, settings: TrainingSettings, plan: Plan, device: torch.device) -> Batches:
     return Batches(
         task.train_cases,
@@ -126,110 +138,164 @@ def _batches(task: TrainingTask, settings: TrainingSettings, plan: Plan, device:
         settings=settings,
         seed=task.seed,
         device=device,
-        memory=settings.memory_share * free_memory() / (task.team.beside * task.beside),
+        memory=settings.memory_share * free_memory() / (task.team.beside * task.folds_at_once),
         previous=task.previous,
         team=task.team,
     )
 
 
-def _run(
-    task: TrainingTask,
-    settings: TrainingSettings,
-    learner: Learner,
-    batches: Batches,
-    progress: Progress,
-    interruption: Interruption,
-    *,
-    validate: Validate,
-    report: Callable[[dict[str, Any]], None],
-    draw: Callable[[list[dict[str, Any]]], None],
-    say: Callable[[str], None],
-) -> None:
-    """All steps that are left. The page to read."""
-    prepared = preparation(task, progress)
-    progress.prepared += prepared
-    clock = Clock(progress.elapsed + prepared)
-    watch = EpochWatch(clock, batches)
-    subset = scoring.validation_subset(task.validation_cases, settings.validation_cases) if task.team.leads else ()
-    budget = budget_of(task, settings, progress)
-    saved = clock.now() if progress.step else -math.inf  # a first model after the first step
-    if progress.step == 0 and settings.probe_steps and (budget.seconds or math.inf) >= PROBE_FROM_SECONDS:
-        if task.team.size == 1:
-            interruption.abandonable(lambda: safeguards.probe(learner, batches, settings, task.team, say))
-        else:  # together or not at all
-            safeguards.probe(learner, batches, settings, task.team, say)
-    if settings.compile != "off" and not task.deterministic and task.team.size == 1:  # each of several would decide for itself
-        interruption.abandonable(lambda: learner.compile(batches.batch(progress.step), wanted=settings.compile, say=say))
+@dataclass(kw_only=True)
+class _Running:
+    """One call of `train` from its first step to its last, and what it works with."""
+
+    task: TrainingTask
+    settings: TrainingSettings
+    learner: Learner
+    batches: Batches
+    progress: Progress
+    interruption: Interruption
+    validate: Validate
+    report: Callable[[dict[str, Any]], None]
+    draw: Callable[[list[dict[str, Any]]], None]
+    say: Callable[[str], None]
+    clock: Clock = field(init=False)
+    watch: EpochWatch = field(init=False)
+    scorer: Scorer = field(init=False)
+    saved: float = field(init=False)  # when, by the clock
+
+    def __post_init__(self) -> None:
+        progress = self.progress
+        progress.length = progress.length.with_preparation(time.monotonic())
+        self.clock = Clock(progress.length.elapsed)
+        self.watch = EpochWatch(self.clock, self.batches)
+        self.scorer = Scorer(task=self.task, settings=self.settings, validate=self.validate, clock=self.clock, say=self.say)
+        self.saved = self.clock.now() if progress.step else -math.inf  # a first model after the first step
+
+    @property
+    def share(self) -> float:
+        """How much of the run is over, 0 to 1."""
+        return self.progress.length.progress(step=self.progress.step, elapsed=self.clock.now())
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Steps of the epoch that is not over yet, also those before an interruption."""
+        return self.progress.step - (self.progress.history[-1]["step"] if self.progress.history else 0)
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether it has its number of steps; under a time budget also whether it has its share of that."""
+        seconds, whole = self.progress.length.seconds, self.settings.steps_per_epoch
+        if seconds is None:
+            return self.steps_of_epoch > 0 and self.progress.step % whole == 0
+        return self.steps_of_epoch >= whole or (self.steps_of_epoch > 0 and self.watch.seconds >= seconds / EPOCHS_PER_BUDGET)
+
+    def row(self, share: float) -> dict[str, Any]:
+        """Return the figures of the epoch that is running."""
+        progress = self.progress
+        return row_of(epoch=progress.epoch + 1, step=progress.step, losses=progress.epoch_losses, watch=self.watch,
+                      length=progress.length, share=share, device=self.learner.device)  # fmt: skip
+
+    def probe(self) -> None:
+        """Before the first step: can the network learn at all, and does it pay to compile it?"""
+        task, settings, alone = self.task, self.settings, self.task.team.size == 1
+        long_enough = (self.progress.length.seconds or math.inf) >= PROBE_FROM_SECONDS
+        if self.progress.step == 0 and settings.probe_steps and long_enough:
+            probe = partial(safeguards.probe, self.learner, self.batches, settings, task.team, self.say)
+            if alone:
+                self.interruption.abandonable(probe)
+            else:  # together or not at all
+                probe()
+        if settings.compile != "off" and not task.deterministic and alone:  # each of several would decide for itself
+            self.interruption.abandonable(
+                lambda: self.learner.compile(self.batches.batch(self.progress.step), wanted=settings.compile, say=self.say)
+            )
+
+    def end_epoch(self) -> None:
+        """Score some cases if it is time for that, and record the epoch: where that is cut short, it ends when the run is resumed."""
+        row = self.row(self.share)
+        if self.scorer.is_due(self.progress):
+            row |= self.interruption.abandonable(lambda: self.scorer.score(self.learner, self.progress)) or {}
+            if self.interruption.name is not None:
+                return
+        self.record(row)
+        self.report(row)
+        if self.task.team.leads:
+            write_history(self.task.run, self.progress.history)
+        if self.progress.length.drawn <= DRAWING_SHARE * self.clock.now():
+            self.draw_curves()
+        self.watch = EpochWatch(self.clock, self.batches)
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Count the epoch."""
+        self.progress.epoch += 1
+        self.progress.history.append(row)
+        self.progress.epoch_losses.clear()
+
+    def draw_curves(self) -> None:
+        """Draw them, and count the time that takes."""
+        begin, progress = self.clock.now(), self.progress
+        self.draw([dict(row) for row in progress.history])
+        progress.length = replace(progress.length, drawn=progress.length.drawn + self.clock.now() - begin)
+
+    def step(self, share: float) -> None:
+        """Do one optimisation step."""
+        progress = self.progress
+        batch = self.batches.batch(progress.step)
+        step = self.learner.step(batch, learning_rate=self.learning_rate(share))
+        safeguards.note(step, batch, progress, self.settings, self.task.team, self.say)
+        self.watch.steps += 1
+        progress.step += 1
+        if self.watch.due():
+            self.report(self.row(share))
+
+    def learning_rate(self, share: float) -> float:
+        """Return the rate of the next step."""
+        progress, settings = self.progress, self.settings
+        if progress.length.steps is not None and not settings.schedule.every_step:
+            share = progress.step // settings.steps_per_epoch * settings.steps_per_epoch / progress.length.steps
+        rate = learning_rate(share, top=settings.optimizer.learning_rate, settings=settings.schedule)
+        if progress.extended_at is None:
+            return rate
+        return rate * min(1.0, (progress.step - progress.extended_at + 1) / RAMP_STEPS)  # from the end of the old schedule, no jump
+
+    def save(self) -> None:
+        """Write the state and the model."""
+        resuming.save(self.task, self.learner, self.progress, self.clock)
+        self.saved = self.clock.now()
+
+    def finish(self) -> None:
+        """Record the last epoch and write everything."""
+        progress = self.progress
+        if self.steps_of_epoch:
+            self.record(self.row(1.0))
+        progress.finished, progress.asked_steps, progress.asked_seconds = True, progress.length.steps, progress.length.seconds
+        self.save()
+        if self.task.team.leads:
+            write_history(self.task.run, progress.history)
+        self.draw_curves()
+
+
+def _run(running: _Running) -> None:
+    """Do all steps that are left. The page to read."""
+    task, interruption, progress = running.task, running.interruption, running.progress
+    running.probe()
     while True:
-        if _epoch_is_over(progress, watch, budget, settings):
-            row = _row(progress, watch, budget, learner, budget.progress(step=progress.step, elapsed=clock.now()))
-            due = subset and scoring.is_due(progress, settings, clock)
-            if due:
-                scored = partial(scoring.score_subset, validate, learner, subset, task, settings, budget, progress, clock, say)
-                row |= interruption.abandonable(scored) or {}
-                budget = budget_of(task, settings, progress)
-            if not due or interruption.name is None:  # where it was cut short, the epoch ends when the run goes on
-                _end_epoch(progress, row)
-                report(row)
-                if task.team.leads:
-                    write_history(task.run, progress.history)
-                if progress.drawn <= DRAWING_SHARE * clock.now():
-                    _draw(progress, clock, draw)
-                watch = EpochWatch(clock, batches)
-        share, stopped_by = task.team.agree(budget.progress(step=progress.step, elapsed=clock.now()), interruption.name)
+        if running.epoch_is_over:
+            running.end_epoch()
+        share, stopped_by = task.team.agree(running.share, interruption.name)
         if stopped_by:
-            resuming.save(task, learner, progress, clock)
+            running.save()
             raise _interrupted(task, stopped_by, found=f"{progress.step} steps done, saved")
         if share >= 1:
             break
-        batch = batches.batch(progress.step)
-        step = learner.step(batch, learning_rate=_rate(settings, budget, progress, share))
-        safeguards.note(step, batch, progress, settings, task.team, say)
-        watch.steps += 1
-        progress.step += 1
-        if watch.due():
-            report(_row(progress, watch, budget, learner, share))
-        if clock.now() - saved >= settings.checkpoint_seconds:
-            resuming.save(task, learner, progress, clock)
-            saved = clock.now()
-    if _steps_of_epoch(progress):
-        _end_epoch(progress, _row(progress, watch, budget, learner, 1.0))
-    progress.finished, progress.asked_steps, progress.asked_seconds = True, budget.steps, budget.seconds
-    resuming.save(task, learner, progress, clock)
-    if task.team.leads:
-        write_history(task.run, progress.history)
-    _draw(progress, clock, draw)
-
-
-def _rate(settings: TrainingSettings, budget: Budget, progress: Progress, share: float) -> float:
-    if budget.steps is not None and not settings.schedule.every_step:
-        share = progress.step // settings.steps_per_epoch * settings.steps_per_epoch / budget.steps
-    rate = learning_rate(share, top=settings.optimizer.learning_rate, settings=settings.schedule)
-    if progress.extended_at is None:
-        return rate
-    return rate * min(1.0, (progress.step - progress.extended_at + 1) / RAMP_STEPS)  # from the end of the old schedule, no jump
-
-
-def _epoch_is_over(progress: Progress, watch: EpochWatch, budget: Budget, settings: TrainingSettings) -> bool:
-    steps = _steps_of_epoch(progress)
-    if budget.seconds is None:
-        return steps > 0 and progress.step % settings.steps_per_epoch == 0
-    return steps >= settings.steps_per_epoch or (steps > 0 and watch.seconds >= budget.seconds / EPOCHS_PER_BUDGET)
-
-
-def _steps_of_epoch(progress: Progress) -> int:
-    """Steps of the epoch that is not over yet, also those before an interruption."""
-    return progress.step - (progress.history[-1]["step"] if progress.history else 0)
-
-
-def _end_epoch(progress: Progress, row: dict[str, Any]) -> None:
-    progress.epoch += 1
-    progress.history.append(row)
-    progress.epoch_losses.clear()
+        running.step(share)
+        if running.clock.now() - running.saved >= running.settings.checkpoint_seconds:
+            running.save()
+    running.finish()
 
 
 def _unheard(_: Any) -> None:
-    """What others than the leader of a team have to tell."""
+    """What others than the leader of a team have to report."""
 
 
 def _interrupted(task: TrainingTask, signal_name: str | None, *, found: str) -> Interrupted:
@@ -237,27 +303,14 @@ def _interrupted(task: TrainingTask, signal_name: str | None, *, found: str) -> 
         f"training of {task.configuration.name} fold {task.fold} stopped by {signal_name}",
         file=task.run.state,
         found=found,
-        fix="the same command goes on from there",
+        fix=RESUME,
     )
-
-
-def _row(progress: Progress, watch: EpochWatch, budget: Budget, learner: Learner, share: float) -> dict[str, Any]:
-    losses = progress.epoch_losses
-    return row_of(
-        epoch=progress.epoch + 1, step=progress.step, losses=losses, watch=watch, budget=budget, share=share, device=learner.device
-    )
-
-
-def _draw(progress: Progress, clock: Clock, draw: Callable[[list[dict[str, Any]]], None]) -> None:
-    begin = clock.now()
-    draw([dict(row) for row in progress.history])
-    progress.drawn += clock.now() - begin
 
 
 @contextlib.contextmanager
 def _reproducible(task: TrainingTask) -> Iterator[None]:
-    """Deterministic algorithms where asked; what was set before comes back."""
-    if task.deterministic and task.time_budget is not None and task.epochs is None:
+    """Use deterministic algorithms where asked; what was set before comes back."""
+    if task.deterministic and task.length.seconds is not None:
         refuse_time_budget(found="--deterministic with --time-budget")
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(task.deterministic)
@@ -265,7 +318,7 @@ def _reproducible(task: TrainingTask) -> Iterator[None]:
     try:
         yield
     except StopRequested as stop:  # came between two guarded places
-        raise Interrupted(f"training stopped by {stop}", file=task.run.state, fix="the same command goes on from there") from None
+        raise Interrupted(f"training stopped by {stop}", file=task.run.state, fix=RESUME) from None
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from autoseg.errors import PlanMismatch
 from autoseg.networks import checkpoint
 from autoseg.training.history import Clock, clock_text, is_written, write_history
 from autoseg.training.learner import Learner
+from autoseg.training.length import SPENDING
 from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
 from autoseg.training.settings import TrainingSettings, check_settings
-from autoseg.training.task import Progress, TrainingTask, budget_of, plan_of
+from autoseg.training.task import Progress, TrainingTask, plan_of
 from autoseg.version import __version__
+
+LONGER = 1.5  # times the time budget that a run was finished with make it a longer one
 
 
 def save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:
     """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
-    progress.elapsed = clock.now()
+    progress.length = replace(progress.length, elapsed=clock.now())
     if not task.team.leads:
         return
-    kept = {name: value for name, value in vars(progress).items() if name != "history"}
+    kept = {name: value for name, value in vars(progress).items() if name not in ("history", "length")}
+    spending = {name: getattr(progress.length, name) for name in SPENDING}
     state = {
-        "progress": {**kept, "history": json.dumps(progress.history)},
+        "progress": {**kept, **spending, "history": json.dumps(progress.history)},
         "learner": learner.state(),
         "seed": task.seed,
         "origin": _origin(task),
@@ -50,7 +55,7 @@ def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> Non
         "training_cases": sorted(case.name for case in task.train_cases),
     }
     remarks = {
-        "seconds": round(progress.elapsed, 3),
+        "seconds": round(progress.length.elapsed, 3),
         "scores": {"validation_dice": scores[-1] if scores else None, "cases": len(task.validation_cases)},
     }
     checkpoint.save_model(task.run, learner.weights(), description, remarks=remarks)
@@ -83,14 +88,16 @@ def resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say
     PlanMismatch : the state is of other cases, another plan, another optimizer or another seed
     """
     state = checkpoint.load_state(task.run.state)
+    length = task.length.of(settings)
     if state is None:
-        return Progress(), []
+        return Progress(length=length), []
     refuse_another(state.get("origin"), _origin(task), file=task.run.state)
     changed = changed_settings(state.get("settings", {}), settings_of(settings), file=task.run.state)
     try:
         learner.load(state["learner"])
         kept = dict(state["progress"])
-        progress = Progress(**{**kept, "history": json.loads(kept["history"])})
+        length = replace(length, **{name: kept.pop(name) for name in SPENDING if name in kept})
+        progress = Progress(**{**kept, "length": length, "history": json.loads(kept["history"])})
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise PlanMismatch(
             "the saved state belongs to another network or other settings",
@@ -107,7 +114,7 @@ def resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say
             fix="give the seed it was begun with, or begin again with --overwrite",
         )
     if not progress.finished:
-        say(f"going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
+        say(f"going on after step {progress.step} ({clock_text(progress.length.elapsed)} of training)")
     return progress, changed
 
 
@@ -121,21 +128,27 @@ def _origin(task: TrainingTask) -> dict[str, Any]:
     )
 
 
-def extend(task: TrainingTask, settings: TrainingSettings, progress: Progress, say: Callable[[str], None]) -> None:
-    """A finished run of which more is asked goes on: for more epochs, or for clearly more time of which some is left."""
+def extend(task: TrainingTask, progress: Progress, say: Callable[[str], None]) -> None:
+    """Continue a finished run of which more is asked: more epochs, or clearly more time of which some is left."""
     if not progress.finished or not task.extendable:
         return
-    budget = budget_of(task, settings, progress)
-    longer = budget.seconds is not None and progress.asked_seconds is not None and budget.seconds >= 1.5 * progress.asked_seconds
-    longer = longer and budget.progress(step=progress.step, elapsed=progress.elapsed) < 1
-    more = budget.steps is not None and (task.epochs is not None or progress.asked_steps is not None) and budget.steps > progress.step
-    if longer or more:
+    length, before = progress.length, progress.asked_seconds
+    if _is_longer(task, progress):
         progress.finished, progress.extended_at, progress.scored = False, progress.step, None
-        say(f"a longer run is asked for: going on after step {progress.step} ({clock_text(progress.elapsed)} of training)")
-    elif (budget.steps, budget.seconds) != (progress.asked_steps, progress.asked_seconds):
-        asked = f"{budget.steps} steps" if budget.seconds is None else f"a time budget of {clock_text(budget.seconds)}"
-        before, more_is = f"{progress.step} steps", "--epochs with more steps makes it longer"
-        if progress.asked_seconds is not None:
-            before = f"a time budget of {clock_text(progress.asked_seconds)} ({before})"
-            more_is = f"--epochs with more steps makes it longer, or a time budget of {clock_text(1.5 * progress.asked_seconds)}"
-        say(f"finished with {before}, and not trained again for {asked}: {more_is}; --overwrite begins anew")
+        say(f"a longer run is asked for: resuming after step {progress.step} ({clock_text(length.elapsed)} of training)")
+    elif (length.steps, length.seconds) != (progress.asked_steps, before):
+        asked = f"{length.steps} steps" if length.seconds is None else f"a time budget of {clock_text(length.seconds)}"
+        finished, longer = f"{progress.step} steps", "--epochs with more steps makes it longer"
+        if before is not None:
+            finished = f"a time budget of {clock_text(before)} ({finished})"
+            longer += f", or a time budget of {clock_text(LONGER * before)}"
+        say(f"finished with {finished}, and not trained again for {asked}: {longer}; --overwrite begins again")
+
+
+def _is_longer(task: TrainingTask, progress: Progress) -> bool:
+    length = progress.length
+    if length.seconds is None:
+        asked = task.length.epochs is not None or progress.asked_steps is not None
+        return asked and (length.steps or 0) > progress.step
+    enough = progress.asked_seconds is not None and length.seconds >= LONGER * progress.asked_seconds
+    return enough and length.progress(step=progress.step, elapsed=length.elapsed) < 1

@@ -1,48 +1,14 @@
-"""How far a run is, and what the learning rate is there. Pure arithmetic.
-
-A run is measured either in epochs or in seconds; both shape the schedule from the start. *Progress* runs from 0 at the first
-step to 1 at the end.
-"""
+"""The learning rate at each point of a run. Pure arithmetic."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from autoseg.training.settings import ScheduleSettings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How long a run is: a number of steps, or of seconds."""
-
-    steps: int | None = None
-    seconds: float | None = None
-    reserve: float = 0.0  # seconds kept for the final validation
-
-    def progress(self, *, step: int, elapsed: float) -> float:
-        """Share of the run that is behind us, 0 to 1.
-
-        Parameters
-        ----------
-        step : optimisation steps done
-        elapsed : seconds since training began, those of earlier interrupted runs included
-        """
-        if self.seconds is not None:
-            return min(1.0, elapsed / max(self.seconds - self.reserve, 1e-9))
-        assert self.steps is not None
-        return min(1.0, step / max(self.steps, 1))
-
-    def time_left(self, *, step: int, elapsed: float, seconds_per_step: float) -> float:
-        """Seconds until the last step."""
-        if self.seconds is not None:
-            return max(0.0, self.seconds - self.reserve - elapsed)
-        assert self.steps is not None
-        return max(0, self.steps - step) * seconds_per_step
-
-
 def learning_rate(progress: float, *, top: float, settings: ScheduleSettings) -> float:
-    """The learning rate at some progress.
+    """Return the learning rate at some progress.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ def test_what_was_prepared_before_counts_for_the_folds_that_begin_first(monkeypa
     begun, start = {}, parallel_folds._start
 
     def spy(arguments, fold, lines, *, shared_by):
-        begun[fold] = float(arguments[arguments.index("--spent") + 1]) if "--spent" in arguments else None
+        begun[fold] = float(arguments[arguments.index("--time-spent") + 1]) if "--time-spent" in arguments else None
         return start(["--version"], fold, lines, shared_by=shared_by)
 
     monkeypatch.setattr(parallel_folds, "_start", spy)

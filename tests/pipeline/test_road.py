@@ -262,6 +262,6 @@ def test_training_that_is_told_to_stop_saves_says_so_and_ends_with_its_own_exit_
     training.send_signal(signal.SIGTERM)
     _, told = training.communicate(timeout=60)
     assert training.returncode == 130 and time.monotonic() - asked < 20
-    assert "stopped by SIGTERM" in told and "saved" in told and "same command goes on" in told and "Traceback" not in told
+    assert "stopped by SIGTERM" in told and "saved" in told and "run the same command again" in told and "Traceback" not in told
     assert list((folder / "state").iterdir()) and not (folder / "validation").exists()
     shutil.rmtree(folder)  # other tests go on with the folds that are finished

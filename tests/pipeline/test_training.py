@@ -11,6 +11,7 @@ import pytest
 
 from autoseg.errors import SettingsError
 from autoseg.pipeline import training, validating
+from autoseg.training.length import RunLength
 from tests.pipeline.heard import Heard
 
 SETTINGS = {"steps_per_epoch": 1, "probe_steps": 0}
@@ -36,7 +37,7 @@ def test_the_clock_of_each_fold_runs_from_the_end_of_the_one_before_and_that_of_
         return call
 
     def loop_train(task, **given):
-        tasks.append((task.started, now[0], task.time_budget))
+        tasks.append((task.length.started, now[0], task.length.time_budget))
 
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(training.loop, "train", loop_train)
@@ -140,7 +141,7 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
 
     def finished(task, **given):
         run.description.write_text(json.dumps(description | {"seconds": 45.0}))
-        return trained(replace(task, epochs=1, time_budget=None), **given)
+        return trained(replace(task, length=RunLength(epochs=1)), **given)
 
     trained = training.loop.train
     monkeypatch.setattr(training.loop, "train", finished)
@@ -198,7 +199,7 @@ def test_epochs_as_a_setting_are_those_of_the_option(workspace, monkeypatch, nam
     monkeypatch.setattr(training, "_train_configuration", lambda work, *given, **named: tasks.append(work) or {})
     monkeypatch.setattr(training, "select", lambda *given, **named: None)
     said = train(workspace, epochs=None, settings=SETTINGS | {name: "7"}, deterministic=True).said
-    assert tasks[0].epochs == 7 and tasks[0].time_budget is None and said == []
+    assert tasks[0].length.epochs == 7 and tasks[0].length.time_budget is None and said == []
     train(workspace, epochs=7, settings=SETTINGS | {name: 7})
     for other in ({"epochs": 8}, {"epochs": None, "time_budget": 60.0}):
         with pytest.raises(SettingsError, match="several lengths") as refused:

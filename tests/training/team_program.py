@@ -12,6 +12,7 @@ from autoseg.networks import checkpoint
 from autoseg.training import loop
 from autoseg.training.batches import Batch
 from autoseg.training.learner import Learner
+from autoseg.training.length import RunLength
 from autoseg.training.team import joined
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
@@ -79,7 +80,7 @@ def whole_run(folder, team):
     validated = []
     task = loop.TrainingTask(
         plan=plan, configuration=configuration, fold=0, train_cases=cases[:4], validation_cases=cases[4:], run=Run(root=folder),
-        epochs=2, settings=PLAIN, seed=2, deterministic=True, team=team,
+        length=RunLength(epochs=2), settings=PLAIN, seed=2, deterministic=True, team=team,
     )  # fmt: skip
     said = []
     network = loop.train(task, validate=lambda network, some: validated.append(len(some)) or 0.5, say=said.append)
@@ -101,7 +102,7 @@ def run_with_a_damaged_case(folder, team):
     cases[2].pixels[:] = float("nan")
     task = loop.TrainingTask(
         plan=plan, configuration=configuration, fold=0, train_cases=cases, validation_cases=(), run=Run(root=folder),
-        epochs=1, settings=PLAIN | {"steps_per_epoch": 6, "probe_steps": 1}, team=team,
+        length=RunLength(epochs=1), settings=PLAIN | {"steps_per_epoch": 6, "probe_steps": 1}, team=team,
     )  # fmt: skip
     said = []
     loop.train(task, validate=lambda network, some: 0.5, say=said.append)

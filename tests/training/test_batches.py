@@ -9,8 +9,8 @@ import torch
 from autoseg.labels import make_labels
 from autoseg.training.batches import Batches
 from autoseg.training.history import Clock, EpochWatch, line, row_of
+from autoseg.training.length import RunLength
 from autoseg.training.reference_augmentation import mirroring_only
-from autoseg.training.schedule import Budget
 from autoseg.training.settings import read_settings
 from tests.training.made import make_case, make_plan
 
@@ -89,7 +89,8 @@ def test_what_the_network_waits_for_is_named(cases, slow, cause):
     watch = EpochWatch(Clock(0.0), batches)
     for step in range(3):
         batches.batch(step)
-    row = row_of(epoch=1, step=3, losses=[1.0], watch=watch, budget=Budget(steps=9), share=0.3, device=torch.device("cpu"))
+    length = RunLength(epochs=1, steps_per_epoch=9)
+    row = row_of(epoch=1, step=3, losses=[1.0], watch=watch, length=length, share=0.3, device=torch.device("cpu"))
     batches.close()  # which takes its time
     assert batches.waiting_for.startswith(cause)
     if slow:

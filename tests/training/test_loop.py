@@ -18,8 +18,8 @@ from autoseg.fingerprint import ChannelIntensities
 from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.training import loop, resuming
-from autoseg.training import task as training_task
 from autoseg.training.learner import Step
+from autoseg.training.length import RunLength
 from autoseg.training.sampling import pick_patches
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
@@ -49,6 +49,7 @@ def cases():
 def make_task(cases, root, **changes):
     plan, configuration = make_plan(patch=(8, 12, 8))
     options = {"epochs": 3, "settings": SETTINGS, "deterministic": True, "seed": 5} | changes
+    options["length"] = RunLength(**{name: options.pop(name) for name in ("epochs", "time_budget", "started") if name in options})
     return loop.TrainingTask(
         plan=plan, configuration=configuration, fold=0, train_cases=cases[:4], validation_cases=cases[4:], run=Run(root=root), **options
     )
@@ -132,7 +133,7 @@ def test_a_finished_run_is_not_trained_again(cases, tmp_path):
 def test_the_model_of_a_finished_run_is_written_anew_from_its_state(cases, tmp_path, harm, monkeypatch):
     task = make_task(cases, tmp_path)
     if harm == "killed before the model":
-        train(replace(task, epochs=1))
+        train(replace(task, length=RunLength(epochs=1)))
         with monkeypatch.context() as patch:
             patch.setattr(resuming, "_save_model", lambda *anything: None)
             expected = train(task)
@@ -381,7 +382,7 @@ def test_preparation_counts_for_a_time_budget_but_leaves_half_of_it_to_the_train
     state["progress"] |= {"finished": False, "elapsed": 8.0}
     checkpoint.save_state(task.run.state, state)
     steps[0] = 0
-    train(replace(task, started=now[0] - before), validate=lambda network, some: 0.5)
+    train(replace(task, length=replace(task.length, started=now[0] - before)), validate=lambda network, some: 0.5)
     assert steps[0] == 12 - 2 - min(before, 10 - min(before, 10))
 
 
@@ -397,7 +398,7 @@ def seconds_per_step(monkeypatch, seconds):
         steps[0] += 1
         return Step(loss=0.0, gradient_norm=0.0, taken=True)
 
-    for module in (history, training_task):
+    for module in (history, loop):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(Learner, "step", step)
     return now, steps
@@ -577,9 +578,9 @@ def test_whether_a_run_mirrors_is_decided_when_it_begins_told_and_kept_in_its_mo
     train(brief, say=said.append)  # 4 steps of 2 patches, 4 cases
     assert axes(brief.run) == [] and "each case is drawn about 2 times, fewer than 5 (augmentation.mirror_from)" in said[0]
     told = []
-    train(replace(brief, epochs=4), say=told.append)  # made longer: as it began
+    train(replace(brief, length=RunLength(epochs=4)), say=told.append)  # made longer: as it began
     assert axes(brief.run) == [] and any("images are not mirrored, as when the run began" in text for text in told)
-    train(replace(brief, epochs=5, settings=SETTINGS | {"augmentation.mirror_from": 0}), say=told.append)
+    train(replace(brief, length=RunLength(epochs=5), settings=SETTINGS | {"augmentation.mirror_from": 0}), say=told.append)
     assert axes(brief.run) == [] and not any("mirror_from is" in text for text in told)
     long = make_task(cases, tmp_path / "long", epochs=4, settings=SETTINGS | {"augmentation.mirror_from": 5})
     train(long, say=said.append)
@@ -590,9 +591,9 @@ def test_a_finished_run_that_is_taken_as_it_is_is_made_no_longer(cases, tmp_path
     task = make_task(cases, tmp_path, epochs=1)
     train(task)
     before = task.run.weights.read_bytes()
-    train(replace(task, epochs=2, extendable=False))
+    train(replace(task, length=RunLength(epochs=2), extendable=False))
     assert task.run.weights.read_bytes() == before
-    train(replace(task, epochs=2))
+    train(replace(task, length=RunLength(epochs=2)))
     assert task.run.weights.read_bytes() != before
 
 
@@ -624,21 +625,21 @@ def test_a_run_goes_on_with_no_other_split_whether_it_is_finished_or_made_longer
     task = make_task(cases, tmp_path)
     train(task)
     before = task.run.weights.read_bytes()
-    swapped = replace(task, epochs=epochs, train_cases=[cases[4], *cases[1:4]], validation_cases=[cases[0], cases[5]])
+    swapped = replace(task, length=RunLength(epochs=epochs), train_cases=[cases[4], *cases[1:4]], validation_cases=[cases[0], cases[5]])
     with pytest.raises(PlanMismatch, match="other training cases") as caught:
         train(swapped)
     assert caught.value.found == "begun without case4" and "--overwrite" in caught.value.fix
     with pytest.raises(PlanMismatch, match="other validation cases"):
-        train(replace(task, epochs=epochs, validation_cases=cases[5:]))
+        train(replace(task, length=RunLength(epochs=epochs), validation_cases=cases[5:]))
     assert task.run.weights.read_bytes() == before
-    train(replace(task, epochs=epochs, train_cases=cases[3::-1]))  # the same ones in another order
+    train(replace(task, length=RunLength(epochs=epochs), train_cases=cases[3::-1]))  # the same ones in another order
 
 
 @pytest.mark.parametrize("epochs", [3, 5])
 def test_a_run_goes_on_with_no_other_plan_but_its_explanations_may_change(cases, tmp_path, epochs):
     task = make_task(cases, tmp_path)
     train(task)
-    task = replace(task, epochs=epochs)
+    task = replace(task, length=RunLength(epochs=epochs))
     for name, value in {"spacing": (2.0, 2.0, 2.0), "normalization": ("ct",), "batch_size": 3}.items():
         with pytest.raises(PlanMismatch, match=f"another plan: '{name}'") as caught:
             train(replace(task, configuration=replace(task.configuration, **{name: value})))
@@ -658,9 +659,9 @@ def test_a_cascade_goes_on_with_no_other_first_stage(cases, tmp_path, epochs):
     task = make_task(cases, tmp_path, epochs=1, previous_weights={"fold_0": "aa", "fold_1": "bb"})
     train(task)
     with pytest.raises(PlanMismatch, match="first stage") as caught:
-        train(replace(task, epochs=epochs, previous_weights={"fold_0": "aa", "fold_1": "cc"}))
+        train(replace(task, length=RunLength(epochs=epochs), previous_weights={"fold_0": "aa", "fold_1": "cc"}))
     assert caught.value.found == "other weights in fold_1" and "--overwrite" in caught.value.fix
-    train(replace(task, epochs=epochs, previous_weights={"fold_1": "bb", "fold_0": "aa"}))
+    train(replace(task, length=RunLength(epochs=epochs), previous_weights={"fold_1": "bb", "fold_0": "aa"}))
 
 
 def test_a_state_that_does_not_tell_its_cases_is_refused(cases, tmp_path):

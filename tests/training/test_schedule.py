@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from autoseg import presets
-from autoseg.training.schedule import Budget, learning_rate
+from autoseg.training.schedule import learning_rate
 from autoseg.training.settings import read_settings
 
 REFERENCE = read_settings(presets.planner("nnunet").values["training"]).schedule
@@ -28,15 +28,3 @@ def test_rate_rises_during_the_warm_up_then_falls_to_its_final_share(name):
 def test_constant_schedule_stays_at_the_top():
     settings = replace(REFERENCE, name="constant", warm_up=0.0)
     assert {learning_rate(i / 10, top=0.3, settings=settings) for i in range(11)} == {0.3}
-
-
-def test_a_budget_of_steps_is_over_after_them_however_long_they_take():
-    budget = Budget(steps=200)
-    assert [budget.progress(step=s, elapsed=1e9) for s in (0, 50, 200, 300)] == [0, 0.25, 1, 1]
-    assert budget.time_left(step=150, elapsed=3.0, seconds_per_step=2.0) == 100
-
-
-def test_a_budget_of_seconds_keeps_the_reserve_for_the_final_validation():
-    budget = Budget(seconds=100, reserve=20)
-    assert [budget.progress(step=7, elapsed=t) for t in (0, 40, 80, 90)] == [0, 0.5, 1, 1]
-    assert budget.time_left(step=7, elapsed=50, seconds_per_step=2.0) == 30

@@ -1,18 +1,17 @@
-import time
 from dataclasses import replace
 
 import pytest
 
 from autoseg.planning.configuration import Predicted
+from autoseg.training.length import RunLength
 from autoseg.training.settings import read_settings
-from autoseg.training.task import Progress, TrainingTask, budget_of, draws, mirrors, plan_of, preparation
+from autoseg.training.task import Progress, TrainingTask, draws, mirrors, plan_of
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
 
-def make_task(root, *, waited=0.0):
+def make_task(root):
     plan, configuration = make_plan()
-    started = time.monotonic() - waited
     return TrainingTask(
         plan=plan,
         configuration=configuration,
@@ -20,47 +19,25 @@ def make_task(root, *, waited=0.0):
         train_cases=(),
         validation_cases=(),
         run=Run(root=root),
-        time_budget=600.0,
-        started=started,
     )
-
-
-@pytest.mark.parametrize("waited", [0.0, 100.0, 400.0, 4000.0])
-@pytest.mark.parametrize("reserve", [1.0, 200.0, 4000.0])
-def test_a_quarter_of_a_time_budget_goes_into_steps_whatever_else_takes_long(tmp_path, waited, reserve):
-    task, progress = make_task(tmp_path, waited=waited), Progress(reserve=reserve)
-    settings = read_settings(task.plan.settings)
-    for _ in range(3):  # prepared, stopped and prepared again
-        prepared = preparation(task, progress)
-        progress.prepared += prepared
-        progress.elapsed += prepared
-    assert progress.elapsed == pytest.approx(min(3 * waited, 300), abs=1)
-    budget = budget_of(task, settings, progress)
-    assert budget.progress(step=0, elapsed=progress.elapsed + 149) < 1
-    assert budget.progress(step=0, elapsed=max(progress.elapsed + 301 - progress.prepared / 2, 601 - reserve)) >= 1
-
-
-def test_epochs_are_no_matter_of_preparation(tmp_path):
-    task = replace(make_task(tmp_path, waited=100.0), epochs=3)
-    settings = read_settings(task.plan.settings)
-    assert preparation(task, Progress()) == 0
-    assert budget_of(task, settings, Progress()).steps == 3 * settings.steps_per_epoch
 
 
 def test_images_are_mirrored_where_each_case_is_drawn_often_enough(tmp_path):
     cases = [make_case(f"c{i}", (6, 8, 8)) for i in range(10)]
-    task = replace(make_task(tmp_path), train_cases=cases, time_budget=None)
+    task = replace(make_task(tmp_path), train_cases=cases)
     settings = read_settings(task.plan.settings, {"steps_per_epoch": 25, "augmentation.mirror_from": 75})
     for epochs, expected in ((14, False), (15, True)):  # batch 2: 5 draws of each case per epoch
-        longer = replace(task, epochs=epochs)
+        longer = replace(task, length=RunLength(epochs=epochs))
         assert draws(longer, settings) == 5 * epochs and mirrors(longer, settings) is expected
-    brief = replace(task, epochs=1)
+    brief = replace(task, length=RunLength(epochs=1))
     assert mirrors(brief, read_settings(task.plan.settings, {"augmentation.mirror_axes": "left-right"}))
-    assert not mirrors(replace(task, epochs=1000), read_settings(task.plan.settings, {"augmentation.mirror_axes": "none"}))
+    assert not mirrors(
+        replace(task, length=RunLength(epochs=1000)), read_settings(task.plan.settings, {"augmentation.mirror_axes": "none"})
+    )
     planar = replace(brief, configuration=make_plan(name="2d", patch=(1, 8, 8))[1])
     assert draws(planar, settings) == 50 / 60
     predicted = Predicted(parameters=1, training_memory_bytes=1, seconds_per_epoch=500.0, forward_flops=1.0)  # of 250 steps
-    timed = replace(task, time_budget=60.0, configuration=replace(task.configuration, predicted=predicted))
+    timed = replace(task, length=RunLength(time_budget=60.0), configuration=replace(task.configuration, predicted=predicted))
     assert draws(timed, settings) == pytest.approx(60 / 2 * 2 / 10)
     edited = replace(  # the prediction is of 250 still
         task.plan,
@@ -68,7 +45,7 @@ def test_images_are_mirrored_where_each_case_is_drawn_often_enough(tmp_path):
         planner_values={"training": {"steps_per_epoch": {"value": 250}}},
     )
     assert draws(replace(timed, plan=edited), settings) == draws(timed, settings)
-    assert mirrors(replace(task, time_budget=60.0), settings), "how fast it is, is not known: the run may be long"
+    assert mirrors(replace(task, length=RunLength(time_budget=60.0)), settings), "how fast it is, is not known: the run may be long"
 
 
 def test_a_run_without_mirror_images_has_a_plan_without_them(tmp_path):

@@ -1,8 +1,8 @@
 """End to end on real scans, through the commands a user types: plan, train, predict, evaluate.
 
-    python benchmarks/whole_road.py ROAD [--data DIR] [--work DIR] [--minutes M]
+    python benchmarks/end_to_end.py EXPERIMENT [--data DIR] [--work DIR] [--minutes M]
 
-ROAD is one of
+EXPERIMENT is one of
     hippocampus   plan, train 3d_fullres fold 0 for 10 minutes: full-image Dice of the fold's validation cases
     ensemble      20 cases kept apart, five folds of 3 minutes each: the ensemble against the single folds on those 20
     cells         EM slices as PNG, 2D, 4 slices kept apart, 5 minutes

@@ -18,6 +18,8 @@ from autoseg import workers
 from autoseg.errors import GridMismatch, WorkerDied
 from autoseg.workers import Outcome, run_cases
 
+pytestmark = pytest.mark.slow
+
 
 def double(item: int) -> int:
     return 2 * item

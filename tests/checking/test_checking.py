@@ -20,6 +20,8 @@ from autoseg.checking.statistics import thumbnail
 from autoseg.errors import FaultyCases, GridMismatch, SettingsError, UnreadableFile
 from autoseg.geometry import affine_from_spacing
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., None]
 Declare = Callable[..., Path]
 

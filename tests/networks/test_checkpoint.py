@@ -17,6 +17,8 @@ from autoseg.errors import MissingPath, ModelError
 from autoseg.networks import checkpoint
 from autoseg.workspace import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

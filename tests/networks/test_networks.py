@@ -17,6 +17,8 @@ from autoseg.networks.blocks import ConvolutionBlock, ResidualBlock, normalizati
 from autoseg.networks.group_norm import GroupNorm
 from autoseg.planning.configuration import Configuration
 
+pytestmark = pytest.mark.slow
+
 
 def make_configuration(**changes: Any) -> Configuration:
     """A small anisotropic network with unequal axes; `changes` replace its entries."""

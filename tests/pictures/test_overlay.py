@@ -13,6 +13,8 @@ from autoseg.geometry import Spacing
 from autoseg.labels import Labels, make_labels
 from autoseg.pictures import COLOURS, Overlay, overlays
 
+pytestmark = pytest.mark.slow
+
 LABELS = make_labels({"background": 0, "left": 1, "right": 2})
 SPACING = (4.0, 1.0, 1.0)
 

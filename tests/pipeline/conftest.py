@@ -2,10 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from autoseg import cli, demo
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test of this folder as slow: all of them train or start processes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

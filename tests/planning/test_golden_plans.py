@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
 from autoseg import presets
 from autoseg.cases import Channel
 from autoseg.fingerprint import CaseFacts, ChannelIntensities, Fingerprint
@@ -15,6 +17,8 @@ from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.importing import import_plan
 from autoseg.planning.memory import feature_maps
 from autoseg.planning.plan import make_plan
+
+pytestmark = pytest.mark.slow
 
 PRESETS = {"default": "nnunet", "resenc-m": "resenc-m", "resenc-l": "resenc-l", "resenc-xl": "resenc-xl"}
 MODALITIES = {"ct": "CT", "nonorm": "unchanged", "rescale_to_0_1": "rescaled", "rgb_to_0_1": "RGB"}

@@ -16,6 +16,8 @@ from autoseg.planning.memory import feature_maps, forward_flops, modelled_footpr
 from autoseg.planning.topology import features_per_stage, first_entries, plan_topology
 from tests.planning.fingerprints import CPU
 
+pytestmark = pytest.mark.slow
+
 
 def configuration(patch, spacing=(1, 1, 1), *, batch=2, base=8, network="unet", norm="group") -> Configuration:
     planar = patch[0] == 1

@@ -21,6 +21,8 @@ from autoseg.planning.sizing import Wanted, ladder
 from autoseg.planning.validation import validate_plan
 from tests.planning.fingerprints import CPU, TWO_LABELS, card, make_fingerprint, preset
 
+pytestmark = pytest.mark.slow
+
 PRIMES = [n for n in range(11, 420) if all(n % d for d in range(2, n))]
 
 shapes = st.tuples(*[st.integers(1, 500)] * 3)

@@ -24,6 +24,8 @@ from autoseg.training.sampling import pick_patches
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "steps_per_epoch": 4,
     "checkpoint_seconds": 0.0,

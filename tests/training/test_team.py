@@ -10,6 +10,8 @@ from autoseg.errors import SettingsError
 from autoseg.training.team import ALONE, Team
 from tests.training import team_program
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -12,6 +12,8 @@ from autoseg.errors import GeometryError
 from autoseg.geometry import orientation_of, reorient, reoriented_affine, spacing_of
 from autoseg.phantoms import LABELS, make_phantom, make_phantoms, oriented
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, phantoms.Phantom]:

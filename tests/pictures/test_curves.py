@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from autoseg.pictures import CURVES, progress
+
+pytestmark = pytest.mark.slow
 
 
 def pixels(png: bytes) -> np.ndarray:

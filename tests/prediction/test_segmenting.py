@@ -27,6 +27,8 @@ from autoseg.workspace import Workspace
 
 from .conftest import REGIONS, only
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (22, 25, 9)  # (x, y, z) of the file below; spacings 2.6, 1.2, 0.9 mm
 AFFINE = np.array([[2.6, 0, 0, -20], [0, 1.2, 0, 5], [0, 0, 0.9, 11], [0, 0, 0, 1.0]])
 

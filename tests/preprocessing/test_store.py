@@ -30,6 +30,8 @@ from autoseg.preprocessing import store
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.preprocessing.locations import ANNOTATED
 
+pytestmark = pytest.mark.slow
+
 PlanMaker = Callable[..., Plan]
 
 

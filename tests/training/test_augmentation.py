@@ -15,6 +15,8 @@ from autoseg.training.augmentation import Spatial, affine_matrix, augment, draw_
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import read_settings
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = read_settings(presets.planner("nnunet").values["training"]).augmentation
 NOTHING = replace(reference_augmentation.mirroring_only(REFERENCE), rotation=0.0, scaling=0.0, elastic=0.0, mirror=0.0)
 

@@ -12,6 +12,8 @@ from autoseg.training.schedule import learning_rate
 from autoseg.training.settings import read_settings
 from tests.training.made import MadeCase, make_case, make_plan
 
+pytestmark = pytest.mark.slow
+
 
 def two_sided_case(seed):
     """Two boxes that look alike, left and right of a bright midline."""

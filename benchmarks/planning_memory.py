@@ -2,7 +2,7 @@
 
     python benchmarks/planning_memory.py [--device cpu|cuda] [--time] [--only NAME ...]
 
-Memory is the peak of torch's allocator over the third step of the real learner (network, loss, optimizer, averaged weights),
+Memory is the peak of torch's allocator over the third step of the real trainer (network, loss, optimizer, averaged weights),
 from the profiler on a processor, from `torch.cuda.max_memory_allocated` on a card. The last line is JSON.
 """
 
@@ -29,8 +29,8 @@ from autoseg.planning.rules import read_rules
 from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.topology import features_per_stage, first_entries, plan_topology
 from autoseg.training.batches import Batch
-from autoseg.training.learner import Learner
 from autoseg.training.settings import read_settings
+from autoseg.training.trainer import Trainer
 
 # name: patch, spacing, batch, base features, network, channels, labels
 PLANS = {
@@ -126,7 +126,7 @@ def make(name: str, preset: presets.Preset) -> tuple[Plan, Configuration, int, i
 
 def steps(plan: Plan, configuration: Configuration, device: str, count: int) -> list[float]:
     """Seconds of each of `count` real optimisation steps on random data."""
-    learner = Learner(
+    trainer = Trainer(
         plan=plan, configuration=configuration, settings=read_settings(plan.settings or {}), device=torch.device(device), seed=0
     )
     shape = configuration.patch_size
@@ -139,7 +139,7 @@ def steps(plan: Plan, configuration: Configuration, device: str, count: int) -> 
     taken = []
     for _ in range(count):
         start = time.perf_counter()
-        learner.step(batch, learning_rate=1e-3)
+        trainer.step(batch, learning_rate=1e-3)
         taken.append(time.perf_counter() - start)
     return taken
 

@@ -76,8 +76,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     from autoseg.planning.plan import make_plan
     from autoseg.preprocessing import store
     from autoseg.training import loop
-    from autoseg.training.batches import Batches
-    from autoseg.training.learner import Learner
+    from autoseg.training.batches import BatchLoader
+    from autoseg.training.trainer import Trainer
 
     torch.set_num_threads(given.threads)
     dataset = cases.find(given.data / "msd-hippocampus")
@@ -93,14 +93,14 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             batch_size=given.batch or configuration.batch_size,
         )
         device = torch.device(given.device)
-        learner = Learner(plan=plan, configuration=configuration, settings=settings, device=device, seed=0)
-        batches = Batches(stored, plan=plan, configuration=configuration, settings=settings, seed=0, device=device, memory=1e10)
+        trainer = Trainer(plan=plan, configuration=configuration, settings=settings, device=device, seed=0)
+        batches = BatchLoader(stored, plan=plan, configuration=configuration, settings=settings, seed=0, device=device, memory=1e10)
         times = []
         for step in range(given.steps + 2):
             if step == 2:
                 batches.waited = batches.augmented = 0.0
             begun = time.perf_counter()
-            learner.step(batches.batch(step), learning_rate=0.01)
+            trainer.step(batches.batch(step), learning_rate=0.01)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - begun)
@@ -116,7 +116,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         "batch": configuration.batch_size,
         "features": configuration.features_per_stage,
         "norm": configuration.norm,
-        "precision": str(learner.precision),
+        "precision": str(trainer.precision),
     }
     flops = configuration.predicted.forward_flops if configuration.predicted else None
     if flops and given.patch is None and given.batch is None:

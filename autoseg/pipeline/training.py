@@ -30,11 +30,11 @@ from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, P
 from autoseg.planning.memory import modelled_footprint
 from autoseg.preprocessing import store
 from autoseg.quantities import clock
-from autoseg.training import loop, reference_augmentation
+from autoseg.training import batchgenerators_backend, loop
 from autoseg.training import tensorboard as board
 from autoseg.training.length import RunLength
+from autoseg.training.process_group import ProcessGroup, joined
 from autoseg.training.settings import TrainingSettings
-from autoseg.training.team import Team, joined
 from autoseg.workspace import Run, Workspace
 
 
@@ -90,7 +90,7 @@ def train(
     chosen = machine.choose_device(device)
     checked = loop.check_settings(plan, settings or {})
     if checked.augmentation.backend == "batchgenerators":
-        reference_augmentation.require(checked.augmentation)
+        batchgenerators_backend.require(checked.augmentation)
     if tensorboard:
         board.require()
     length = RunLength(
@@ -106,24 +106,24 @@ def train(
     if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
         _require_out_of_fold(splits, dataset)
     devices = machine.choose_devices(device)
-    with joined(chosen) as team:
+    with joined(chosen) as processes:
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, length=length,
-            deterministic=deterministic, settings=settings or {}, device=team.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, extend=True, tensorboard=tensorboard, team=team, devices=devices if team.size == 1 else (),
+            deterministic=deterministic, settings=settings or {}, device=processes.device or chosen, seed=seed, workers=workers,
+            overwrite=overwrite, extend=True, tensorboard=tensorboard, processes=processes, devices=devices if processes.size == 1 else (),
             folds_at_once=folds_at_once,
-            reporter=reporter if team.leads else NullReporter())  # fmt: skip
+            reporter=reporter if processes.is_main else NullReporter())  # fmt: skip
         _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
         results: dict[str, Any] = {}
         for name in _wanted(plan, configuration):
             results |= _train_configuration(work, name, _folds(splits, fold))
             work = _clock_restarted(work)
-        if team.leads and folds_at_once == 1:
+        if processes.is_main and folds_at_once == 1:
             try:
                 select(workspace, reporter=reporter)
             except AutosegError as error:
                 reporter.say(f"warning: nothing selected, though the training is finished: {error}")
-        team.wait()
+        processes.wait()
     return results
 
 
@@ -144,7 +144,7 @@ class _Work:
     overwrite: bool
     extend: bool  # finished runs go on where more is asked for
     tensorboard: bool
-    team: Team
+    processes: ProcessGroup
     devices: Sequence[str]  # with several, each has a fold of its own
     folds_at_once: int
     reporter: Reporter
@@ -156,16 +156,16 @@ def _clock_restarted(work: _Work) -> _Work:
 
 
 def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> None:
-    """Nothing, if what is to be begun fits into the memory there is, the team's share of each batch considered.
+    """Raise unless what is to be trained fits into memory, with each process's share of the batches.
 
     Raises
     ------
     NotEnough : it does not fit
-    SettingsError : the batch cannot be divided among the processes of the team
+    SettingsError : the batch cannot be divided among the processes
     """
     names = [*names, *(stage for name in names if (stage := work.plan.configuration(name).previous_stage) is not None)]
     new = [n for n in names if work.overwrite or not all(work.workspace.run(n, k).weights.exists() for k in folds)]
-    shares = {c.name: len(work.team.share(c.batch_size)) for c in work.plan.configurations if c.name in names}
+    shares = {c.name: len(work.processes.share(c.batch_size)) for c in work.plan.configurations if c.name in names}
     shared = tuple(replace(c, batch_size=shares.get(c.name, c.batch_size)) for c in work.plan.configurations)
     offered = machine.describe(work.device, probe=False)
     footprint = partial(modelled_footprint, value_bytes=2 if offered.bf16 or not offered.cpu else 4)
@@ -175,15 +175,15 @@ def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> No
 def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[str, Any]:
     """Train folds of one configuration; those of the stage before it first, where they are missing."""
     configuration = work.plan.configuration(name)
-    if work.team.leads:
+    if work.processes.is_main:
         _prepare(work, configuration)
-    work.team.wait()
+    work.processes.wait()
     if configuration.previous_stage is not None:
         stage, before = configuration.previous_stage, replace(work, overwrite=False, extend=False)
         missing = [k for k in range(len(work.splits)) if not _is_done(work, stage, k)]
         if missing:
             work.reporter.say(f"the cascade needs all folds of {stage}; missing: {', '.join(map(str, missing))}")
-        work.team.wait()
+        work.processes.wait()
         if missing:
             _train_configuration(before, stage, missing)
             work = _clock_restarted(work)
@@ -195,10 +195,10 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[s
         return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
-        with files.only_one(run.root, doing=f"training {name} fold {k}") if work.team.leads else contextlib.nullcontext():
-            if work.overwrite and work.team.leads:
+        with files.only_one(run.root, doing=f"training {name} fold {k}") if work.processes.is_main else contextlib.nullcontext():
+            if work.overwrite and work.processes.is_main:
                 files.empty_folder(run.root)
-            work.team.wait()
+            work.processes.wait()
             results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k)
         work = _clock_restarted(work)
     return results
@@ -299,7 +299,7 @@ def _prepare(work: _Work, configuration: Configuration) -> None:
 
 
 def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[str, Any]:
-    """Train one fold to its end and validate it; the summary is the leader's, of others it is empty."""
+    """Train one fold to its end and validate it; the summary is the main process's, of others it is empty."""
     workspace, plan, device, reporter = work.workspace, work.plan, work.device, work.reporter
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
     folder = workspace.preprocessed(cache_name(configuration))
@@ -322,7 +322,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
         settings=work.settings,
         previous=previous,
         previous_weights={first.root.name: files.read_json(first.summary).get("weights") for first in first_stage},
-        team=work.team,
+        processes=work.processes,
         folds_at_once=work.folds_at_once,
     )
     validate = partial(
@@ -330,7 +330,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     )
     stage = f"{configuration.name} fold {fold}"
     reporter.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
-    with board.Board(run.tensorboard) if work.tensorboard and work.team.leads else contextlib.nullcontext() as events:
+    with board.Board(run.tensorboard) if work.tensorboard and work.processes.is_main else contextlib.nullcontext() as events:
 
         def report(row: dict[str, Any]) -> None:
             """A row of figures to the reporter and to TensorBoard."""
@@ -346,10 +346,10 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
             say=reporter.say,
         )
     summary = {}
-    if work.team.leads:
+    if work.processes.is_main:
         summary = validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous, device=device,
                                 workers=work.workers, network=finished, reporter=reporter, length=work.length)  # fmt: skip
-    work.team.wait()
+    work.processes.wait()
     return summary
 
 

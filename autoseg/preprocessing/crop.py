@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autoseg.geometry import Box, nonzero_box
 
-OUTSIDE = -1  # while labels are resampled only: background that lies outside the mask, a label like any other
+MASKED_OUT = -1  # while labels are resampled only: background that lies outside the mask, a label like any other
 
 
 def crop(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], Box]:
@@ -34,17 +34,17 @@ def crop(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], Box]:
 
 
 def mark_outside(classes: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.int16]:
-    """Classes `(z, y, x)` with background outside `mask` as `OUTSIDE`; foreground outside stays what it is.
+    """Classes `(z, y, x)` with background outside `mask` as `MASKED_OUT`; foreground outside stays what it is.
 
     Source: nnU-Net 2.8.1, where outside competes with background when labels are resampled.
     """
     marked = classes.astype(np.int16)
-    marked[(classes == 0) & ~mask] = OUTSIDE
+    marked[(classes == 0) & ~mask] = MASKED_OUT
     return marked
 
 
 def split_outside(marked: NDArray[np.int16]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The inverse: classes in the smallest unsigned type that holds them, and the mask of what is not outside."""
-    inside = marked != OUTSIDE
+    inside = marked != MASKED_OUT
     classes = np.where(inside, marked, 0)
     return classes.astype(np.uint8 if classes.size == 0 or classes.max() < 256 else np.uint16), inside

@@ -23,9 +23,9 @@ from autoseg.networks.inputs import one_hot
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training import augmentation, cascade
 from autoseg.training.augmentation import Spatial
+from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup
 from autoseg.training.sampling import CaseInMemory, Patch, PatchSource, bytes_in_memory, generator_for, pick_patches, read_patch
 from autoseg.training.settings import TrainingSettings
-from autoseg.training.team import ALONE, Team
 
 READ_AHEAD = 3  # batches
 
@@ -40,7 +40,7 @@ class Batch:
     cases: tuple[str, ...]  # names, for messages
 
 
-class Batches:
+class BatchLoader:
     """The endless row of batches of one run. `batch(step)` may be called for any step; it is fastest in order.
 
     Parameters
@@ -48,7 +48,7 @@ class Batches:
     cases : the training cases
     previous : per case the class map `(z, y, x)` of the cascade's previous stage
     memory : bytes in which cases may be kept
-    team : the processes among which every batch is divided; this one gets its share
+    processes : those among which every batch is divided; this one gets its share
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Batches:
         device: torch.device,
         memory: float,
         previous: Mapping[str, NDArray[Any]] | None = None,
-        team: Team = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         channels = len(plan.channels)
-        self._share = team.share(configuration.batch_size)
-        self._rank = (team.rank,) if team.size > 1 else ()  # each process draws its own numbers; one alone draws as it always did
+        self._share = processes.share(configuration.batch_size)
+        self._rank = (processes.rank,) if processes.size > 1 else ()  # each process draws its own numbers; one alone draws as it always did
         self.in_memory = sum(bytes_in_memory(case, channels) for case in cases) <= memory
         self._cases: Sequence[PatchSource] = [CaseInMemory(case) for case in cases] if self.in_memory else cases
         self._plan, self._configuration, self._settings = plan, configuration, settings
@@ -138,10 +138,10 @@ class Batches:
             maps.append(torch.stack([patch.previous for patch in patches if patch.previous is not None]))
         generator = generator_for(self._seed, 4, step, *self._rank)
         if settings.backend == "batchgenerators":
-            from autoseg.training import reference_augmentation
+            from autoseg.training import batchgenerators_backend
 
-            image = reference_augmentation.augment(image, settings=settings, generator=generator)
-            settings = reference_augmentation.mirroring_only(settings)
+            image = batchgenerators_backend.augment(image, settings=settings, generator=generator)
+            settings = batchgenerators_backend.mirroring_only(settings)
         numbers = [case for case, _, _ in read]
         image, maps, annotated = augmentation.augment(
             image,
@@ -155,7 +155,7 @@ class Batches:
             image[:, channel].mul_(maps[0] >= 0)
         if self._previous is not None:
             extra = one_hot(maps[1], len(plan.labels.labels))
-            extra = cascade.disturb(extra, settings=self._settings.cascade, generator=generator)
+            extra = cascade.augment_previous_stage(extra, settings=self._settings.cascade, generator=generator)
             image = torch.cat((image, extra), dim=1)
         return Batch(
             image=image,

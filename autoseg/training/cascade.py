@@ -15,7 +15,7 @@ from torch import Tensor
 from autoseg.training.settings import CascadeSettings
 
 
-def disturb(channels: Tensor, *, settings: CascadeSettings, generator: torch.Generator) -> Tensor:
+def augment_previous_stage(channels: Tensor, *, settings: CascadeSettings, generator: torch.Generator) -> Tensor:
     """Disturbed copy of one-hot channels `(n, c, z, y, x)`.
 
     Per sample, with the probabilities of the settings: morphology on some channels (voxels newly set are cleared in the others),

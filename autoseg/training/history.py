@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from autoseg import files
-from autoseg.training.batches import Batches
+from autoseg.training.batches import BatchLoader
 from autoseg.training.length import RunLength
 from autoseg.workspace import Run
 
@@ -43,7 +43,7 @@ class Clock:
 class EpochWatch:
     """Times of the epoch that is running."""
 
-    def __init__(self, clock: Clock, batches: Batches) -> None:
+    def __init__(self, clock: Clock, batches: BatchLoader) -> None:
         self._clock, self._batches = clock, batches
         self.begin = self._reported = clock.now()
         self._waited, self._augmented = batches.waited, batches.augmented

@@ -22,14 +22,14 @@ from autoseg.errors import Interrupted, SettingsError
 from autoseg.planning.configuration import Plan
 from autoseg.resources import free_memory
 from autoseg.training import resuming, safeguards
-from autoseg.training.batches import Batches
+from autoseg.training.batches import BatchLoader
 from autoseg.training.history import Clock, EpochWatch, line, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
-from autoseg.training.learner import Learner
 from autoseg.training.schedule import learning_rate
 from autoseg.training.scoring import Scorer, Validate
 from autoseg.training.settings import TrainingSettings, check_settings
 from autoseg.training.task import Progress, TrainingTask, draws, mirrors, plan_of
+from autoseg.training.trainer import Trainer
 
 __all__ = ["TrainingTask", "check_settings", "line", "refuse_time_budget", "train"]
 
@@ -72,34 +72,34 @@ def train(
     settings = check_settings(task.plan, task.settings or {})
     with _reproducible(task), listening() as interruption:
         device = torch.device(task.device)
-        if not task.team.leads:
+        if not task.processes.is_main:
             report, draw, say = _unheard, _unheard, _unheard
-        learner = Learner(
-            plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed, team=task.team
+        trainer = Trainer(
+            plan=task.plan, configuration=task.configuration, settings=settings, device=device, seed=task.seed, processes=task.processes
         )
-        progress, changes = resuming.resume(task, settings, learner, say)
+        progress, changes = resuming.resume(task, settings, trainer, say)
         resuming.extend(task, progress, say)
         changes += _decide_mirroring(task, settings, progress)
         if progress.finished:
-            resuming.mend_model(task, learner, progress, say)
+            resuming.mend_model(task, trainer, progress, say)
             resuming.mend_history(task, progress, draw)
-            return learner.averaged.eval()
+            return trainer.averaged.eval()
         for change in changes:
             say(change)
         read = partial(_batches, task, settings, plan_of(task, progress), device)  # all cases that fit into memory
-        batches = interruption.abandonable(read) if task.team.size == 1 else read()  # a team stops together, at its first step
+        batches = interruption.abandonable(read) if task.processes.size == 1 else read()  # a processes stops together, at its first step
         if batches is None:
             raise _interrupted(task, interruption.name, found=f"{progress.step} steps done")
         try:
-            running = _Running(task=task, settings=settings, learner=learner, batches=batches, progress=progress,
+            running = _Running(task=task, settings=settings, trainer=trainer, batches=batches, progress=progress,
                                interruption=interruption, validate=validate, report=report, draw=draw, say=say)  # fmt: skip
             _run(running)
         finally:
             batches.close()
-        _, stopped_by = task.team.agree(1.0, interruption.name)
+        _, stopped_by = task.processes.agree(1.0, interruption.name)
         if stopped_by:  # too late for a step: what comes after training is not begun
             raise _interrupted(task, stopped_by, found=f"{progress.step} steps done, saved")
-        return learner.averaged.eval()
+        return trainer.averaged.eval()
 
 
 def refuse_time_budget(*, found: str) -> NoReturn:
@@ -130,17 +130,17 @@ def _decide_mirroring(task: TrainingTask, settings: TrainingSettings, progress: 
     return notes
 
 
-def _batches(task: TrainingTask, settings: TrainingSettings, plan: Plan, device: torch.device) -> Batches:
-    return Batches(
+def _batches(task: TrainingTask, settings: TrainingSettings, plan: Plan, device: torch.device) -> BatchLoader:
+    return BatchLoader(
         task.train_cases,
         plan=plan,
         configuration=task.configuration,
         settings=settings,
         seed=task.seed,
         device=device,
-        memory=settings.memory_share * free_memory() / (task.team.beside * task.folds_at_once),
+        memory=settings.memory_share * free_memory() / (task.processes.local_size * task.folds_at_once),
         previous=task.previous,
-        team=task.team,
+        processes=task.processes,
     )
 
 
@@ -150,8 +150,8 @@ class _Running:
 
     task: TrainingTask
     settings: TrainingSettings
-    learner: Learner
-    batches: Batches
+    trainer: Trainer
+    batches: BatchLoader
     progress: Progress
     interruption: Interruption
     validate: Validate
@@ -193,33 +193,33 @@ class _Running:
         """Return the figures of the epoch that is running."""
         progress = self.progress
         return row_of(epoch=progress.epoch + 1, step=progress.step, losses=progress.epoch_losses, watch=self.watch,
-                      length=progress.length, share=share, device=self.learner.device)  # fmt: skip
+                      length=progress.length, share=share, device=self.trainer.device)  # fmt: skip
 
     def probe(self) -> None:
         """Before the first step: can the network learn at all, and does it pay to compile it?"""
-        task, settings, alone = self.task, self.settings, self.task.team.size == 1
+        task, settings, alone = self.task, self.settings, self.task.processes.size == 1
         long_enough = (self.progress.length.seconds or math.inf) >= PROBE_FROM_SECONDS
         if self.progress.step == 0 and settings.probe_steps and long_enough:
-            probe = partial(safeguards.probe, self.learner, self.batches, settings, task.team, self.say)
+            probe = partial(safeguards.probe, self.trainer, self.batches, settings, task.processes, self.say)
             if alone:
                 self.interruption.abandonable(probe)
             else:  # together or not at all
                 probe()
         if settings.compile != "off" and not task.deterministic and alone:  # each of several would decide for itself
             self.interruption.abandonable(
-                lambda: self.learner.compile(self.batches.batch(self.progress.step), wanted=settings.compile, say=self.say)
+                lambda: self.trainer.compile(self.batches.batch(self.progress.step), wanted=settings.compile, say=self.say)
             )
 
     def end_epoch(self) -> None:
         """Score some cases if it is time for that, and record the epoch: where that is cut short, it ends when the run is resumed."""
         row = self.row(self.share)
         if self.scorer.is_due(self.progress):
-            row |= self.interruption.abandonable(lambda: self.scorer.score(self.learner, self.progress)) or {}
+            row |= self.interruption.abandonable(lambda: self.scorer.score(self.trainer, self.progress)) or {}
             if self.interruption.name is not None:
                 return
         self.record(row)
         self.report(row)
-        if self.task.team.leads:
+        if self.task.processes.is_main:
             write_history(self.task.run, self.progress.history)
         if self.progress.length.drawn <= DRAWING_SHARE * self.clock.now():
             self.draw_curves()
@@ -241,8 +241,8 @@ class _Running:
         """Do one optimisation step."""
         progress = self.progress
         batch = self.batches.batch(progress.step)
-        step = self.learner.step(batch, learning_rate=self.learning_rate(share))
-        safeguards.note(step, batch, progress, self.settings, self.task.team, self.say)
+        step = self.trainer.step(batch, learning_rate=self.learning_rate(share))
+        safeguards.note(step, batch, progress, self.settings, self.task.processes, self.say)
         self.watch.steps += 1
         progress.step += 1
         if self.watch.due():
@@ -260,7 +260,7 @@ class _Running:
 
     def save(self) -> None:
         """Write the state and the model."""
-        resuming.save(self.task, self.learner, self.progress, self.clock)
+        resuming.save(self.task, self.trainer, self.progress, self.clock)
         self.saved = self.clock.now()
 
     def finish(self) -> None:
@@ -270,7 +270,7 @@ class _Running:
             self.record(self.row(1.0))
         progress.finished, progress.asked_steps, progress.asked_seconds = True, progress.length.steps, progress.length.seconds
         self.save()
-        if self.task.team.leads:
+        if self.task.processes.is_main:
             write_history(self.task.run, progress.history)
         self.draw_curves()
 
@@ -282,7 +282,7 @@ def _run(running: _Running) -> None:
     while True:
         if running.epoch_is_over:
             running.end_epoch()
-        share, stopped_by = task.team.agree(running.share, interruption.name)
+        share, stopped_by = task.processes.agree(running.share, interruption.name)
         if stopped_by:
             running.save()
             raise _interrupted(task, stopped_by, found=f"{progress.step} steps done, saved")
@@ -295,7 +295,7 @@ def _run(running: _Running) -> None:
 
 
 def _unheard(_: Any) -> None:
-    """What others than the leader of a team have to report."""
+    """Stands for the callbacks in all processes but the main one."""
 
 
 def _interrupted(task: TrainingTask, signal_name: str | None, *, found: str) -> Interrupted:

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from autoseg import losses
 from autoseg.labels import Labels
+from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup
 from autoseg.training.settings import LossSettings
-from autoseg.training.team import ALONE, Team
 
 
 class Loss(Protocol):
@@ -31,14 +31,14 @@ class Loss(Protocol):
         """Return the loss of the outputs of a network."""
 
 
-def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team: Team = ALONE) -> Loss:
+def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, processes: ProcessGroup = SINGLE_PROCESS) -> Loss:
     """Return the loss of a plan.
 
     Parameters
     ----------
     labels : classes, regions and ignore class
     batch_dice : overlap sums run over the whole batch instead of over each sample
-    team : the processes among which the batch is divided; each gets the loss of all of it
+    processes : those among which the batch is divided; each gets the loss of all of it
 
     Returns
     -------
@@ -68,10 +68,12 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, team:
         if labels.regions:
             compared = _of_regions(logits, target, valid, annotated, labels, settings)
         else:
-            everywhere = annotated is None or (team.size == 1 and bool(annotated.all()))
+            everywhere = annotated is None or (processes.size == 1 and bool(annotated.all()))
             compared = _of_labels(logits, target, valid, None if everywhere else annotated, settings)
-        voxels = _voxel_term(voxel_loss, compared, settings, team)
-        return settings.pixel_weight * voxels + settings.overlap_weight * _region_term(region_loss, compared, batch_dice, settings, team)
+        voxels = _voxel_term(voxel_loss, compared, settings, processes)
+        return settings.pixel_weight * voxels + settings.overlap_weight * _region_term(
+            region_loss, compared, batch_dice, settings, processes
+        )
 
     return loss
 
@@ -234,37 +236,39 @@ def _voxel_weights(target: Tensor, valid: Tensor | None, settings: LossSettings)
     return weight
 
 
-def _voxel_term(loss: Callable[..., Tensor], compared: _Compared, settings: LossSettings, team: Team) -> Tensor:
+def _voxel_term(loss: Callable[..., Tensor], compared: _Compared, settings: LossSettings, processes: ProcessGroup) -> Tensor:
     """Return the weighted mean of the voxel loss; over the hardest voxels alone, where the loss is of that sort."""
     values, weight = loss(compared.entropy, settings), compared.weight
     if compared.smoothing is not None:
         values = (1 - settings.label_smoothing) * values + settings.label_smoothing * compared.smoothing
-    if hardest := losses.LOSSES[settings.pixel].hardest:  # in a team: of each one's share
+    if hardest := losses.LOSSES[settings.pixel].hardest:  # with several processes: of each one's share
         values = values if weight is None else values * weight
         count = max(1, int(getattr(settings, hardest) * values.numel()))
-        return team.mean(values.flatten().topk(count, sorted=False).values.mean())
+        return processes.mean(values.flatten().topk(count, sorted=False).values.mean())
     if weight is None:
-        return team.mean(values.mean())
-    return team.sum((values * weight).sum()) / team.sum(weight.sum()).clamp(min=1e-8)
+        return processes.mean(values.mean())
+    return processes.sum((values * weight).sum()) / processes.sum(weight.sum()).clamp(min=1e-8)
 
 
-def _region_term(loss: Callable[..., Tensor], compared: _Compared, batch_dice: bool, settings: LossSettings, team: Team) -> Tensor:
+def _region_term(
+    loss: Callable[..., Tensor], compared: _Compared, batch_dice: bool, settings: LossSettings, processes: ProcessGroup
+) -> Tensor:
     """Return minus the mean score of the channels, of each sample or of the whole batch."""
     keep = compared.keep
     if losses.LOSSES[settings.overlap].kind == "ranking":
-        return _ranking_term(loss, *compared.maps(), keep, batch_dice, settings, team)
+        return _ranking_term(loss, *compared.maps(), keep, batch_dice, settings, processes)
     overlap, predicted, truth = compared.counts()
     if keep is not None:
         overlap, predicted, truth = overlap * keep, predicted * keep, truth * keep
     if batch_dice:
-        overlap, predicted, truth = team.sum(torch.stack((overlap.sum(0), predicted.sum(0), truth.sum(0))))
-        keep = None if keep is None else team.sum(keep.sum(dim=0)) > 0
+        overlap, predicted, truth = processes.sum(torch.stack((overlap.sum(0), predicted.sum(0), truth.sum(0))))
+        keep = None if keep is None else processes.sum(keep.sum(dim=0)) > 0
     score = loss(overlap, predicted, truth, settings)
     if keep is None:
-        return -score.mean() if batch_dice else -team.mean(score.mean())
+        return -score.mean() if batch_dice else -processes.mean(score.mean())
     if batch_dice:
         return -(score * keep).sum() / keep.sum().clamp(min=1)
-    return -team.sum((score * keep).sum()) / team.sum(keep.sum()).clamp(min=1)
+    return -processes.sum((score * keep).sum()) / processes.sum(keep.sum()).clamp(min=1)
 
 
 def _ranking_term(
@@ -274,7 +278,7 @@ def _ranking_term(
     keep: Tensor | None,
     batch_dice: bool,
     settings: LossSettings,
-    team: Team,
+    processes: ProcessGroup,
 ) -> Tensor:
     """Return minus the mean score over the channels that occur; voxels of several processes are ranked by each for itself."""
     if keep is not None:
@@ -283,4 +287,4 @@ def _ranking_term(
         probabilities, truth = (maps.movedim(0, 1).flatten(1)[None] for maps in (probabilities, truth))
     occurs = truth.amax(dim=2) > 0  # (n or 1, channels)
     score = torch.stack([loss(*sample, settings) for sample in zip(probabilities, truth, strict=True)])
-    return -team.sum((score * occurs).sum()) / team.sum(occurs.sum()).clamp(min=1)
+    return -processes.sum((score * occurs).sum()) / processes.sum(occurs.sum()).clamp(min=1)

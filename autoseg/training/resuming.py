@@ -10,35 +10,35 @@ from typing import Any
 from autoseg.errors import PlanMismatch
 from autoseg.networks import checkpoint
 from autoseg.training.history import Clock, clock_text, is_written, write_history
-from autoseg.training.learner import Learner
 from autoseg.training.length import SPENDING
-from autoseg.training.origin import changed_settings, origin_of, refuse_another, settings_of
+from autoseg.training.run_identity import changed_settings, identity_of, refuse_another, settings_of
 from autoseg.training.settings import TrainingSettings, check_settings
 from autoseg.training.task import Progress, TrainingTask, plan_of
+from autoseg.training.trainer import Trainer
 from autoseg.version import __version__
 
 LONGER = 1.5  # times the time budget that a run was finished with make it a longer one
 
 
-def save(task: TrainingTask, learner: Learner, progress: Progress, clock: Clock) -> None:
+def save(task: TrainingTask, trainer: Trainer, progress: Progress, clock: Clock) -> None:
     """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
     progress.length = replace(progress.length, elapsed=clock.now())
-    if not task.team.leads:
+    if not task.processes.is_main:
         return
     kept = {name: value for name, value in vars(progress).items() if name not in ("history", "length")}
     spending = {name: getattr(progress.length, name) for name in SPENDING}
     state = {
         "progress": {**kept, **spending, "history": json.dumps(progress.history)},
-        "learner": learner.state(),
+        "learner": trainer.state(),
         "seed": task.seed,
         "origin": _origin(task),
         "settings": settings_of(check_settings(task.plan, task.settings or {})),
     }
     checkpoint.save_state(task.run.state, state)
-    _save_model(task, learner, progress)
+    _save_model(task, trainer, progress)
 
 
-def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> None:
+def _save_model(task: TrainingTask, trainer: Trainer, progress: Progress) -> None:
     scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
     description = {
         "version": __version__,
@@ -58,19 +58,19 @@ def _save_model(task: TrainingTask, learner: Learner, progress: Progress) -> Non
         "seconds": round(progress.length.elapsed, 3),
         "scores": {"validation_dice": scores[-1] if scores else None, "cases": len(task.validation_cases)},
     }
-    checkpoint.save_model(task.run, learner.weights(), description, remarks=remarks)
+    checkpoint.save_model(task.run, trainer.weights(), description, remarks=remarks)
 
 
-def mend_model(task: TrainingTask, learner: Learner, progress: Progress, say: Callable[[str], None]) -> None:
+def mend_model(task: TrainingTask, trainer: Trainer, progress: Progress, say: Callable[[str], None]) -> None:
     """The model of a finished run is written anew where it is not the state's: killed between the two, lost or damaged."""
-    if task.team.leads and not checkpoint.holds(task.run, learner.weights(), steps=progress.step):
+    if task.processes.is_main and not checkpoint.holds(task.run, trainer.weights(), steps=progress.step):
         say(f"{task.run.weights} is missing, damaged or older than the saved state: written anew from it")
-        _save_model(task, learner, progress)
+        _save_model(task, trainer, progress)
 
 
 def mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[dict[str, Any]]], None]) -> None:
     """The tables and the picture of a finished run are made again where they miss epochs of the state: killed before them, or lost."""
-    if not task.team.leads or not progress.history:
+    if not task.processes.is_main or not progress.history:
         return
     run = task.run
     if not is_written(run, progress.history):
@@ -79,7 +79,7 @@ def mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[di
         draw([dict(row) for row in progress.history])
 
 
-def resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say: Callable[[str], None]) -> tuple[Progress, list[str]]:
+def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say: Callable[[str], None]) -> tuple[Progress, list[str]]:
     """Where the run was stopped, or its beginning; and what has been set otherwise since then, a line each.
 
     Raises
@@ -94,7 +94,7 @@ def resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say
     refuse_another(state.get("origin"), _origin(task), file=task.run.state)
     changed = changed_settings(state.get("settings", {}), settings_of(settings), file=task.run.state)
     try:
-        learner.load(state["learner"])
+        trainer.load(state["learner"])
         kept = dict(state["progress"])
         length = replace(length, **{name: kept.pop(name) for name in SPENDING if name in kept})
         progress = Progress(**{**kept, "length": length, "history": json.loads(kept["history"])})
@@ -119,7 +119,7 @@ def resume(task: TrainingTask, settings: TrainingSettings, learner: Learner, say
 
 
 def _origin(task: TrainingTask) -> dict[str, Any]:
-    return origin_of(
+    return identity_of(
         task.plan,
         task.configuration,
         training=(case.name for case in task.train_cases),

@@ -8,16 +8,16 @@ from collections.abc import Callable
 import torch
 
 from autoseg.errors import TrainingFailed
-from autoseg.training.batches import Batch, Batches
-from autoseg.training.learner import Learner, Step
+from autoseg.training.batches import Batch, BatchLoader
+from autoseg.training.process_group import ProcessGroup
 from autoseg.training.settings import TrainingSettings
 from autoseg.training.task import Progress
-from autoseg.training.team import Team
+from autoseg.training.trainer import Step, Trainer
 
 PROBE_BATCHES = 5  # at most, until one has anything to learn
 
 
-def probe(learner: Learner, batches: Batches, settings: TrainingSettings, team: Team, say: Callable[[str], None]) -> None:
+def probe(trainer: Trainer, batches: BatchLoader, settings: TrainingSettings, processes: ProcessGroup, say: Callable[[str], None]) -> None:
     """Before the first epoch: can the network learn one batch by heart?
 
     The first batch that has anything to learn answers: one without annotation gives no gradient, one with a damaged image no number.
@@ -28,8 +28,8 @@ def probe(learner: Learner, batches: Batches, settings: TrainingSettings, team: 
     """
     for number in range(PROBE_BATCHES):
         batch = batches.batch(number)
-        steps = learner.probe(batch, steps=settings.probe_steps, learning_rate=settings.optimizer.learning_rate)
-        names, values, _ = _contents(batch, team)
+        steps = trainer.probe(batch, steps=settings.probe_steps, learning_rate=settings.optimizer.learning_rate)
+        names, values, _ = _contents(batch, processes)
         left_out = [step for step in steps if not step.taken]
         if left_out:
             say(f"probe: {len(left_out)} of {len(steps)} steps left out: {_numbers(left_out[0])}; cases {names}; image values {values}")
@@ -50,7 +50,9 @@ def probe(learner: Learner, batches: Batches, settings: TrainingSettings, team: 
     say(f"probe: none of the first {PROBE_BATCHES} batches has anything to learn; training begins nevertheless")
 
 
-def note(step: Step, batch: Batch, progress: Progress, settings: TrainingSettings, team: Team, say: Callable[[str], None]) -> None:
+def note(
+    step: Step, batch: Batch, progress: Progress, settings: TrainingSettings, processes: ProcessGroup, say: Callable[[str], None]
+) -> None:
     """Keep the loss, or explain why the step was left out.
 
     Raises
@@ -62,7 +64,7 @@ def note(step: Step, batch: Batch, progress: Progress, settings: TrainingSetting
         progress.epoch_losses.append(step.loss)
         return
     progress.skipped += 1
-    names, values, finite = _contents(batch, team)
+    names, values, finite = _contents(batch, processes)
     say(f"step {progress.step} left out: {_numbers(step)}; cases {names}; image values {values}")
     if progress.skipped >= settings.skip_limit:
         raise TrainingFailed(
@@ -80,10 +82,10 @@ def _numbers(step: Step) -> str:
     return f"loss {step.loss:.4g}, norm of the gradient {step.gradient_norm:.4g}"
 
 
-def _contents(batch: Batch, team: Team) -> tuple[str, str, bool]:
-    """Names of the cases of the whole team's batch, the span of their image values as a text, and whether all of them are finite."""
+def _contents(batch: Batch, processes: ProcessGroup) -> tuple[str, str, bool]:
+    """Return the names of the cases in the whole batch, the range of their image values in words, and whether all of them are finite."""
     damaged = [name for name, image in zip(batch.cases, batch.image, strict=True) if not bool(torch.isfinite(image).all())]
-    told = team.gather((batch.cases, damaged, float(batch.image.min()), float(batch.image.max())))
+    told = processes.gather((batch.cases, damaged, float(batch.image.min()), float(batch.image.max())))
     names = ", ".join(name for cases, _, _, _ in told for name in cases)
     span = ", ".join(f"{low:.4g} to {high:.4g}" for _, _, low, high in told)
     culprits = ", ".join(dict.fromkeys(name for _, some, _, _ in told for name in some))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autoseg.geometry import Box, Shape
 
-OUTSIDE = -1  # label of voxels beyond the case
+BEYOND_CASE = -1  # label of voxels beyond the case
 
 
 class PatchSource(Protocol):
@@ -51,7 +51,7 @@ class PatchSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pick:
+class PatchLocation:
     """One patch to be read: the case, and where the patch begins in it (it may hang over the border)."""
 
     case: int
@@ -61,10 +61,10 @@ class Pick:
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """What was read: zeros and `OUTSIDE` beyond the case."""
+    """What was read: zeros and `BEYOND_CASE` beyond the case."""
 
     image: Tensor  # (c, z, y, x) float32
-    label: Tensor  # (z, y, x) int16, `OUTSIDE` also where the case is masked out
+    label: Tensor  # (z, y, x) int16, `BEYOND_CASE` also where the case is masked out
     previous: Tensor | None = None  # (z, y, x) int16, classes of the cascade's previous stage
 
 
@@ -104,7 +104,7 @@ def pick_patches(
     seed: int,
     share: float,
     rounding: str,
-) -> tuple[Pick, ...]:
+) -> tuple[PatchLocation, ...]:
     """The patches of one batch.
 
     Cases are dealt like cards: every case is seen once before any is seen again. Places are uniform among those where the patch
@@ -121,7 +121,7 @@ def pick_patches(
         case = _dealt(len(cases), seed, round_number)[position]
         generator = generator_for(seed, 2, number)
         start = _place(cases[case], patch=patch, foreground=foreground, generator=generator)
-        picks.append(Pick(case=case, start=start, foreground=foreground))
+        picks.append(PatchLocation(case=case, start=start, foreground=foreground))
     return tuple(picks)
 
 
@@ -144,7 +144,7 @@ def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previou
     pixels = torch.from_numpy(np.array(case.image(inner.slices), dtype=np.float32, order="C"))  # a copy: the case stays as it is
     classes = torch.from_numpy(_classes(case, inner.slices))
     image = _padded(pixels, into, shape, 0.0)
-    label = _padded(classes, into, shape, OUTSIDE)
+    label = _padded(classes, into, shape, BEYOND_CASE)
     if previous is None:
         return Patch(image=image, label=label)
     earlier = torch.from_numpy(np.array(previous[inner.slices], dtype=np.int16, order="C"))
@@ -190,7 +190,7 @@ def _classes(case: PatchSource, slices: tuple[slice, slice, slice]) -> NDArray[n
     classes = np.array(case.label(slices), dtype=np.int16, order="C")
     mask = case.mask(slices)
     if mask is not None:
-        classes[~mask & (classes == 0)] = OUTSIDE
+        classes[~mask & (classes == 0)] = BEYOND_CASE
     return classes
 
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from autoseg import files
 from autoseg.training.history import Clock
-from autoseg.training.learner import Learner
 from autoseg.training.settings import TrainingSettings
 from autoseg.training.task import Progress, TrainingTask, plan_of
+from autoseg.training.trainer import Trainer
 
 Validate = Callable[[nn.Module, Sequence[Any]], float | None]
 
@@ -41,13 +41,13 @@ class Scorer:
     @functools.cached_property
     def subset(self) -> tuple[Any, ...]:
         """The cases; none where another process scores them."""
-        return validation_subset(self.task.validation_cases, self.settings.validation_cases) if self.task.team.leads else ()
+        return validation_subset(self.task.validation_cases, self.settings.validation_cases) if self.task.processes.is_main else ()
 
     def is_due(self, progress: Progress) -> bool:
         """Return whether there are cases, and scoring has taken less than its share of the time so far."""
         return bool(self.subset) and progress.length.validated <= self.settings.validation_share * self.clock.now()
 
-    def score(self, learner: Learner, progress: Progress) -> dict[str, Any]:
+    def score(self, trainer: Trainer, progress: Progress) -> dict[str, Any]:
         """Return what validation adds to the row of an epoch: the Dice, and the number of cases where it is not the whole subset.
 
         The first time under a time budget, the smallest case alone shows how many can be scored in the share of the time for that.
@@ -57,10 +57,10 @@ class Scorer:
         if not some:  # another subset than when the run was begun
             some, progress.scored = list(subset), None
         if seconds is None or progress.scored is not None:
-            dice = self._measured(learner, some, progress)
+            dice = self._measured(trainer, some, progress)
         else:
             ordered, before = sorted(subset, key=_voxels), progress.length.validated
-            dice = self._measured(learner, ordered[:1], progress)
+            dice = self._measured(trainer, ordered[:1], progress)
             per_voxel = (progress.length.validated - before) / _voxels(ordered[0])  # s
             sums = itertools.accumulate(per_voxel * _voxels(case) for case in ordered)
             some = ordered[: max(1, sum(total <= self.settings.validation_share * seconds for total in sums))]
@@ -69,14 +69,14 @@ class Scorer:
                 names = ", ".join(progress.scored)
                 self.say(f"scored during training: {names}; more of the {len(subset)} cases would take too much of the time")
             if len(some) > 1:
-                dice = self._measured(learner, some, progress)
+                dice = self._measured(trainer, some, progress)
         return {"validation_dice": dice} | ({"validation_cases": len(some)} if len(some) < len(subset) else {})
 
-    def _measured(self, learner: Learner, some: Sequence[Any], progress: Progress) -> float | None:
+    def _measured(self, trainer: Trainer, some: Sequence[Any], progress: Progress) -> float | None:
         """Return the Dice of the averaged network; how long that took shows how long the final validation will take."""
         task, begin = self.task, self.clock.now()
-        learner.averaged.eval()
-        score = self.validate(learner.averaged, some)
+        trainer.averaged.eval()
+        score = self.validate(trainer.averaged, some)
         seconds = self.clock.now() - begin
         passes = task.final_passes or plan_of(task, progress).mirroring.within(task.configuration.patch_size).passes
         reserve = 2.5 + seconds * passes * sum(map(_voxels, task.validation_cases)) / max(sum(map(_voxels, some)), 1)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.length import RunLength
+from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup
 from autoseg.training.sampling import PatchSource
 from autoseg.training.settings import TrainingSettings, check_settings
-from autoseg.training.team import ALONE, Team
 from autoseg.workspace import Run
 
 
@@ -35,7 +35,7 @@ class TrainingTask:
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold
     previous_weights: Mapping[str, str | None] = field(default_factory=dict)  # its fold -> hash of the weights that made those maps
-    team: Team = ALONE  # the processes that train this fold together
+    processes: ProcessGroup = SINGLE_PROCESS  # that train this fold together
     folds_at_once: int = 1  # trained on this machine: they share its memory
     final_passes: int | None = None  # forward passes per place in the final validation; None: one per mirror image
 

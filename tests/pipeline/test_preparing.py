@@ -9,7 +9,7 @@ import pytest
 
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.pipeline import preparing, training
-from autoseg.training.team import Team
+from autoseg.training.process_group import ProcessGroup
 from tests.pipeline.heard import Heard
 
 
@@ -70,7 +70,7 @@ def test_a_plan_edited_beyond_the_memory_is_refused_with_figures_before_training
 
 def test_a_batch_that_the_processes_of_a_team_cannot_share_is_refused_before_anything_is_made(data, monkeypatch):
     workspace, _ = plan(data)
-    three = contextlib.nullcontext(Team(rank=0, size=3, device="cpu"))
+    three = contextlib.nullcontext(ProcessGroup(rank=0, size=3, device="cpu"))
     monkeypatch.setattr(training, "joined", lambda device: three)
     with pytest.raises(SettingsError, match="evenly"):
         training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)

@@ -15,7 +15,7 @@ from tests.planning.fingerprints import CPU, card, preset
 RULES = read_rules(preset().values)
 ONE_CORE = Machine(device="cpu", name="one core", memory_bytes=10**10, cores=1, bf16=True, conv_flops=194.5e9)
 
-# processor seconds of one core for one step of the real learner, measured on an AMD EPYC (Zen 4); counts in millions
+# processor seconds of one core for one step of the real trainer, measured on an AMD EPYC (Zen 4); counts in millions
 MEASURED = {
     "hippocampus": (0.425, 19.26, 15.14, 0.60, 1.40, 20),
     "hippocampus wide": (1.447, 76.6, 30.28, 0.60, 5.60, 20),

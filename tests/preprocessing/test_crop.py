@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.preprocessing.crop import OUTSIDE, crop, mark_outside, split_outside
+from autoseg.preprocessing.crop import MASKED_OUT, crop, mark_outside, split_outside
 
 
 def test_box_and_marks_are_those_of_the_reference(golden: Path) -> None:
@@ -28,7 +28,7 @@ def test_marks_come_apart_again_and_foreground_outside_stays() -> None:
     classes = np.array([[[0, 1, 0, 300]]], dtype=np.uint16)
     mask = np.array([[[True, True, False, False]]])
     marked = mark_outside(classes, mask)
-    assert marked.ravel().tolist() == [0, 1, OUTSIDE, 300]
+    assert marked.ravel().tolist() == [0, 1, MASKED_OUT, 300]
     again, inside = split_outside(marked)
     assert again.ravel().tolist() == [0, 1, 0, 300] and again.dtype == np.uint16
     assert inside.ravel().tolist() == [True, True, False, True]

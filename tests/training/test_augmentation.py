@@ -10,7 +10,7 @@ from scipy import ndimage
 from autoseg import presets
 from autoseg.geometry import Box
 from autoseg.planning.mirroring import Mirroring
-from autoseg.training import augmentation, reference_augmentation
+from autoseg.training import augmentation, batchgenerators_backend
 from autoseg.training.augmentation import Spatial, affine_matrix, augment, draw_spatial, source_box, warp
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import read_settings
@@ -18,7 +18,7 @@ from autoseg.training.settings import read_settings
 pytestmark = pytest.mark.slow
 
 REFERENCE = read_settings(presets.planner("nnunet").values["training"]).augmentation
-NOTHING = replace(reference_augmentation.mirroring_only(REFERENCE), rotation=0.0, scaling=0.0, elastic=0.0, mirror=0.0)
+NOTHING = replace(batchgenerators_backend.mirroring_only(REFERENCE), rotation=0.0, scaling=0.0, elastic=0.0, mirror=0.0)
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_a_flipped_sample_of_a_case_with_one_side_annotated_has_the_other_side_a
 def test_batchgenerators_as_backend_draws_from_our_generator_alone(batch):
     image, _ = batch
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    first, again, other = (reference_augmentation.augment(image, settings=REFERENCE, generator=generator_for(s)) for s in (5, 5, 6))
+    first, again, other = (batchgenerators_backend.augment(image, settings=REFERENCE, generator=generator_for(s)) for s in (5, 5, 6))
     assert torch.equal(first, again) and not torch.equal(first, other) and first.shape == image.shape
     assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
 
@@ -296,7 +296,7 @@ def test_low_resolution_of_batchgenerators_is_ours(shape):
     image = torch.tensor(np.random.default_rng(4).normal(size=(2, 2, *shape)), dtype=torch.float32)
     settings = replace(NOTHING, low_resolution=1.0, channel=1.0, low_resolution_range=(0.59, 0.59))
     ours, *_ = augment(image, [], settings=settings, generator=generator_for(0))
-    theirs = reference_augmentation.augment(image, settings=settings, generator=generator_for(0))
+    theirs = batchgenerators_backend.augment(image, settings=settings, generator=generator_for(0))
     assert not torch.equal(ours, image) and torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -304,7 +304,7 @@ def test_blur_of_batchgenerators_has_its_own_sigma_per_axis():
     image = torch.zeros(8, 1, 9, 9, 9)
     image[:, 0, 4, 4, 4] = 1
     settings = replace(NOTHING, blur=1.0, channel=1.0)
-    for blurred in reference_augmentation.augment(image, settings=settings, generator=generator_for(0))[:, 0]:
+    for blurred in batchgenerators_backend.augment(image, settings=settings, generator=generator_for(0))[:, 0]:
         beside = (float(blurred[5, 4, 4]), float(blurred[4, 5, 4]), float(blurred[4, 4, 5]))
         assert max(beside) > 1.001 * min(beside)
 
@@ -320,7 +320,7 @@ def test_intensity_transforms_change_images_as_much_as_those_of_batchgenerators(
     for name in ("blur", "brightness", "contrast", "gamma", "gamma_inverted"):
         settings = replace(NOTHING, **{name: 1.0}, channel=1.0)
         ours, *_ = augment(image, [], settings=settings, generator=generator_for(0))
-        theirs = reference_augmentation.augment(image, settings=settings, generator=generator_for(0))
+        theirs = batchgenerators_backend.augment(image, settings=settings, generator=generator_for(0))
         change, reference = facts(ours) - facts(image), facts(theirs) - facts(image)
         assert torch.allclose(change, reference, atol=0.06), name
         assert float((ours - image).abs().mean()) == pytest.approx(float((theirs - image).abs().mean()), rel=0.35), name

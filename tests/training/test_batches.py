@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from autoseg.labels import make_labels
-from autoseg.training.batches import Batches
+from autoseg.training.batches import BatchLoader
+from autoseg.training.batchgenerators_backend import mirroring_only
 from autoseg.training.history import Clock, EpochWatch, line, row_of
 from autoseg.training.length import RunLength
-from autoseg.training.reference_augmentation import mirroring_only
 from autoseg.training.settings import read_settings
 from tests.training.made import make_case, make_plan
 
 
 def make_batches(cases, plan, configuration, *, memory=1e9, settings=None, **options):
     settings = settings or read_settings(plan.settings)
-    return Batches(
+    return BatchLoader(
         cases, plan=plan, configuration=configuration, settings=settings, seed=3, device=torch.device("cpu"), memory=memory, **options
     )
 

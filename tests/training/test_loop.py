@@ -18,9 +18,9 @@ from autoseg.fingerprint import ChannelIntensities
 from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.training import loop, resuming
-from autoseg.training.learner import Step
 from autoseg.training.length import RunLength
 from autoseg.training.sampling import pick_patches
+from autoseg.training.trainer import Step
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
@@ -193,15 +193,15 @@ def test_a_damaged_state_says_what_to_do_and_leaves_the_model(cases, tmp_path):
 
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_its_rate_does_not_jump(cases, tmp_path, monkeypatch):
     train(make_task(cases, tmp_path))
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
-    whole, rates = Learner.step, []
+    whole, rates = Trainer.step, []
 
     def step(self, batch, *, learning_rate):
         rates.append(learning_rate)
         return whole(self, batch, learning_rate=learning_rate)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     task = make_task(cases, tmp_path, epochs=5)
     train(task)
     assert len(rates) == 8 and rates[0] < 0.01 * SETTINGS["optimizer.learning_rate"]
@@ -246,7 +246,7 @@ def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, n
 def test_a_signal_during_a_step_or_the_work_before_the_first_is_not_kept_waiting_by_what_can_be_cut_short(cases, tmp_path, monkeypatch):
     """During the last step of an epoch it keeps validation from beginning; during reading or compiling it stops that."""
     from autoseg.training import batches
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
     def signalled(whole, at):
         def counting(*arguments, **options):
@@ -261,7 +261,7 @@ def test_a_signal_during_a_step_or_the_work_before_the_first_is_not_kept_waiting
     options = {"epochs": 1, "deterministic": False, "settings": SETTINGS | {"compile": "on"}}
     undisturbed = train(make_task(cases, tmp_path / "undisturbed", **options))
     for name, owner, method, at in (
-        ("last step", Learner, "step", 4),
+        ("last step", Trainer, "step", 4),
         ("reading", batches, "CaseInMemory", 2),
         ("compiling", torch, "compile", 1),
     ):
@@ -293,9 +293,9 @@ def test_killed_at_any_moment_the_same_call_ends_bit_for_bit_equal(cases, tmp_pa
     always = SETTINGS | {"validation_share": 1.0}
     undisturbed = train(make_task(cases, tmp_path / "a", settings=always))
     task = make_task(cases, tmp_path / "b", settings=always)
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
-    whole, count = Learner.step, []
+    whole, count = Trainer.step, []
 
     def step(self, batch, *, learning_rate):
         count.append(1)
@@ -308,10 +308,10 @@ def test_killed_at_any_moment_the_same_call_ends_bit_for_bit_equal(cases, tmp_pa
             raise Killed
         return patch_dice(network, some)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(Killed):
         train(task, validate=validate)
-    monkeypatch.setattr(Learner, "step", whole)
+    monkeypatch.setattr(Trainer, "step", whole)
     said = []
     assert equal(dict(undisturbed.state_dict()), dict(train(task, say=said.append).state_dict()))
     assert f"going on after step {len(count) - (moment != 'first validation')} " in said[0]  # nothing done was lost
@@ -322,9 +322,9 @@ def test_killed_at_any_moment_the_same_call_ends_bit_for_bit_equal(cases, tmp_pa
 def test_a_model_is_there_after_the_first_step_and_a_state_no_older_than_asked_for_within_an_epoch(cases, tmp_path, monkeypatch):
     """On a clock of its own: a step takes 1 s."""
     from autoseg.training import history
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
-    now, whole, found = [100.0], Learner.step, []
+    now, whole, found = [100.0], Trainer.step, []
     task = make_task(cases, tmp_path, epochs=1, settings=SETTINGS | {"checkpoint_seconds": 3.0, "steps_per_epoch": 9})
 
     def step(self, batch, *, learning_rate):
@@ -333,7 +333,7 @@ def test_a_model_is_there_after_the_first_step_and_a_state_no_older_than_asked_f
         return whole(self, batch, learning_rate=learning_rate)
 
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     train(task)
     assert found == [None, 1, 1, 1, 4, 4, 4, 7, 7]
 
@@ -346,9 +346,9 @@ def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(cases, tmp_path):
 def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validation(cases, tmp_path, monkeypatch):
     """On a clock of its own: a step takes 1 s, validating the two cases 0.5 s."""
     from autoseg.training import history
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
-    now, rates, whole = [100.0], [], Learner.step
+    now, rates, whole = [100.0], [], Trainer.step
 
     def step(self, batch, *, learning_rate):
         now[0] += 1.0
@@ -360,7 +360,7 @@ def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validat
         return 0.5
 
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     rows = []
     train(make_task(cases, tmp_path, epochs=None, time_budget=100.0, deterministic=False), validate=validate, report=rows.append)
     # 2.5 s, and eight mirror images of what takes 0.5 s, are kept back for the final validation
@@ -391,7 +391,7 @@ def test_preparation_counts_for_a_time_budget_but_leaves_half_of_it_to_the_train
 def seconds_per_step(monkeypatch, seconds):
     """A clock that steps alone move, and their number, each in a list; no step learns anything."""
     from autoseg.training import history
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
     now, steps = [100.0], [0]
 
@@ -402,7 +402,7 @@ def seconds_per_step(monkeypatch, seconds):
 
     for module in (history, loop):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     return now, steps
 
 
@@ -410,7 +410,7 @@ def seconds_per_step(monkeypatch, seconds):
 def test_under_a_time_budget_no_more_cases_are_scored_than_its_share_for_it_allows(cases, tmp_path, monkeypatch, per_voxel, scored):
     """On a clock of its own: a step takes 1 s, and so does validation of 1 / `per_voxel` voxels; 3 s in 100 are for it, 1.2 in 40."""
     from autoseg.training import history
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
     now, calls = [100.0], []
 
@@ -424,7 +424,7 @@ def test_under_a_time_budget_no_more_cases_are_scored_than_its_share_for_it_allo
         return 0.5
 
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     task = make_task(cases, tmp_path, epochs=None, time_budget=40.0, deterministic=False)
     said = []
     train(replace(task, train_cases=cases[4:], validation_cases=cases[3::-1]), validate=validate, say=said.append)  # from 1287 voxels
@@ -465,7 +465,7 @@ def test_a_finished_time_budget_is_made_longer_only_where_more_is_asked_for(case
 def test_the_epoch_that_a_time_budget_cuts_short_is_one_of_its_own_when_the_run_is_made_longer(cases, tmp_path, monkeypatch):
     """On a clock of its own: a step takes 1 s, an epoch four steps, the first run ten; the loss tells the step."""
     from autoseg.training import history
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
     now, steps = [100.0], []
 
@@ -476,7 +476,7 @@ def test_the_epoch_that_a_time_budget_cuts_short_is_one_of_its_own_when_the_run_
 
     monkeypatch.setattr(history, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(loop, "EPOCHS_PER_BUDGET", 1)
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     for seconds in (12.0, 24.0):
         task = make_task(cases, tmp_path, epochs=None, deterministic=False, time_budget=seconds)
         train(task, validate=lambda network, some: 0.5)
@@ -510,11 +510,11 @@ def test_the_probe_before_the_first_epoch_changes_nothing_about_the_run(cases, t
 
 
 def test_a_signal_during_the_probe_is_not_kept_waiting_and_the_run_that_goes_on_is_as_undisturbed(cases, tmp_path, monkeypatch):
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
     probing = SETTINGS | {"probe_steps": 50}
     undisturbed = train(make_task(cases, tmp_path / "a", settings=probing))
-    whole, count = Learner.step, []
+    whole, count = Trainer.step, []
 
     def step(self, batch, *, learning_rate):
         count.append(1)
@@ -522,12 +522,12 @@ def test_a_signal_during_the_probe_is_not_kept_waiting_and_the_run_that_goes_on_
             os.kill(os.getpid(), signal.SIGTERM)
         return whole(self, batch, learning_rate=learning_rate)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     task = make_task(cases, tmp_path / "b", settings=probing)
     with pytest.raises(Interrupted, match="SIGTERM"):
         train(task)
     assert len(count) == 4
-    monkeypatch.setattr(Learner, "step", whole)
+    monkeypatch.setattr(Trainer, "step", whole)
     assert equal(dict(undisturbed.state_dict()), dict(train(task).state_dict()))
 
 
@@ -560,12 +560,12 @@ def test_the_probe_gives_no_verdict_on_a_batch_that_has_nothing_to_learn(cases, 
 
 
 def test_a_probe_whose_loss_is_no_number_in_the_end_has_failed_and_tells_how_far_it_came(cases, tmp_path, monkeypatch):
-    from autoseg.training.learner import Learner
+    from autoseg.training.trainer import Trainer
 
     def probe(self, batch, *, steps, learning_rate):
         return [Step(loss=loss, gradient_norm=1.0, taken=math.isfinite(loss)) for loss in (1.2, 0.9, math.nan)]
 
-    monkeypatch.setattr(Learner, "probe", probe)
+    monkeypatch.setattr(Trainer, "probe", probe)
     with pytest.raises(TrainingFailed, match="by heart") as caught:
         train(make_task(cases, tmp_path, settings=SETTINGS | {"probe_steps": 20}))
     assert "loss 1.200 before, nan after 2 steps" in caught.value.found
@@ -710,19 +710,19 @@ def test_training_works_outside_the_main_thread(cases, tmp_path):
 
 
 def test_averaged_weights_are_the_running_mean_of_those_trained(cases, tmp_path):
-    from autoseg.training.batches import Batches
-    from autoseg.training.learner import Learner
+    from autoseg.training.batches import BatchLoader
+    from autoseg.training.trainer import Trainer
 
     task = make_task(cases, tmp_path)
     settings = loop.check_settings(task.plan, {"ema": 0.9, "precision": "float32"})
     common = {"plan": task.plan, "configuration": task.configuration, "settings": settings, "device": torch.device("cpu"), "seed": 1}
-    learner, batches = Learner(**common), Batches(task.train_cases, memory=1e9, **common)
-    mean = {name: value.clone() for name, value in learner.network.named_parameters()}
+    trainer, batches = Trainer(**common), BatchLoader(task.train_cases, memory=1e9, **common)
+    mean = {name: value.clone() for name, value in trainer.network.named_parameters()}
     for step in range(12):
-        assert learner.step(batches.batch(step), learning_rate=0.01).taken
+        assert trainer.step(batches.batch(step), learning_rate=0.01).taken
         decay = min(0.9, (2 + step) / (11 + step))
-        mean = {name: decay * mean[name] + (1 - decay) * value.detach() for name, value in learner.network.named_parameters()}
-    for name, value in learner.averaged.named_parameters():
+        mean = {name: decay * mean[name] + (1 - decay) * value.detach() for name, value in trainer.network.named_parameters()}
+    for name, value in trainer.averaged.named_parameters():
         assert torch.allclose(value, mean[name], atol=1e-5), name
 
 

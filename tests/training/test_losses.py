@@ -10,11 +10,11 @@ from autoseg import losses, presets
 from autoseg.errors import SettingsError
 from autoseg.labels import make_labels
 from autoseg.networks.footprint import traced_bytes
-from autoseg.training.batches import Batches
-from autoseg.training.learner import Learner
+from autoseg.training.batches import BatchLoader
 from autoseg.training.loss import make_loss
 from autoseg.training.losses.lovasz import lovasz
 from autoseg.training.settings import read_settings
+from autoseg.training.trainer import Trainer
 from tests.training.made import make_case, make_plan
 
 DEFAULT = presets.planner("default").values["training"]
@@ -42,10 +42,10 @@ def test_every_loss_falls_in_ten_steps_of_training(name):
     cases = [make_case(f"case{i}", (12, 16, 14), seed=i) for i in range(2)]
     cpu = torch.device("cpu")
     torch.manual_seed(0)
-    learner = Learner(plan=plan, configuration=configuration, settings=settings, device=cpu, seed=0)
-    batches = Batches(cases, plan=plan, configuration=configuration, settings=settings, seed=0, device=cpu, memory=1e9)
+    trainer = Trainer(plan=plan, configuration=configuration, settings=settings, device=cpu, seed=0)
+    batches = BatchLoader(cases, plan=plan, configuration=configuration, settings=settings, seed=0, device=cpu, memory=1e9)
     batch = batches.batch(0)
-    steps = [learner.step(batch, learning_rate=0.003) for _ in range(10)]
+    steps = [trainer.step(batch, learning_rate=0.003) for _ in range(10)]
     assert all(step.taken and not step.learns_nothing for step in steps)
     assert steps[-1].loss < steps[0].loss - 0.02
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.training.sampling import OUTSIDE, CaseInMemory, foreground_places, generator_for, pick_patches, read_patch
+from autoseg.training.sampling import BEYOND_CASE, CaseInMemory, foreground_places, generator_for, pick_patches, read_patch
 from tests.training.made import MadeCase, make_case
 
 
@@ -95,7 +95,7 @@ def test_reading_beyond_the_border_gives_zeros_and_outside(start, shape):
     case = make_case("a", (5, 7, 6))
     far = 20
     pixels = np.pad(case.pixels, ((0, 0), *[(far, far)] * 3))
-    classes = np.pad(case.classes.astype(np.int16), far, constant_values=OUTSIDE)
+    classes = np.pad(case.classes.astype(np.int16), far, constant_values=BEYOND_CASE)
     box = tuple(slice(a + far, a + far + n) for a, n in zip(start, shape, strict=True))
     for source in (case, CaseInMemory(case)):
         patch = read_patch(source, start=start, shape=shape, previous=case.classes)
@@ -116,7 +116,7 @@ def test_background_outside_the_mask_is_marked_and_foreground_there_is_kept():
     case.inside = np.random.default_rng(0).random(case.shape) < 0.5
     for source in (case, CaseInMemory(case)):
         label = read_patch(source, start=(0, 0, 0), shape=case.shape).label.numpy()
-        assert np.array_equal(label, np.where(~case.inside & (case.classes == 0), OUTSIDE, case.classes.astype(int)))
+        assert np.array_equal(label, np.where(~case.inside & (case.classes == 0), BEYOND_CASE, case.classes.astype(int)))
 
 
 def test_generators_of_different_streams_differ_and_of_the_same_agree():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import SettingsError
-from autoseg.training.team import ALONE, Team
-from tests.training import team_program
+from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup
+from tests.training import process_group_program
 
 pytestmark = pytest.mark.slow
 
@@ -22,17 +22,17 @@ def found(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     starter = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
-        [*starter, team_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=250
+        [*starter, process_group_program.__file__, str(together)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
-    subprocess.run([sys.executable, team_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=200)
+    subprocess.run([sys.executable, process_group_program.__file__, str(alone)], env=environment, cwd=ROOT, check=True, timeout=200)
     return [
         json.loads((folder / name).read_text())
         for folder, name in ((alone, "rank0.json"), (together, "rank0.json"), (together, "rank1.json"))
     ]
 
 
-@pytest.mark.parametrize("kind", team_program.KINDS)
+@pytest.mark.parametrize("kind", process_group_program.KINDS)
 def test_two_processes_have_the_loss_of_one_with_the_same_whole_batch(found, kind):
     alone, first, second = (each[kind] for each in found)
     assert first["losses"] == second["losses"]
@@ -40,21 +40,21 @@ def test_two_processes_have_the_loss_of_one_with_the_same_whole_batch(found, kin
     assert alone["losses"][2] < alone["losses"][0]
 
 
-@pytest.mark.parametrize("kind", [*team_program.KINDS, "loop"])
+@pytest.mark.parametrize("kind", [*process_group_program.KINDS, "loop"])
 def test_two_processes_end_with_the_weights_of_one(found, kind):
     alone, first, second = (each[kind]["weights"] for each in found)
     assert first == second
     assert first == pytest.approx(alone, rel=1e-4, abs=1e-6)
 
 
-def test_two_processes_train_the_run_of_one_and_only_the_leader_tells_and_validates(found):
+def test_two_processes_train_the_run_of_one_and_only_the_main_one_reports_and_validates(found):
     alone, first, second = (each["loop"] for each in found)
     assert first["losses"] == pytest.approx(alone["losses"], rel=1e-5) and len(first["losses"]) == 2
     assert first["validated"] == alone["validated"] != [] and second["validated"] == []
     assert first["said"] == alone["said"] > 0 and second["said"] == 0
 
 
-def test_the_leader_names_the_case_with_damaged_values_whichever_process_has_it_in_its_share(found):
+def test_the_main_process_names_the_case_with_damaged_values_whichever_process_has_it_in_its_share(found):
     alone, first, second = (each["damaged"] for each in found)
     for said in (alone, first):
         left_out = [text for text in said if "left out" in text]
@@ -64,13 +64,13 @@ def test_the_leader_names_the_case_with_damaged_values_whichever_process_has_it_
 
 
 def test_one_process_alone_is_a_team_of_one():
-    assert ALONE.leads and list(ALONE.share(3)) == [0, 1, 2]
-    assert ALONE.agree(0.25, "SIGTERM") == (0.25, "SIGTERM")
-    assert ALONE.gather("one") == ["one"]
+    assert SINGLE_PROCESS.is_main and list(SINGLE_PROCESS.share(3)) == [0, 1, 2]
+    assert SINGLE_PROCESS.agree(0.25, "SIGTERM") == (0.25, "SIGTERM")
+    assert SINGLE_PROCESS.gather("one") == ["one"]
 
 
 def test_a_batch_that_cannot_be_divided_evenly_is_refused_with_the_remedy():
-    assert list(Team(rank=1, size=2).share(6)) == [1, 3, 5]
+    assert list(ProcessGroup(rank=1, size=2).share(6)) == [1, 3, 5]
     with pytest.raises(SettingsError, match="evenly") as refused:
-        Team(rank=0, size=2).share(3)
+        ProcessGroup(rank=0, size=2).share(3)
     assert "multiple of 2" in str(refused.value)

@@ -1,4 +1,4 @@
-"""Trains on made cases, alone or as one of several processes that torchrun started, and writes what it saw: see test_team.py."""
+"""Trains on made cases, alone or as one of several processes that torchrun started, and writes what it saw: see test_process_group.py."""
 
 import json
 import sys
@@ -11,9 +11,9 @@ from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.training import loop
 from autoseg.training.batches import Batch
-from autoseg.training.learner import Learner
 from autoseg.training.length import RunLength
-from autoseg.training.team import joined
+from autoseg.training.process_group import joined
+from autoseg.training.trainer import Trainer
 from autoseg.workspace import Run
 from tests.training.made import make_case, make_plan
 
@@ -45,47 +45,47 @@ KINDS = {  # labels, whether Dice runs over the batch, whether some classes were
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    with joined("cpu") as team:
-        found = {kind: steps(kind, team) for kind in KINDS}
-        found["loop"] = whole_run(folder / "run", team)
-        found["damaged"] = run_with_a_damaged_case(folder / "damaged", team)
-        (folder / f"rank{team.rank}.json").write_text(json.dumps(found))
+    with joined("cpu") as processes:
+        found = {kind: steps(kind, processes) for kind in KINDS}
+        found["loop"] = whole_run(folder / "run", processes)
+        found["damaged"] = run_with_a_damaged_case(folder / "damaged", processes)
+        (folder / f"rank{processes.rank}.json").write_text(json.dumps(found))
 
 
-def steps(kind, team):
+def steps(kind, processes):
     """Losses and a sum of the weights of three steps on one batch of four."""
     labels, batch_dice, partly = KINDS[kind]
     plan, configuration = make_plan(patch=(8, 8, 8), batch=4, labels=labels)
     configuration = replace(configuration, batch_dice=batch_dice)
     settings = loop.check_settings(plan, PLAIN)
-    learner = Learner(plan=plan, configuration=configuration, settings=settings, device=torch.device("cpu"), seed=1, team=team)
+    trainer = Trainer(plan=plan, configuration=configuration, settings=settings, device=torch.device("cpu"), seed=1, processes=processes)
     generator = torch.Generator().manual_seed(3)
     image = torch.randn(4, 1, 8, 8, 8, generator=generator)
     target = torch.randint(0, 4 if labels.ignore_class else 3, (4, 8, 8, 8), generator=generator)
     target[0] = 0  # one sample without any foreground
     annotated = torch.ones(4, 3, dtype=torch.bool)
     annotated[1, 2] = annotated[2, 1] = False
-    mine = list(team.share(4))
+    mine = list(processes.share(4))
     batch = Batch(
         image=image[mine], target=target[mine], annotated=annotated[mine] if partly else None, cases=tuple(f"case{i}" for i in mine)
     )
-    losses = [learner.step(batch, learning_rate=0.01).loss for _ in range(3)]
-    return {"losses": losses, "weights": digest(learner.network.state_dict())}
+    losses = [trainer.step(batch, learning_rate=0.01).loss for _ in range(3)]
+    return {"losses": losses, "weights": digest(trainer.network.state_dict())}
 
 
-def whole_run(folder, team):
+def whole_run(folder, processes):
     """Two epochs of the loop, and the files it leaves."""
     plan, configuration = make_plan(patch=(8, 12, 8), batch=4)
     cases = [make_case(f"case{i}", (9, 13 + i, 11), seed=i) for i in range(6)]
     validated = []
     task = loop.TrainingTask(
         plan=plan, configuration=configuration, fold=0, train_cases=cases[:4], validation_cases=cases[4:], run=Run(root=folder),
-        length=RunLength(epochs=2), settings=PLAIN, seed=2, deterministic=True, team=team,
+        length=RunLength(epochs=2), settings=PLAIN, seed=2, deterministic=True, processes=processes,
     )  # fmt: skip
     said = []
     network = loop.train(task, validate=lambda network, some: validated.append(len(some)) or 0.5, say=said.append)
-    rows = [json.loads(line) for line in task.run.history_jsonl.read_text().splitlines()] if team.leads else []
-    if team.leads:
+    rows = [json.loads(line) for line in task.run.history_jsonl.read_text().splitlines()] if processes.is_main else []
+    if processes.is_main:
         assert checkpoint.holds(task.run, network.state_dict(), steps=6)
     return {
         "losses": [row["loss"] for row in rows],
@@ -95,14 +95,14 @@ def whole_run(folder, team):
     }
 
 
-def run_with_a_damaged_case(folder, team):
+def run_with_a_damaged_case(folder, processes):
     """What an epoch of the loop says where one of four cases, all of them in every batch, has a value that is no number."""
     plan, configuration = make_plan(patch=(8, 12, 8), batch=4)
     cases = [make_case(f"case{i}", (8, 12, 8), seed=i) for i in range(4)]
     cases[2].pixels[:] = float("nan")
     task = loop.TrainingTask(
         plan=plan, configuration=configuration, fold=0, train_cases=cases, validation_cases=(), run=Run(root=folder),
-        length=RunLength(epochs=1), settings=PLAIN | {"steps_per_epoch": 6, "probe_steps": 1}, team=team,
+        length=RunLength(epochs=1), settings=PLAIN | {"steps_per_epoch": 6, "probe_steps": 1}, processes=processes,
     )  # fmt: skip
     said = []
     loop.train(task, validate=lambda network, some: 0.5, say=said.append)

@@ -1,8 +1,8 @@
 """One fold in several processes, as `torchrun` starts them: who is who, sums over all, and one decision for all.
 
 Every process holds the whole network and sees its own share of each batch. What is summed or averaged over a batch is summed over the
-processes, so the loss is that of the whole batch; DistributedDataParallel does the same with the gradients. Files, messages and
-validation are the leader's business. A single process is a team of one, and nothing here costs it anything.
+processes, so the loss is that of the whole batch; DistributedDataParallel does the same with the gradients. The main process writes
+files and messages, and validates. A single process is a group of one, and nothing here costs it anything.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from torch import Tensor, distributed, nn
 from autoseg import messages
 from autoseg.errors import SettingsError
 
-PATIENCE = datetime.timedelta(hours=24)  # others wait while the leader prepares and validates
+PATIENCE = datetime.timedelta(hours=24)  # others wait while the main process prepares and validates
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The processes that train together, seen from one of them."""
 
     rank: int = 0
     size: int = 1
-    beside: int = 1  # processes of the team on this machine: they share its memory
+    local_size: int = 1  # processes on this machine: they share its memory
     device: str | None = None  # of this process; None: as the caller chose
     control: Any = None  # the processes' channel for decisions, on the CPU
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes, tells and validates."""
+    def is_main(self) -> bool:
+        """Whether this process writes, reports and validates."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """Positions in a batch of so many samples that this process sees: as many as every other.
+        """Return the positions in a batch that this process sees: as many as every other.
 
         Raises
         ------
@@ -56,15 +56,15 @@ class Team:
         return range(self.rank, batch, self.size)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, with its gradient."""
+        """Return the sum over all processes, with its gradient."""
         return value if self.size == 1 else _Sum.apply(value, self.size)  # type: ignore[no-any-return, no-untyped-call]
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes, with its gradient: of means over equal shares, that of the whole."""
+        """Return the mean over all processes, with its gradient: of means over equal shares, that of the whole."""
         return value if self.size == 1 else self.sum(value) / self.size
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network whose gradients are averaged over all processes."""
+        """Return the network with gradients averaged over all processes."""
         if self.size == 1:
             return network
         # Unused: the head of the lowest resolution has no part in the loss.
@@ -72,16 +72,16 @@ class Team:
         return nn.parallel.DistributedDataParallel(network, device_ids=numbers, find_unused_parameters=True)
 
     def agree(self, share: float, stop: str | None) -> tuple[float, str | None]:
-        """The leader's share of the run that is done, and the name of a signal that any process received."""
+        """Return the main process's share of the run that is done, and the name of a signal that any process received."""
         if self.size == 1:
             return share, stop
         number = 0 if stop is None else int(signal.Signals[stop])
-        told = torch.tensor([share if self.leads else -1.0, float(number)], dtype=torch.float64)
+        told = torch.tensor([share if self.is_main else -1.0, float(number)], dtype=torch.float64)
         distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self.control)
         return float(told[0]), signal.Signals(int(told[1])).name if told[1] else None
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has to tell, in the order of their ranks: of those that know more of a batch than the leader."""
+        """Return the values of all processes in the order of their ranks."""
         if self.size == 1:
             return [value]
         message = torch.frombuffer(bytearray(messages.to_bytes(value)), dtype=torch.uint8)
@@ -93,17 +93,17 @@ class Team:
         return [messages.from_bytes(one[: int(length)].numpy().tobytes()) for one, length in zip(told, lengths, strict=True)]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process is here."""
         if self.size > 1:
             distributed.barrier(group=self.control)
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Team]:
-    """The team that `torchrun` started this process in; `ALONE` where it did not.
+def joined(device: str) -> Iterator[ProcessGroup]:
+    """Yield the group that `torchrun` started this process in; `SINGLE_PROCESS` where it did not.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def joined(device: str) -> Iterator[Team]:
     SettingsError : more processes than cards
     """
     if not distributed.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     cards = device.startswith("cuda")
     local = int(os.environ["LOCAL_RANK"])
@@ -129,10 +129,10 @@ def joined(device: str) -> Iterator[Team]:
         torch.cuda.set_device(local)
     distributed.init_process_group("nccl" if cards else "gloo", timeout=PATIENCE)
     try:
-        yield Team(
+        yield ProcessGroup(
             rank=distributed.get_rank(),
             size=distributed.get_world_size(),
-            beside=int(os.environ["LOCAL_WORLD_SIZE"]),
+            local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
             device=f"cuda:{local}" if cards else device,
             control=distributed.new_group(backend="gloo", timeout=PATIENCE),
         )

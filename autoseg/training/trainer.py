@@ -18,9 +18,9 @@ from autoseg.networks.inputs import choose_precision, input_channels
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.batches import Batch
 from autoseg.training.loss import make_loss
+from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup
 from autoseg.training.sampling import generator_for
 from autoseg.training.settings import OptimizerSettings, TrainingSettings
-from autoseg.training.team import ALONE, Team
 
 PROBE_STEPS = 10  # forward and backward passes that decide whether compiling pays
 NO_GRADIENT = 1e-6  # norm; rounding leaves about 1e-8 where nothing was annotated, the first steps of a training have more than 0.01
@@ -40,7 +40,7 @@ class Step:
         return self.gradient_norm < NO_GRADIENT
 
 
-class Learner:
+class Trainer:
     """The network of one run with its optimizer. `averaged` is what validation, checkpoints and prediction use."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Learner:
         settings: TrainingSettings,
         device: torch.device,
         seed: int,
-        team: Team = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.device = device
         self.precision = choose_precision(settings.precision, device)
@@ -66,8 +66,8 @@ class Learner:
         self._clip = settings.optimizer.clip_norm or math.inf
         self._optimizer = make_optimizer(self.network, settings.optimizer)
         self._scaler = self._new_scaler()
-        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, team=team)
-        self._forward: Callable[[Tensor], Any] = team.wrap(self.network, device)
+        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, processes=processes)
+        self._forward: Callable[[Tensor], Any] = processes.wrap(self.network, device)
         self.steps = 0  # taken
 
     def step(self, batch: Batch, *, learning_rate: float) -> Step:

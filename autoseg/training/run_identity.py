@@ -26,7 +26,7 @@ _OF_STATE = ("ema", "optimizer.name", "optimizer.momentum", "optimizer.beta2", "
 _OF_BEGINNING = ("augmentation.mirror_axes", "augmentation.mirror_from")
 
 
-def origin_of(
+def identity_of(
     plan: Plan,
     configuration: Configuration,
     *,
@@ -103,7 +103,7 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
 
     Parameters
     ----------
-    kept, wanted : what `origin_of` gave when the run was begun and gives now; `None`: not recorded
+    kept, wanted : what `identity_of` gave when the run was begun and gives now; `None`: not recorded
     file : the state, for the message
 
     Raises

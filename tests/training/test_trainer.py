@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from autoseg.labels import make_labels
-from autoseg.training.batches import Batches
-from autoseg.training.learner import Learner
+from autoseg.training.batches import BatchLoader
 from autoseg.training.schedule import learning_rate
 from autoseg.training.settings import read_settings
+from autoseg.training.trainer import Trainer
 from tests.training.made import MadeCase, make_case, make_plan
 
 pytestmark = pytest.mark.slow
@@ -36,16 +36,16 @@ def test_training_that_mirrors_left_and_right_never_labels_the_wrong_side():
     plan, configuration = make_plan(patch=(8, 12, 24), labels=labels, swap_axis=2, mirror_axes=(0, 1, 2), features=(8, 16, 32))
     settings, steps = read_settings(plan.settings), 200
     common = {"plan": plan, "configuration": configuration, "settings": settings, "device": torch.device("cpu"), "seed": 0}
-    learner, batches = Learner(**common), Batches([two_sided_case(i) for i in range(12)], memory=1e9, **common)
+    trainer, batches = Trainer(**common), BatchLoader([two_sided_case(i) for i in range(12)], memory=1e9, **common)
     for step in range(steps):
-        learner.step(batches.batch(step), learning_rate=learning_rate(step / steps, top=0.01, settings=settings.schedule))
-    learner.averaged.eval()
+        trainer.step(batches.batch(step), learning_rate=learning_rate(step / steps, top=0.01, settings=settings.schedule))
+    trainer.averaged.eval()
     wrong = right = 0
     with torch.inference_mode():
         for seed in range(100, 108):
             case = two_sided_case(seed)
             for axes in ((), (4,), (3,)):
-                found = learner.averaged(torch.from_numpy(case.pixels)[None].flip(axes)).flip(axes).argmax(1)[0].numpy()
+                found = trainer.averaged(torch.from_numpy(case.pixels)[None].flip(axes)).flip(axes).argmax(1)[0].numpy()
                 found = np.array([0, 2, 1])[found] if 4 in axes else found
                 wrong += int(((found != case.classes) & (found > 0) & (case.classes > 0)).sum())
                 right += int(((found == case.classes) & (found > 0)).sum())
@@ -53,21 +53,21 @@ def test_training_that_mirrors_left_and_right_never_labels_the_wrong_side():
     assert wrong == 0 and right > 0.95 * 3 * 8 * 200
 
 
-def one_learner(**changes):
+def one_trainer(**changes):
     plan, configuration = make_plan(patch=(8, 8, 8))
     settings = read_settings(plan.settings, {"ema": 0, **changes})
     common = {"plan": plan, "configuration": configuration, "settings": settings, "device": torch.device("cpu"), "seed": 0}
-    return Learner(**common), Batches([make_case("one", (9, 10, 11))], memory=1e9, **common).batch(0)
+    return Trainer(**common), BatchLoader([make_case("one", (9, 10, 11))], memory=1e9, **common).batch(0)
 
 
 def test_gradients_longer_than_the_clipping_norm_are_shortened_to_it():
     weights = {}
     for clip in (0.0, 0.01, 1e6):
         sgd = {"optimizer.name": "sgd", "optimizer.nesterov": False, "optimizer.momentum": 0.0, "optimizer.weight_decay": 0.0}
-        learner, batch = one_learner(**sgd, **{"optimizer.clip_norm": clip})
-        before = {name: value.clone() for name, value in learner.weights().items()}
-        norm = learner.step(batch, learning_rate=1.0).gradient_norm
-        moved = torch.cat([(value - before[name]).flatten() for name, value in learner.weights().items()]).norm()
+        trainer, batch = one_trainer(**sgd, **{"optimizer.clip_norm": clip})
+        before = {name: value.clone() for name, value in trainer.weights().items()}
+        norm = trainer.step(batch, learning_rate=1.0).gradient_norm
+        moved = torch.cat([(value - before[name]).flatten() for name, value in trainer.weights().items()]).norm()
         assert norm > 0.02, "else nothing is clipped"
         weights[clip] = float(moved)
         assert float(moved) == pytest.approx(0.01 if clip == 0.01 else norm, rel=1e-3)
@@ -75,37 +75,37 @@ def test_gradients_longer_than_the_clipping_norm_are_shortened_to_it():
 
 
 def test_half_precision_learns_with_a_scaled_loss_and_skips_what_overflows():
-    learner, batch = one_learner(precision="float16")
-    assert learner.precision == torch.float16 and learner.state()["scaler"]["scale"] > 1
-    steps = [learner.step(batch, learning_rate=0.003) for _ in range(12)]
+    trainer, batch = one_trainer(precision="float16")
+    assert trainer.precision == torch.float16 and trainer.state()["scaler"]["scale"] > 1
+    steps = [trainer.step(batch, learning_rate=0.003) for _ in range(12)]
     taken = [step for step in steps if step.taken]
-    assert len(taken) == learner.steps >= 8, "a scale that is too large at first costs a few steps"
+    assert len(taken) == trainer.steps >= 8, "a scale that is too large at first costs a few steps"
     assert taken[-1].loss < taken[0].loss
-    assert all(bool(torch.isfinite(value).all()) for value in learner.weights().values())
-    weights, scale = {name: value.clone() for name, value in learner.weights().items()}, learner.state()["scaler"]["scale"]
+    assert all(bool(torch.isfinite(value).all()) for value in trainer.weights().values())
+    weights, scale = {name: value.clone() for name, value in trainer.weights().items()}, trainer.state()["scaler"]["scale"]
     batch.image[0, 0, 0, 0, 0] = float("inf")
-    assert not learner.step(batch, learning_rate=0.003).taken
-    assert all(torch.equal(value, weights[name]) for name, value in learner.weights().items())
-    assert learner.state()["scaler"]["scale"] < scale
+    assert not trainer.step(batch, learning_rate=0.003).taken
+    assert all(torch.equal(value, weights[name]) for name, value in trainer.weights().items())
+    assert trainer.state()["scaler"]["scale"] < scale
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_probe_leaves_everything_as_it_was_also_the_scale_of_the_loss(precision):
-    learner, batch = one_learner(precision=precision, ema=0.9)
-    fresh = copy.deepcopy(learner.state())
-    steps = learner.probe(batch, steps=12, learning_rate=0.003)
+    trainer, batch = one_trainer(precision=precision, ema=0.9)
+    fresh = copy.deepcopy(trainer.state())
+    steps = trainer.probe(batch, steps=12, learning_rate=0.003)
     taken = [step.loss for step in steps if step.taken]
     assert len(steps) == 13 and len(taken) > 8 and taken[-1] < taken[0]
-    assert_same(learner.state(), fresh)
+    assert_same(trainer.state(), fresh)
 
 
 def test_a_probe_ends_where_every_further_step_would_be_the_same():
-    learner, batch = one_learner(precision="float32")
+    trainer, batch = one_trainer(precision="float32")
     batch.image[0, 0, 0, 0, 0] = float("nan")
-    assert [step.taken for step in learner.probe(batch, steps=5, learning_rate=0.003)] == [False]
-    learner, batch = one_learner(precision="float32")
+    assert [step.taken for step in trainer.probe(batch, steps=5, learning_rate=0.003)] == [False]
+    trainer, batch = one_trainer(precision="float32")
     nothing = replace(batch, target=torch.zeros_like(batch.target), annotated=torch.tensor([[True, False, False]] * 2))
-    assert [step.learns_nothing for step in learner.probe(nothing, steps=5, learning_rate=0.003)] == [True]
+    assert [step.learns_nothing for step in trainer.probe(nothing, steps=5, learning_rate=0.003)] == [True]
 
 
 def assert_same(value, expected):

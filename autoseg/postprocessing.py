@@ -9,13 +9,14 @@ with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from autoseg import schema
 from autoseg.errors import SettingsError
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
@@ -68,25 +69,50 @@ class PostprocessingRules:
         return tuple(str(rule) for rule in self.rules)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for postprocessing.json."""
-        return {"format": POSTPROCESSING_FORMAT, "rules": [{"says": str(rule), **asdict(rule)} for rule in self.rules]}
+        """Return plain values for postprocessing.json."""
+        return {"format": POSTPROCESSING_FORMAT, "rules": [{"says": str(rule), **schema.dump(rule)} for rule in self.rules]}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> PostprocessingRules:
-        """The inverse of `to_json`; a rule written by hand needs `target` and one of `keep_largest` and `drop_below`.
+    def from_json(value: Any) -> PostprocessingRules:
+        """Return the inverse of `to_json`; a rule written by hand needs `target` and one of `keep_largest` and `drop_below`.
 
         Raises
         ------
-        SettingsError : another format version, or a rule that says nothing or too much
+        SettingsError : another format version, a rule that says nothing or too much, or a value that cannot be one of a rule
         """
-        if value.get("format") != POSTPROCESSING_FORMAT:
-            raise SettingsError(
-                "post-processing rules of another format",
-                found=f"format {value.get('format')}",
-                expected=f"format {POSTPROCESSING_FORMAT}",
-                fix="choose them again with this version of autoseg",
-            )
-        return PostprocessingRules(rules=tuple(_rule_from_json(item) for item in value.get("rules", ())))
+        fix = "correct the rule in postprocessing.json, or choose the rules again: autoseg select"
+        record = schema.parse(_RulesRecord, value, what="a list of post-processing rules", fix=fix, format=POSTPROCESSING_FORMAT)
+        for rule in record.rules:
+            if (rule.drop_below is None) != rule.keep_largest or (rule.drop_below is not None and rule.drop_below <= 0):
+                raise SettingsError(
+                    "a post-processing rule cannot be used",
+                    found=f"keep_largest = {rule.keep_largest}, drop_below = {rule.drop_below}",
+                    expected="a target, and either keep_largest = true or drop_below = a volume in mm3",
+                    fix=fix,
+                )
+        return PostprocessingRules(rules=tuple(rule.rule() for rule in record.rules))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RuleRecord:
+    """A rule, and what it does as a sentence, for a person to read."""
+
+    says: str = ""
+    target: str | None
+    keep_largest: bool = False
+    drop_below: float | None = None
+    evidence: Evidence | None = None
+
+    def rule(self) -> Rule:
+        return Rule(target=self.target, keep_largest=self.keep_largest, drop_below=self.drop_below, evidence=self.evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RulesRecord:
+    """The rules of one configuration in postprocessing.json."""
+
+    format: int
+    rules: tuple[_RuleRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,25 +302,6 @@ def choose(
         if all(members.isdisjoint(_members(other.target, labels)) for other in taken):
             taken.append(rule)
     return PostprocessingRules(rules=tuple(taken))
-
-
-def _rule_from_json(item: Mapping[str, Any]) -> Rule:
-    evidence = item.get("evidence")
-    size = item.get("drop_below")
-    keep = item.get("keep_largest", False)
-    if "target" not in item or (size is None) != bool(keep) or (size is not None and not size > 0):
-        raise SettingsError(
-            "a post-processing rule that cannot be used",
-            found=str(dict(item)),
-            expected="a target, and either keep_largest = true or drop_below = a volume in mm3",
-            fix="correct the rule in postprocessing.json",
-        )
-    return Rule(
-        target=item["target"],
-        keep_largest=bool(keep),
-        drop_below=None if size is None else float(size),
-        evidence=None if evidence is None else Evidence(**evidence),
-    )
 
 
 def _members(target: str | None, labels: Labels) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, files, images, postprocessing, prediction
+from autoseg import cases, images, postprocessing, prediction, schema
 from autoseg.cases import Case
 from autoseg.errors import (
     AutosegError,
@@ -159,7 +159,8 @@ def _rules(workspace: Workspace, configuration: str) -> postprocessing.Postproce
     """The post-processing rules that were chosen for a configuration; none where nothing was chosen yet."""
     if not workspace.postprocessing.exists():
         return None
-    chosen = files.read_json(workspace.postprocessing).get(configuration)
+    fix = "choose the rules again: autoseg select"
+    chosen = schema.read(dict[str, Any], workspace.postprocessing, what="the post-processing rules", fix=fix).get(configuration)
     return None if chosen is None else postprocessing.PostprocessingRules.from_json(chosen)
 
 

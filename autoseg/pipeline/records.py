@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoseg import files, images
+from autoseg import files, images, schema
 from autoseg.errors import (
     AutosegError,
     InputError,
     SomeCasesFailed,
+    UnreadableFile,
 )
 from autoseg.labels import Labels
 from autoseg.version import __version__
@@ -62,6 +63,37 @@ class Record:
         if self.file.exists() and read_record(self.file) is None:
             return  # a file of somebody else's that happens to have this name
         files.write_json(self.file, {**self.to_json(), "cases": {**self.read(), **self.cases}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CaseScores:
+    case: str
+    labels: Mapping[str, Mapping[str, float | None]]
+    mean: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    """What is read of summary.json."""
+
+    labels: Mapping[str, Mapping[str, Any]]
+    mean: Mapping[str, Any]
+    cases: tuple[_CaseScores, ...]
+    weights: str | None = None
+
+
+def read_summary(file: Path) -> dict[str, Any]:
+    """Return a summary.json as written, once what is read of it is known to be there.
+
+    Raises
+    ------
+    MissingPath, UnreadableFile : there is none, or it is damaged
+    """
+    fix = "remove the folder it is in and run the training again: the cases are predicted and scored again"
+    summary = schema.parse(dict[str, Any], files.read_json(file), what="the summary", fix=fix, file=file, error=UnreadableFile)
+    own = {key: summary[key] for key in schema.names(_Summary) if key in summary}
+    schema.parse(_Summary, own, what="the summary", fix=fix, file=file, error=UnreadableFile)
+    return summary
 
 
 def read_record(file: Path) -> dict[str, Any] | None:

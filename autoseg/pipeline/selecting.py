@@ -18,6 +18,7 @@ from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline.evaluating import mean_dice
 from autoseg.pipeline.preparing import read_dataset, read_plan, require_fit
+from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold
 from autoseg.planning.configuration import Plan
@@ -65,7 +66,7 @@ def _validated(workspace: Workspace, name: str) -> list[Path]:
 
 
 def _selection_row(folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
-    summaries = [files.read_json(Run(root=fold).summary) for fold in folds]
+    summaries = [read_summary(Run(root=fold).summary) for fold in folds]
     merged = evaluation.summarise({case["case"]: case["labels"] for summary in summaries for case in summary["cases"]}, labels)
     return {
         "folds": [fold.name for fold in folds],
@@ -107,7 +108,7 @@ def _typical_volumes(folds: Sequence[Path]) -> dict[str, float] | None:
     """Median volume in mm3 of every label or region in the references of the validated cases; None where one never occurs."""
     volumes: dict[str, list[float]] = {}
     for fold in folds:
-        for case in files.read_json(Run(root=fold).summary)["cases"]:
+        for case in read_summary(Run(root=fold).summary)["cases"]:
             for name, scores in case["labels"].items():
                 volumes.setdefault(name, []).extend([1000 * scores["reference_ml"]] if scores["reference_ml"] > 0 else [])
     return {name: float(np.median(found)) for name, found in volumes.items()} if all(volumes.values()) else None

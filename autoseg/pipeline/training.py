@@ -22,6 +22,7 @@ from autoseg.errors import (
 )
 from autoseg.pipeline import parallel_folds
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
+from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, NullReporter, Reporter, counter
 from autoseg.pipeline.selecting import select
 from autoseg.pipeline.validating import References, full_image_dice, is_validated, out_of_fold, validate_fold
@@ -192,7 +193,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[s
         machine.release()
         commands = {k: _command(work, name, k) for k in folds}
         parallel_folds.train_folds(commands, devices=work.devices, started=work.length.started, reporter=work.reporter)
-        return {f"{name}/fold_{k}": files.read_json(work.workspace.run(name, k).summary) for k in folds}
+        return {f"{name}/fold_{k}": read_summary(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
         with files.only_one(run.root, doing=f"training {name} fold {k}") if work.processes.is_main else contextlib.nullcontext():
@@ -321,7 +322,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,
-        previous_weights={first.root.name: files.read_json(first.summary).get("weights") for first in first_stage},
+        previous_weights={first.root.name: read_summary(first.summary).get("weights") for first in first_stage},
         processes=work.processes,
         folds_at_once=work.folds_at_once,
     )

@@ -16,6 +16,7 @@ from autoseg.errors import (
     InputError,
 )
 from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
+from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import Reporter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
@@ -119,7 +120,7 @@ def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
     """The summary of a fold's validation; None where it is not over: no summary yet, of other cases, or a prediction is gone."""
     if not run.summary.exists():
         return None
-    summary: dict[str, Any] = files.read_json(run.summary)
+    summary: dict[str, Any] = read_summary(run.summary)
     whole = {case["case"] for case in summary["cases"]} == set(targets) and all(path.exists() for path in targets.values())
     return summary if whole else None
 
@@ -169,7 +170,7 @@ def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for fold in folds:
         run = Run(root=fold)
-        named = {case["case"] for case in files.read_json(run.summary)["cases"]}
+        named = {case["case"] for case in read_summary(run.summary)["cases"]}
         for path in run.validation.iterdir():
             name = path.name.removesuffix(images.suffix_of(path))
             if images.suffix_of(path) and name in named:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoseg import files, machine, networks
+from autoseg import files, machine, networks, schema
 from autoseg.errors import MissingPath, ModelError, PlanMismatch
 from autoseg.fingerprint import Fingerprint
 from autoseg.networks import Network, checkpoint
@@ -115,11 +115,20 @@ def trained_folds(workspace: Workspace, configuration: str) -> tuple[int, ...]:
     return tuple(sorted(int(number) for number in found if number.isdigit()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Selection:
+    """selection.json."""
+
+    version: str = ""
+    configurations: Mapping[str, Any] = field(default_factory=dict)
+    selected: str | None = None
+
+
 def _default_configuration(workspace: Workspace) -> str:
     if workspace.selection.exists():
-        selected = files.read_json(workspace.selection).get("selected")
+        selected = schema.read(_Selection, workspace.selection, what="the selection", fix="select again: autoseg select").selected
         if selected is not None and trained_folds(workspace, selected):
-            return str(selected)
+            return selected
     for name in PREFERRED:
         if trained_folds(workspace, name):
             return name
@@ -129,6 +138,14 @@ def _default_configuration(workspace: Workspace) -> str:
         expected="runs/CONFIGURATION/fold_K/model.safetensors",
         fix=f"autoseg train {workspace.root}",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description:
+    """What predicting reads of the description of a model."""
+
+    plan: Mapping[str, Any]
+    configuration: str
 
 
 def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, device: str) -> tuple[Stage, Plan, list[str]]:
@@ -144,13 +161,16 @@ def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, de
             fix=f"autoseg train {workspace.root} --configuration {name}" + (f" --fold {missing[0]}" if missing else ""),
         )
     plan: Plan | None = None
+    fix = f"train this fold again: autoseg train {workspace.root} --configuration {name} --overwrite"
     loaded, digests = [], []
     for fold in wanted:
         run = workspace.run(name, fold)
         weights, description = checkpoint.load_model(run)
-        fold_plan = Plan.from_json(description["plan"])
+        own = {key: description[key] for key in schema.names(_Description) if key in description}
+        head = schema.parse(_Description, own, what="the description of the model", fix=fix, file=run.weights, error=ModelError)
+        fold_plan = Plan.from_json(head.plan)
         plan = fold_plan if plan is None else _together(plan, fold_plan, name, run.root)
-        loaded.append(_network(fold_plan, description["configuration"], weights, device, run))
+        loaded.append(_network(fold_plan, head.configuration, weights, device, run))
         digests.append(checkpoint.digest(weights))
     assert plan is not None, "at least one fold was wanted"
     return Stage(configuration=plan.configuration(name), folds=wanted, networks=tuple(loaded)), plan, digests

@@ -329,8 +329,8 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     validate = partial(
         full_image_dice, plan=plan, configuration=configuration, device=device, references=References(by_name, plan), previous=previous
     )
-    stage = f"{configuration.name} fold {fold}"
-    reporter.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} apart for validation")
+    stage, loss = f"{configuration.name} fold {fold}", loop.check_settings(plan, work.settings).loss.words
+    reporter.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} held out for validation; loss: {loss}")
     with board.Board(run.tensorboard) if work.tensorboard and work.processes.is_main else contextlib.nullcontext() as events:
 
         def report(row: dict[str, Any]) -> None:

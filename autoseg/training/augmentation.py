@@ -6,7 +6,7 @@ resolution, gamma and mirroring on the assembled batch (`augment`).
 
 Every number is drawn on the CPU from the generator that is passed; the same generator state gives the same batch.
 
-Source of order, probabilities and ranges: nnU-Net 2.8.1; the values stand in `planners/*.toml`.
+Source of order, probabilities and ranges: nnU-Net 2.8.1; the values are in `planners/*.toml`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Spatial:
 
 
 def draw_spatial(patch: Shape, *, settings: AugmentationSettings, generator: torch.Generator) -> Spatial | None:
-    """Rotation, scaling and elastic displacement for one sample; None where none of them was drawn.
+    """Draw rotation, scaling and elastic displacement for one sample; None where none of them was drawn.
 
     Slices of planar and anisotropic patches are transformed in plane only.
     """
@@ -60,7 +60,7 @@ def draw_spatial(patch: Shape, *, settings: AugmentationSettings, generator: tor
 
 
 def affine_matrix(angles: Sequence[float], scales: Sequence[float]) -> NDArray[np.float64]:
-    """R2 R1 R0 diag(scales): rotations about the axes 0, 1, 2 in turn, radians; (3, 3) on column vectors (z, y, x).
+    """Return R2 R1 R0 diag(scales): rotations about the axes 0, 1, 2 in turn, radians; (3, 3) on column vectors (z, y, x).
 
     Source: batchgeneratorsv2 0.3.6.
     """
@@ -72,12 +72,12 @@ def affine_matrix(angles: Sequence[float], scales: Sequence[float]) -> NDArray[n
 
 
 def in_plane_only(patch: Shape, settings: AugmentationSettings) -> bool:
-    """Whether slices are transformed one by one: planar patches, and those much longer than they are thick."""
+    """Return whether slices are transformed one by one: planar patches, and those much longer than they are thick."""
     return patch[0] == 1 or max(patch) / patch[0] > settings.anisotropic
 
 
 def rotation_limit(patch: Shape, settings: AugmentationSettings) -> float:
-    """Largest angle in degrees."""
+    """Return the largest angle in degrees."""
     if not in_plane_only(patch, settings):
         return settings.rotation_degrees
     elongated = patch[0] == 1 and max(patch[1:]) / min(patch[1:]) > settings.elongated
@@ -85,7 +85,7 @@ def rotation_limit(patch: Shape, settings: AugmentationSettings) -> float:
 
 
 def source_box(patch: Shape, spatial: Spatial | None) -> Box:
-    """The smallest box, relative to the patch's first voxel, that holds every voxel the warp will read."""
+    """Return the smallest box, relative to the patch's first voxel, that holds every voxel the warp will read."""
     if spatial is None:
         return Box(start=(0, 0, 0), stop=patch)
     half = (np.asarray(patch) - 1) / 2
@@ -137,7 +137,7 @@ def augment(
     mirroring: Mirroring = NO_MIRRORING,
     annotated: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    """Intensity transforms and mirroring of a batch, in the reference's order.
+    """Return a batch after intensity transforms and mirroring, in the reference's order.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def augment(
 
 
 def blur(rows: Tensor, sigmas: Tensor) -> Tensor:
-    """Gaussian blur of `rows` (m, z, y, x) with `sigmas` (m, 3) in voxels, borders reflected.
+    """Return `rows` (m, z, y, x) after a Gaussian blur with `sigmas` (m, 3) in voxels, borders reflected.
 
     The kernel has the odd length nearest to 6 sigma + 0.5. Source: batchgeneratorsv2 0.3.6.
     """
@@ -221,7 +221,7 @@ def blur(rows: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def blur_kernel(sigma: float) -> Tensor:
-    """Sampled Gaussian, sum 1."""
+    """Return a sampled Gaussian of sum 1."""
     length = round((6 * sigma + 0.5 - 1) / 2) * 2 + 1
     offsets = torch.arange(length, dtype=torch.float64) - length // 2
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
@@ -246,7 +246,7 @@ def gamma(rows: Tensor, exponents: Tensor) -> Tensor:
 
 
 def low_resolution(row: Tensor, factor: float, *, in_plane_only: bool) -> Tensor:
-    """One channel (z, y, x) as if acquired with `factor` of its voxels per axis: nearest down, linear up."""
+    """Return one channel (z, y, x) as if acquired with `factor` of its voxels per axis: nearest down, linear up."""
     shape = tuple(row.shape)
     coarse = [max(1, round(n * factor)) for n in shape]
     if in_plane_only:
@@ -265,7 +265,7 @@ def _draw_displacement(patch: Shape, *, planar: bool, settings: AugmentationSett
 
 
 def sampling_grid(patch: Shape, box: Box, spatial: Spatial, device: torch.device) -> Tensor:
-    """Normalised sampling positions (z, y, x, 3), last axis (x, y, z) as `grid_sample` wants it."""
+    """Return normalised sampling positions (z, y, x, 3), last axis (x, y, z) as in `grid_sample`."""
     size, shape = np.asarray(patch, dtype=float), np.asarray(box.shape, dtype=float)
     centre = (size - 1) / 2 - np.asarray(box.start)
     theta = np.empty((3, 4))
@@ -314,7 +314,7 @@ def _mirrored(
 
 
 def swapped(label: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Class maps with the two classes of every pair exchanged."""
+    """Return class maps with the two classes of every pair exchanged."""
     out = label.clone()
     for left, right in pairs:
         out[label == left] = right
@@ -323,7 +323,7 @@ def swapped(label: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _swapped_columns(table: Tensor, rows: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """A table `(n, classes)` with the two columns of every pair exchanged in some of its rows."""
+    """Return a table `(n, classes)` with the two columns of every pair exchanged in some of its rows."""
     order = torch.arange(table.shape[1])
     for left, right in pairs:
         order[left], order[right] = right, left
@@ -341,14 +341,14 @@ def _uniform(count: int | tuple[int, ...], span: tuple[float, float], generator:
 
 
 def _around_one(count: int, span: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Half of the draws uniform below 1, half above."""
+    """Draw uniformly, half of the values below 1 and half above."""
     low, high = span
     side, draw = torch.rand(count, generator=generator), torch.rand(count, generator=generator)
     return torch.where(side < 0.5, low + (1 - low) * draw, 1 + (high - 1) * draw)
 
 
 def _rows(samples: Tensor, channels: int, among: Tensor | None = None) -> Tensor:
-    """Rows of the flattened batch that belong to the samples, and are among those given."""
+    """Return the rows of the flattened batch that belong to the samples and are among those given."""
     rows = (samples[:, None] * channels + torch.arange(channels)).flatten()
     return rows if among is None else rows[torch.isin(rows, among)]
 
@@ -365,7 +365,7 @@ def _normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.de
 
 
 def _reflected(size: int, reach: int) -> Tensor:
-    """Indices of an axis continued by reflection about its border voxels, however short it is."""
+    """Return the indices of an axis continued by reflection about its border voxels, however short it is."""
     period = 2 * (size - 1)
     index = torch.arange(-reach, size + reach).remainder(period)
     return torch.minimum(index, period - index)

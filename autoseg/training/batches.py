@@ -1,7 +1,7 @@
 """From cases to batches on the training device: picking, reading, warping, augmenting, one function per step.
 
 A batch follows from `(seed, step)` alone. Cases that fit are kept in memory; others are read ahead by a thread, because
-decompression leaves Python's lock and so runs beside the training step.
+decompression releases Python's lock and so runs in parallel to the training step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Batch:
 
 
 class BatchLoader:
-    """The endless row of batches of one run. `batch(step)` may be called for any step; it is fastest in order.
+    """The endless series of batches of one run. `batch(step)` may be called for any step; it is fastest in order.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class BatchLoader:
         self.augmented = 0.0  # seconds spent on warping and augmentation
 
     def batch(self, step: int) -> Batch:
-        """The batch of one optimisation step.
+        """Return the batch of one optimisation step.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class BatchLoader:
         return "for files: keep the workspace on a faster disk"
 
     def close(self) -> None:
-        """End the reading thread."""
+        """Stop the reading thread."""
         if self._reader is not None:
             self._reader.close()
 
@@ -159,7 +159,7 @@ class BatchLoader:
             image = torch.cat((image, extra), dim=1)
         return Batch(
             image=image,
-            target=maps[0].long().clamp_(min=0),  # beyond the case lies background
+            target=maps[0].long().clamp_(min=0),  # beyond the case is background
             annotated=None if annotated is None else annotated.to(self._device),
             cases=tuple(self._cases[number].name for number in numbers),
         )
@@ -174,7 +174,7 @@ class BatchLoader:
 
 
 class _Reader:
-    """Reads batches ahead in a thread. Its errors are raised where the batch is asked for; nothing waits for ever."""
+    """Reads batches ahead in a thread. Its errors are raised where the batch is asked for; nothing waits forever."""
 
     def __init__(self, read: Any) -> None:
         self._read = read
@@ -190,7 +190,7 @@ class _Reader:
         return self._processor_seconds / max(self._seconds, 1e-9)
 
     def get(self, step: int) -> Any:
-        """What `read` gave for this step; the thread begins anew where it is not the next one."""
+        """Return what `read` gave for this step; the thread is restarted where it is not the next one."""
         if self._thread is None or step != self._next:
             self.close()
             self._stop.clear()
@@ -200,7 +200,7 @@ class _Reader:
             try:
                 found, value = self._queue.get(timeout=5)
             except queue.Empty:
-                assert self._thread.is_alive(), "the reading thread ended without a word"
+                assert self._thread.is_alive(), "the reading thread ended without an error"
                 continue
             if isinstance(value, BaseException):
                 raise value
@@ -209,7 +209,7 @@ class _Reader:
             return value
 
     def close(self) -> None:
-        """End the thread and forget what it read ahead."""
+        """Stop the thread and forget what it read ahead."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -237,7 +237,7 @@ class _Reader:
 
 
 def _annotation_table(cases: Sequence[PatchSource], labels: Labels) -> Tensor | None:
-    """(cases, classes): whether a class was annotated; None where all were, everywhere."""
+    """Return whether a class was annotated, (cases, classes); None where all were, everywhere."""
     if all(case.annotated is None for case in cases):
         return None
     table = np.ones((len(cases), len(labels.labels)), dtype=bool)

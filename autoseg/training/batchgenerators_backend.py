@@ -22,7 +22,7 @@ from autoseg.training.settings import AugmentationSettings
 
 
 def require(settings: AugmentationSettings) -> None:
-    """Nothing, if batchgenerators is there.
+    """Raise unless batchgenerators is installed.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def require(settings: AugmentationSettings) -> None:
 
 
 def augment(image: Tensor, *, settings: AugmentationSettings, generator: torch.Generator) -> Tensor:
-    """Intensity transforms of a batch `(n, c, z, y, x)` in the reference's order.
+    """Return a batch `(n, c, z, y, x)` after intensity transforms in the reference's order.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def augment(image: Tensor, *, settings: AugmentationSettings, generator: torch.G
 
 
 def mirroring_only(settings: AugmentationSettings) -> AugmentationSettings:
-    """The settings without the transforms that were applied here."""
+    """Return the settings without the transforms that were applied here."""
     return dataclasses.replace(
         settings, noise=0.0, blur=0.0, brightness=0.0, contrast=0.0, low_resolution=0.0, gamma_inverted=0.0, gamma=0.0
     )

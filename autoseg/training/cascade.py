@@ -1,4 +1,4 @@
-"""The previous stage's label map as input of the cascade's second stage: one channel per foreground class, disturbed.
+"""The previous stage's label map as input of the cascade's second stage: one channel per foreground class, augmented.
 
 The second stage must not learn to trust the first one blindly, so structures are eroded, dilated and dropped at random.
 Source: nnU-Net 2.8.1.
@@ -16,25 +16,25 @@ from autoseg.training.settings import CascadeSettings
 
 
 def augment_previous_stage(channels: Tensor, *, settings: CascadeSettings, generator: torch.Generator) -> Tensor:
-    """Disturbed copy of one-hot channels `(n, c, z, y, x)`.
+    """Return an augmented copy of one-hot channels `(n, c, z, y, x)`.
 
     Per sample, with the probabilities of the settings: morphology on some channels (voxels newly set are cleared in the others),
     and dropping one small connected component of some channels.
     """
     if channels.shape[1] == 0:
         return channels
-    disturbed = []
+    augmented = []
     for sample in channels.cpu().numpy() > 0:
         if _draw(generator) < settings.morphology:
             sample = _morphology(sample, settings, generator)
         if _draw(generator) < settings.drop_component:
             sample = _drop_components(sample, settings, generator)
-        disturbed.append(sample)
-    return torch.from_numpy(np.stack(disturbed)).to(channels.device, channels.dtype)
+        augmented.append(sample)
+    return torch.from_numpy(np.stack(augmented)).to(channels.device, channels.dtype)
 
 
 def ball(radius: float, *, planar: bool) -> NDArray[np.bool_]:
-    """Voxels within `radius` of the centre, a disk in the plane where `planar`."""
+    """Return the voxels within `radius` of the centre, a disk in the plane where `planar`."""
     reach = int(radius)
     axis = np.arange(-reach, reach + 1)
     z, y, x = np.meshgrid(axis[[reach]] if planar else axis, axis, axis, indexing="ij")

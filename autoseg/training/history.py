@@ -1,8 +1,8 @@
-"""What a run tells about itself: times, one row of figures per epoch, the files of its history.
+"""What a run reports: times, one row of figures per epoch, the files of its history.
 
 A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), validation_cases (of
 how many it is; only where a time budget allows fewer than the settings), seconds_per_step,
-data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for whoever draws progress, done, total and
+data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for progress bars, done, total and
 waiting_for (what keeps the network waiting; None where it hardly waits).
 """
 
@@ -25,8 +25,8 @@ from autoseg.training.length import RunLength
 from autoseg.workspace import Run
 
 REPORT_SECONDS = 2.0  # between two reports within an epoch
-WAITING_TOO_LONG = 0.2  # share of the time spent waiting for data from which the cause is told
-OF_PROGRESS = ("done", "total", "waiting_for")  # of a row, for whoever watches; not in the files
+WAITING_TOO_LONG = 0.2  # share of the time spent waiting for data from which the cause is reported
+OF_PROGRESS = ("done", "total", "waiting_for")  # of a row, for progress bars; not in the files
 
 
 class Clock:
@@ -36,7 +36,7 @@ class Clock:
         self._origin = time.monotonic() - before
 
     def now(self) -> float:
-        """Seconds since training began."""
+        """Return the seconds since training began."""
         return time.monotonic() - self._origin
 
 
@@ -70,7 +70,7 @@ class EpochWatch:
         return min(1.0, (self._batches.augmented - self._augmented) / self.seconds)
 
     def due(self) -> bool:
-        """Whether it is time for a report within the epoch."""
+        """Return whether it is time for a report within the epoch."""
         if self._clock.now() - self._reported < REPORT_SECONDS:
             return False
         self._reported = self._clock.now()
@@ -80,7 +80,7 @@ class EpochWatch:
 def row_of(
     *, epoch: int, step: int, losses: Sequence[float], watch: EpochWatch, length: RunLength, share: float, device: torch.device
 ) -> dict[str, Any]:
-    """The figures of the epoch that is running, `share` of the whole run being done."""
+    """Return the figures of the epoch that is running, `share` of the whole run being done."""
     seconds_per_step = watch.seconds / max(watch.steps, 1)
     elapsed = watch.begin + watch.seconds
     return {
@@ -101,7 +101,7 @@ def row_of(
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """One line about a row of figures, for people."""
+    """Return a row of figures as one line for people."""
     parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}" if row["loss"] is not None else "loss -"]
     if row["validation_dice"] is not None:
         parts.append(f"Dice {row['validation_dice']:.3f}")
@@ -113,7 +113,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes: the largest amount allocated on a GPU so far, else the resident memory of this process."""
+    """Return the largest number of bytes allocated on a GPU so far, else the resident memory of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -126,7 +126,7 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
-    """`history.jsonl` and `history.csv`, whole, a row per epoch."""
+    """Write `history.jsonl` and `history.csv`, whole, a row per epoch."""
     rows = [{name: value for name, value in row.items() if name not in OF_PROGRESS} for row in history]
     if not rows:
         return
@@ -140,7 +140,7 @@ def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether both files hold a row for every epoch."""
+    """Return whether both files hold a row for every epoch."""
     expected = {run.history_jsonl: len(history), run.history_csv: len(history) + 1}
     return all(path.exists() and len(path.read_text().splitlines()) == lines for path, lines in expected.items())
 

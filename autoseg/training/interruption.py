@@ -19,26 +19,26 @@ class StopRequested(BaseException):
 
 
 class Interruption:
-    """What was asked for so far."""
+    """The signals received so far."""
 
     def __init__(self) -> None:
         self.name: str | None = None  # of the signal
         self._abandonable = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler. A second Ctrl-C ends at once."""
+        """Handle a signal. A second Ctrl-C ends at once."""
         if self.name == "SIGINT" and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
         if self._abandonable:
-            self._abandonable = False  # a second signal must not cut short what is put right after the first
+            self._abandonable = False  # a second signal must not cut short the clean-up after the first
             raise StopRequested(self.name)
 
     def abandonable(self, work: Callable[[], T]) -> T | None:
-        """What `work` gives; it must not be missed when it is cut short, as validation during training.
+        """Return the result of work that a signal may cut short, such as validation during training.
 
-        `None` after a signal, at whatever place of the work it comes: the loop finds its `name`. What came before, while something
-        else could not be cut short, counts as well, and then the work is not begun.
+        Returns `None` after a signal, wherever in the work it comes; its `name` is for the loop. A signal received earlier, when
+        something else could not be cut short, counts as well, and then the work is not begun.
         """
         try:
             self._abandonable = True
@@ -51,9 +51,9 @@ class Interruption:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Interruption]:
-    """Listen for SIGINT, SIGTERM and SIGUSR1; the handlers of before come back at the end.
+    """Listen for SIGINT, SIGTERM and SIGUSR1; the previous handlers are restored at the end.
 
-    Outside the main thread, where Python allows no handlers, nothing is heard.
+    Outside the main thread, where Python allows no handlers, signals are not received.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -55,7 +55,7 @@ def train(
     validate : mean full-image Dice of a network on some validation cases; None where no label occurs in them
     report : gets a row of figures at the end of every epoch and every few seconds
     draw : gets the rows of all epochs so far: at the end, and before as often as a small share of the time allows
-    say : gets sentences worth keeping
+    say : gets messages worth keeping
 
     Returns
     -------
@@ -63,7 +63,7 @@ def train(
 
     Raises
     ------
-    Interrupted : SIGINT, SIGTERM or SIGUSR1; the state is saved and the same call goes on from there
+    Interrupted : SIGINT, SIGTERM or SIGUSR1; the state is saved and the same call resumes from there
     TrainingFailed : too many steps in a row without finite numbers
     SettingsError : a setting that cannot be used
     ModelError : the saved state is damaged
@@ -103,7 +103,7 @@ def train(
 
 
 def refuse_time_budget(*, found: str) -> NoReturn:
-    """For a training that shall give the same numbers every time.
+    """Raise the error about a deterministic run with a time budget.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def refuse_time_budget(*, found: str) -> NoReturn:
         "a time budget ends at another step each time",
         found=found,
         expected="a number of epochs",
-        fix="say how long instead: --deterministic --epochs N",
+        fix="give epochs instead: --deterministic --epochs N",
     )
 
 

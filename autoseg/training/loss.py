@@ -79,7 +79,7 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
 
 
 def deep_supervision_weights(outputs: int) -> tuple[float, ...]:
-    """Weight of each output: 1/2^i, none for the lowest resolution, together 1. A single output has weight 1.
+    """Return the weight of each output: 1/2^i, none for the lowest resolution, together 1. A single output has weight 1.
 
     Source: nnU-Net 2.8.1; there two stages give 0/0.
 
@@ -93,7 +93,7 @@ def deep_supervision_weights(outputs: int) -> tuple[float, ...]:
 
 
 def downsampled(target: Tensor, shape: Sequence[int]) -> Tensor:
-    """Class maps `(n, z, y, x)` at a lower resolution, each voxel the one nearest to its centre."""
+    """Return class maps `(n, z, y, x)` at a lower resolution, each voxel the one nearest to its centre."""
     if tuple(target.shape[1:]) == tuple(shape):
         return target
     for axis, (old, new) in enumerate(zip(target.shape[1:], shape, strict=True), start=1):
@@ -103,7 +103,7 @@ def downsampled(target: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def boundary_weights(target: Tensor, *, weight: float, sigma: float) -> Tensor:
-    """Weight `(n, z, y, x)` of each voxel: 1 plus `weight` where two structures nearly touch.
+    """Return the weight `(n, z, y, x)` of each voxel: 1 plus `weight` where two structures nearly touch.
 
     1 + w0 * exp(-(d1 + d2)^2 / (2 sigma^2)) on background voxels, d1 and d2 the distances in voxels to the two nearest
     components of foreground. Source: Ronneberger et al. 2015, arXiv:1505.04597, equation 2.
@@ -216,7 +216,7 @@ def _merge_unannotated(scores: Tensor, annotated: Tensor) -> Tensor:
 
 
 def _mean_of_annotated(scores: Tensor, annotated: Tensor | None) -> Tensor:
-    """The mean `(n, z, y, x)` over background and the classes that were annotated: smoothing says nothing of the others."""
+    """Return the mean `(n, z, y, x)` over background and the classes that were annotated: smoothing says nothing about the others."""
     if annotated is None:
         return scores.mean(dim=1)
     known = annotated.clone()

@@ -1,4 +1,4 @@
-"""A run's state is saved, found again and continued; what a kill left behind of its model, tables and picture is mended."""
+"""Saving and resuming the state of a run; restoring the model, tables and picture that a kill left behind incomplete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGER = 1.5  # times the time budget that a run was finished with make it a lon
 
 
 def save(task: TrainingTask, trainer: Trainer, progress: Progress, clock: Clock) -> None:
-    """State first, model second: whichever moment the run is killed at, both files are whole and usable."""
+    """Write the state first and the model second: whichever moment the run is killed at, both files are whole and usable."""
     progress.length = replace(progress.length, elapsed=clock.now())
     if not task.processes.is_main:
         return
@@ -62,14 +62,14 @@ def _save_model(task: TrainingTask, trainer: Trainer, progress: Progress) -> Non
 
 
 def mend_model(task: TrainingTask, trainer: Trainer, progress: Progress, say: Callable[[str], None]) -> None:
-    """The model of a finished run is written anew where it is not the state's: killed between the two, lost or damaged."""
+    """Rewrite the model of a finished run where it is not the state's: killed between the two, lost or damaged."""
     if task.processes.is_main and not checkpoint.holds(task.run, trainer.weights(), steps=progress.step):
-        say(f"{task.run.weights} is missing, damaged or older than the saved state: written anew from it")
+        say(f"{task.run.weights} is missing, damaged or older than the saved state: rewritten from it")
         _save_model(task, trainer, progress)
 
 
 def mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[dict[str, Any]]], None]) -> None:
-    """The tables and the picture of a finished run are made again where they miss epochs of the state: killed before them, or lost."""
+    """Rewrite the tables and the picture of a finished run where they lack epochs of the state: killed before them, or lost."""
     if not task.processes.is_main or not progress.history:
         return
     run = task.run
@@ -80,7 +80,7 @@ def mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[di
 
 
 def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say: Callable[[str], None]) -> tuple[Progress, list[str]]:
-    """Where the run was stopped, or its beginning; and what has been set otherwise since then, a line each.
+    """Return where the run was stopped, or its beginning; and the settings changed since then, a line each.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say
             fix="give the seed it was begun with, or begin again with --overwrite",
         )
     if not progress.finished:
-        say(f"going on after step {progress.step} ({clock_text(progress.length.elapsed)} of training)")
+        say(f"resuming after step {progress.step} ({clock_text(progress.length.elapsed)} of training)")
     return progress, changed
 
 

@@ -1,8 +1,8 @@
-"""What a run was begun with: its cases, all of the plan that shapes its arrays and its network, and the models of a stage before it.
+"""What a run was begun with: its cases, all of the plan that shapes its arrays and its network, and the models of a previous stage.
 
-A run may only go on with the same. Otherwise cases it has learned would be validated on, or weights learned on one grid would
-be passed off as a model of another. Its settings may change while it is under way, which is told, but for those that the saved state
-is made of: the optimizer's moments and the averaged weights mean nothing under other ones.
+A run may only resume with the same. Otherwise it would be validated on cases it has learned, or weights learned on one grid would
+pass for a model of another. Its settings may change while it is under way, which is reported, except those that the saved state
+depends on: the optimizer's moments and the averaged weights mean nothing under other ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def identity_of(
     validation: Iterable[str],
     previous: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """Plain JSON values to be kept in the state: "cases", "plan" and "previous", each a mapping.
+    """Return plain JSON values to be kept in the state: "cases", "plan" and "previous", each a mapping.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def identity_of(
 
 
 def settings_of(settings: TrainingSettings) -> dict[str, Any]:
-    """Plain JSON values to be kept in the state: dotted name -> value.
+    """Return plain JSON values to be kept in the state: dotted name -> value.
 
     >>> from autoseg.presets import planner
     >>> from autoseg.training.settings import read_settings
@@ -68,7 +68,7 @@ def settings_of(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, file: Path) -> list[str]:
-    """What is set otherwise than when the state was saved, a line each.
+    """Return the settings that differ from those of the saved state, a line each.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, file
 
     Raises
     ------
-    PlanMismatch : one of the settings that the state is made of is another
+    PlanMismatch : one of the settings that the state depends on differs
     """
     changed = [name for name in wanted if name in kept and kept[name] != wanted[name]]
     for name in changed:
@@ -89,17 +89,17 @@ def changed_settings(kept: Mapping[str, Any], wanted: Mapping[str, Any], *, file
                 expected=f"{json.dumps(wanted[name])}, as it is set now",
                 fix=f"put it back (--set {name}={_typed(kept[name])}), or begin again with --overwrite",
             )
-    told = [name for name in changed if name not in _OF_BEGINNING]
-    return [f"{name} is {json.dumps(wanted[name])} from here on, it was {json.dumps(kept[name])}" for name in told]
+    reported = [name for name in changed if name not in _OF_BEGINNING]
+    return [f"{name} is {json.dumps(wanted[name])} from here on, it was {json.dumps(kept[name])}" for name in reported]
 
 
 def _typed(value: Any) -> str:
-    """As it is typed after --set."""
+    """Return a value as it is typed after --set."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *, file: Path) -> None:
-    """Nothing, if a run goes on with what it was begun with.
+    """Raise unless a run resumes with what it was begun with.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
     """
     if kept is None:
         raise PlanMismatch(
-            "the saved state does not tell which cases and plan it was begun with",
+            "the saved state does not record which cases and plan it was begun with",
             file=file,
             found="a state of an earlier version",
             fix="begin again with --overwrite",
@@ -150,7 +150,7 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
 
 
 def _some(what: str, names: set[str], most: int = 5) -> str:
-    """A few of the names.
+    """Return a few of the names.
 
     >>> _some("begun with", {"b", "a", "c"}, 2)
     'begun with a, b and 1 more'

@@ -1,4 +1,4 @@
-"""What tells early that a training will come to nothing: a network that cannot learn one batch, numbers that are not finite."""
+"""Early signs that training will fail: a network that cannot learn one batch, numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE_BATCHES = 5  # at most, until one has anything to learn
 
 
 def probe(trainer: Trainer, batches: BatchLoader, settings: TrainingSettings, processes: ProcessGroup, say: Callable[[str], None]) -> None:
-    """Before the first epoch: can the network learn one batch by heart?
+    """Check before the first epoch that the network can learn one batch by heart.
 
     The first batch that has anything to learn answers: one without annotation gives no gradient, one with a damaged image no number.
 
@@ -37,15 +37,15 @@ def probe(trainer: Trainer, batches: BatchLoader, settings: TrainingSettings, pr
         if not taken or taken[0].learns_nothing:
             continue
         before, after = taken[0].loss, steps[-1].loss if steps[-1].taken else math.nan
-        told = f"loss {before:.3f} before, {after:.3f} after {len(steps) - 1} steps on the same patches ({names})"
+        found = f"loss {before:.3f} before, {after:.3f} after {len(steps) - 1} steps on the same patches ({names})"
         if not after < before:  # also where it is no number any more
             raise TrainingFailed(
                 "the network cannot learn even one batch by heart",
-                found=told,
+                found=found,
                 expected="a falling loss",
                 fix="look at the named cases (autoseg check), or lower the learning rate: --set optimizer.learning_rate=... (a tenth)",
             )
-        say(f"probe: {told}")
+        say(f"probe: {found}")
         return
     say(f"probe: none of the first {PROBE_BATCHES} batches has anything to learn; training begins nevertheless")
 
@@ -85,8 +85,8 @@ def _numbers(step: Step) -> str:
 def _contents(batch: Batch, processes: ProcessGroup) -> tuple[str, str, bool]:
     """Return the names of the cases in the whole batch, the range of their image values in words, and whether all of them are finite."""
     damaged = [name for name, image in zip(batch.cases, batch.image, strict=True) if not bool(torch.isfinite(image).all())]
-    told = processes.gather((batch.cases, damaged, float(batch.image.min()), float(batch.image.max())))
-    names = ", ".join(name for cases, _, _, _ in told for name in cases)
-    span = ", ".join(f"{low:.4g} to {high:.4g}" for _, _, low, high in told)
-    culprits = ", ".join(dict.fromkeys(name for _, some, _, _ in told for name in some))
+    contents = processes.gather((batch.cases, damaged, float(batch.image.min()), float(batch.image.max())))
+    names = ", ".join(name for cases, _, _, _ in contents for name in cases)
+    span = ", ".join(f"{low:.4g} to {high:.4g}" for _, _, low, high in contents)
+    culprits = ", ".join(dict.fromkeys(name for _, some, _, _ in contents for name in some))
     return names, span + (f", not all finite in {culprits}" if culprits else ""), not culprits

@@ -1,7 +1,7 @@
-"""Which patch of which case goes into a batch, and reading it.
+"""Choosing the patches of a batch, and reading them.
 
 Everything random about step `s` follows from `(seed, s)` alone: a run that resumes, or that reads ahead in another thread, sees
-the same patches as one that does neither. What the patches then go through is the business of `augmentation`.
+the same patches as one that does neither. What happens to the patches then is in `augmentation`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class PatchSource(Protocol):
         """Names of the labels annotated in this case; None: all of them."""
 
     def image(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[np.float32]:
-        """Channels `(c, z, y, x)` inside the box."""
+        """Return the channels `(c, z, y, x)` inside the box."""
 
     def label(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[Any]:
-        """Classes `(z, y, x)` inside the box."""
+        """Return the classes `(z, y, x)` inside the box."""
 
     def mask(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[np.bool_] | None:
-        """What was not zero `(z, y, x)`, where a channel is normalised inside it; else None."""
+        """Return what was not zero `(z, y, x)`, where a channel is normalised inside it; else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Patch:
 
 
 def generator_for(seed: int, *stream: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but its numbers, for instance (seed, step, rank).
+    """Return a CPU generator that depends on nothing but its numbers, for instance (seed, step, rank).
 
     >>> int(torch.randint(100, (), generator=generator_for(1, 2))) == int(torch.randint(100, (), generator=generator_for(1, 2)))
     True
@@ -79,7 +79,7 @@ def generator_for(seed: int, *stream: int) -> torch.Generator:
 
 
 def foreground_places(batch: int, *, share: float, rounding: str) -> tuple[bool, ...]:
-    """Which samples of a batch are centred on foreground: the last ones.
+    """Return which samples of a batch are centred on foreground: the last ones.
 
     Parameters
     ----------
@@ -105,11 +105,11 @@ def pick_patches(
     share: float,
     rounding: str,
 ) -> tuple[PatchLocation, ...]:
-    """The patches of one batch.
+    """Choose the patches of one batch.
 
     Cases are dealt like cards: every case is seen once before any is seen again. Places are uniform among those where the patch
-    lies inside the case (centred along axes where the case is smaller); foreground patches are centred on a voxel of a class
-    chosen uniformly among those of the case, so that small structures are met as often as large ones.
+    is inside the case (centred along axes where the case is smaller); foreground patches are centred on a voxel of a class
+    chosen uniformly among those of the case, so that small structures are seen as often as large ones.
 
     Source: nnU-Net 2.8.1; there cases are drawn with replacement, and forced patches may hang over the far border.
     """
@@ -164,19 +164,19 @@ class CaseInMemory:
         self._label = _classes(case, everything)
 
     def image(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[np.float32]:
-        """Channels `(c, z, y, x)` inside the box."""
+        """Return the channels `(c, z, y, x)` inside the box."""
         return self._image if slices is None else self._image[(slice(None), *slices)]
 
     def label(self, slices: tuple[slice, slice, slice] | None = None) -> NDArray[Any]:
-        """Classes `(z, y, x)` inside the box."""
+        """Return the classes `(z, y, x)` inside the box."""
         return self._label if slices is None else self._label[slices]
 
     def mask(self, slices: tuple[slice, slice, slice] | None = None) -> None:
-        """Already in the label."""
+        """Return None: the label already contains it."""
 
 
 def bytes_in_memory(case: PatchSource, channels: int) -> int:
-    """What `CaseInMemory` would hold."""
+    """Return the size of a `CaseInMemory`."""
     return int(np.prod(case.shape)) * (4 * channels + 2)
 
 
@@ -211,7 +211,7 @@ def _place(case: PatchSource, *, patch: Shape, foreground: bool, generator: torc
 
 
 def _bounds(shape: int, patch: int) -> tuple[int, int]:
-    """First and last start of a patch; equal and negative where the case is smaller."""
+    """Return the first and last start of a patch; equal and negative where the case is smaller."""
     if shape >= patch:
         return 0, shape - patch
     return -((patch - shape) // 2), -((patch - shape) // 2)

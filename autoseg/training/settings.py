@@ -1,7 +1,7 @@
 """The settings of training as values: the table `[training]` of a planner preset, read once, checked, passed on.
 
-Every number comes from `planners/*.toml`, where it stands with unit and source; this module holds only the limits beyond which
-it cannot be meant. They are written as the types of the settings, and so are the names that may stand where a text is wanted.
+Every number comes from `planners/*.toml`, where it has its unit and source; this module holds only the limits beyond which it makes
+no sense. They are written as the types of the settings, and so are the names to choose from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from autoseg.presets import refuse_unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Where a number, or each of several, has to lie. Infinity and what is not a number lie nowhere."""
+    """The range of a number, or of each of several. Infinity and NaN are never inside."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -30,7 +30,7 @@ class Limits:
     below: float = math.inf  # itself left out
 
     def hold(self, value: float) -> bool:
-        """Whether the number lies within."""
+        """Return whether the number is within."""
         return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
@@ -100,6 +100,12 @@ class LossSettings:
     boundary_weight: NotNegative  # w0 of the U-Net paper's weight map; 0: none
     boundary_sigma: Positive  # voxels
     deep_supervision: bool
+
+    @property
+    def words(self) -> str:
+        """The sum of its terms, in words."""
+        terms = {self.pixel: self.pixel_weight, self.overlap: self.overlap_weight}
+        return " + ".join(losses.LOSSES[name].words for name, weight in terms.items() if weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,17 +183,17 @@ class TrainingSettings:
 
 
 def read_settings(values: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> TrainingSettings:
-    """The settings of a plan.
+    """Return the settings of a plan.
 
     Parameters
     ----------
     values : nested mapping of plain values, or of tables with `value`, `unit`, `source` as the presets write them
-    changes : dotted name -> value, in place of those; a text is read as TOML where it replaces something else than a text
+    changes : dotted name -> value, in place of those; a string is read as TOML where it replaces anything but a string
 
     Raises
     ------
     SettingsError : a key or a name is missing or unknown (the nearest known one is offered), or a value is of the wrong kind,
-        out of its limits, or cannot stand beside another
+        out of its limits, or does not go with another
     """
     settings: TrainingSettings = _read(TrainingSettings, _changed(values, changes or {}), "")
     if settings.optimizer.name == "sgd" and settings.optimizer.nesterov and settings.optimizer.momentum == 0:
@@ -201,11 +207,11 @@ def read_settings(values: Mapping[str, Any], changes: Mapping[str, Any] | None =
 
 
 def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
-    """The settings of a plan with some of them changed. What a plan of an earlier version lacks is taken from the default planner.
+    """Return the settings of a plan with some of them changed. What a plan of an earlier version lacks is taken from the default planner.
 
     Parameters
     ----------
-    changes : dotted name -> value, for instance {"optimizer.learning_rate": 0.001}; a text is read as the kind that it replaces
+    changes : dotted name -> value, for instance {"optimizer.learning_rate": 0.001}; a string is read as the type that it replaces
 
     Raises
     ------

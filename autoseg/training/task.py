@@ -52,7 +52,7 @@ class Progress:
     asked_steps: int | None = None  # length of the run when it was finished
     asked_seconds: float | None = None
     extended_at: int | None = None  # step from which a finished run was made longer
-    scored: list[str] | None = None  # names of the cases scored in training, once a time budget has told how many it allows
+    scored: list[str] | None = None  # names of the cases scored in training, once it is known how many a time budget allows
     mirrors: bool | None = None  # whether images are mirrored; decided when the run begins
     epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
     history: list[dict[str, Any]] = field(default_factory=list)

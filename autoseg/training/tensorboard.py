@@ -19,7 +19,7 @@ FIGURES = {
 
 
 def require() -> None:
-    """Nothing, if TensorBoard's writer is installed.
+    """Raise unless TensorBoard's writer is installed.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class Board:
         self._writer: Any = None
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One row of figures."""
+        """Write one row of figures."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -57,6 +57,6 @@ class Board:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Everything is on disk afterwards."""
+        """Write everything to disk."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""A network while it learns: one optimisation step, the averaged weights, and everything that resuming needs."""
+"""A network in training: one optimisation step, the averaged weights, and everything that resuming needs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Trainer:
         self.steps = 0  # taken
 
     def step(self, batch: Batch, *, learning_rate: float) -> Step:
-        """One optimisation step; it leaves the weights alone where loss or gradient is not finite."""
+        """Do one optimisation step; it leaves the weights alone where loss or gradient is not finite."""
         self.network.train()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -93,7 +93,7 @@ class Trainer:
         return Step(loss=value, gradient_norm=norm, taken=taken)
 
     def compile(self, batch: Batch, *, wanted: str, say: Callable[[str], None]) -> None:
-        """Let the network be compiled: "on" always, "auto" where ten steps on a CUDA device show that it works and pays, "off" never.
+        """Compile the network: "on" always, "auto" where ten steps on a CUDA device show that it works and pays, "off" never.
 
         The probe computes gradients and throws them away: the weights stay as they are.
         """
@@ -114,7 +114,7 @@ class Trainer:
             say(f"compiled: {seconds:.3g} s per step" + (f" instead of {plain_seconds:.3g} s" if math.isfinite(plain_seconds) else ""))
 
     def probe(self, batch: Batch, *, steps: int, learning_rate: float) -> list[Step]:
-        """Some steps on nothing but one batch, and one more for the loss they lead to. Everything is as new afterwards.
+        """Do some steps on one batch, and one more for the loss they lead to. Everything is reset afterwards.
 
         A network that cannot even learn two patches by heart will not learn the data set. It ends early where every further step would
         be the same: without a gradient, or without finite numbers though they are not scaled. May be abandoned at any place.
@@ -139,15 +139,15 @@ class Trainer:
         return done
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of the forward pass."""
+        """Return a context with the precision of the forward pass."""
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
     def weights(self) -> dict[str, Tensor]:
-        """What a model file holds."""
+        """Return what a model file holds."""
         return dict(self.averaged.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs."""
+        """Return everything that `load` needs."""
         return {
             "steps": self.steps,
             "network": dict(self.network.state_dict()),
@@ -157,7 +157,7 @@ class Trainer:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Resume from what `state` returned."""
         self.steps = state["steps"]
         self.network.load_state_dict(state["network"])
         if self.averaged is not self.network:
@@ -170,7 +170,7 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
 
     def _timed(self, forward: Callable[[Tensor], Any], batch: Batch, *, steps: int = PROBE_STEPS) -> float:
-        """Seconds per forward and backward pass, the first two left out: they compile."""
+        """Return the seconds per forward and backward pass, the first two left out: they compile."""
         self.network.train()
         begin = 0.0
         for step in range(steps + 2):
@@ -204,7 +204,7 @@ class Trainer:
 
 
 def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """SGD with momentum on all parameters alike, or AdamW that lets norms and biases free of weight decay."""
+    """Return SGD with momentum on all parameters alike, or AdamW without weight decay of norms and biases."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     if settings.name == "sgd":
         return torch.optim.SGD(

@@ -237,7 +237,7 @@ def test_training_killed_in_the_middle_goes_on_and_ends_with_a_valid_model(road)
     assert not (folder / "validation/summary.json").exists()
     done = len((folder / "history.jsonl").read_text().splitlines())
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "going on after step" in again.stdout + again.stderr
+    assert "resuming after step" in again.stdout + again.stderr
     epochs = [json.loads(line)["epoch"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 9)) and done >= 2
     assert (folder / "validation/summary.json").exists()

@@ -152,7 +152,7 @@ def test_the_model_of_a_finished_run_is_written_anew_from_its_state(cases, tmp_p
     assert equal(weights, dict(expected.state_dict())) and equal(weights, dict(again.state_dict()))
     assert description["epochs"] == 3 and description["steps"] == 12 and description["finished"]
     assert json.loads(task.run.description.read_text())["digest"] == checkpoint.digest(weights)
-    assert len(said) == 1 and "written anew" in said[0]
+    assert len(said) == 1 and "rewritten from it" in said[0]
 
 
 @pytest.mark.parametrize("harm", ["an epoch short", "no table", "no picture", "picture of an earlier epoch"])
@@ -238,7 +238,7 @@ def test_a_signal_saves_and_the_same_call_goes_on_bit_for_bit(cases, tmp_path, n
     assert caught.value.exit_code == 130 and (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     said = []
     resumed = train(task, say=said.append)
-    assert "going on after step 4" in said[0]
+    assert "resuming after step 4" in said[0]
     assert equal(dict(undisturbed.state_dict()), dict(resumed.state_dict()))
     assert figures(task.run) == figures(Run(root=tmp_path / "a"))  # also the score that the signal cut short
 
@@ -314,7 +314,7 @@ def test_killed_at_any_moment_the_same_call_ends_bit_for_bit_equal(cases, tmp_pa
     monkeypatch.setattr(Trainer, "step", whole)
     said = []
     assert equal(dict(undisturbed.state_dict()), dict(train(task, say=said.append).state_dict()))
-    assert f"going on after step {len(count) - (moment != 'first validation')} " in said[0]  # nothing done was lost
+    assert f"resuming after step {len(count) - (moment != 'first validation')} " in said[0]  # nothing done was lost
     assert task.run.weights.read_bytes() == Run(root=tmp_path / "a").weights.read_bytes()  # the whole file
     assert figures(task.run) == figures(Run(root=tmp_path / "a")) and [epoch for epoch, *_ in figures(task.run)] == [1, 2, 3]
 

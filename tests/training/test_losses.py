@@ -141,7 +141,13 @@ def test_a_loss_is_chosen_for_its_own_term_only(place, wrong, tmp_path):
         presets.planner(preset)
 
 
-def test_every_record_is_found_without_torch_and_says_what_it_is():
+def test_the_words_of_a_loss_are_those_of_its_terms():
+    settings = read_settings(DEFAULT, {"loss.overlap": "lovasz"}).loss
+    assert settings.words == "cross-entropy + Lovász extension of the Jaccard index"
+    assert chosen("focal").loss.words == "focal loss"
+
+
+def test_every_record_is_found_and_says_what_it_is():
     assert set(losses.VOXEL_LOSSES) | set(losses.REGION_LOSSES) == set(losses.LOSSES)
     for name, record in losses.LOSSES.items():
         assert callable(losses.load(name)) and losses.load(name).__doc__ and record.words

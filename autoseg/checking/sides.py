@@ -30,15 +30,14 @@ class _Pair:
 
     @property
     def stable(self) -> bool:
-        """Whether the usual way round is no chance: the halves are further apart than their distances vary."""
+        """Whether the usual way round is no chance: enough cases have it, and the halves are further apart than their distances vary."""
         usual = self.gaps[~self.wrong, 0]
-        return bool(usual.size > 0 and np.abs(usual.mean()) > _LIMITS.stable * usual.std())
+        return bool(usual.size >= _LIMITS.fewest and np.abs(usual.mean()) > _LIMITS.stable * usual.std())
 
     @property
     def rare(self) -> bool:
         """Whether so few cases are the other way round that they are wrong, and not the many."""
-        few = np.count_nonzero(self.wrong) <= _LIMITS.rare * len(self.cases)
-        return bool(few and np.count_nonzero(~self.wrong) >= _LIMITS.fewest)
+        return bool(np.count_nonzero(self.wrong) <= _LIMITS.rare * len(self.cases))
 
     @property
     def clear(self) -> NDArray[np.bool_]:

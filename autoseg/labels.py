@@ -8,7 +8,7 @@ Readers and writers know values only; everything between knows classes only; `en
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -179,8 +179,7 @@ class Labels:
         SettingsError : a value is of the wrong type
         LabelError : labels that cannot work
         """
-        own = {name.name: value[name.name] for name in fields(LabelsRecord) if name.name in value}
-        return schema.parse(LabelsRecord, own, what="the labels", fix="correct these places").scheme()
+        return schema.parse(LabelsRecord, schema.pick(LabelsRecord, value), what="the labels", fix="correct these places").scheme()
 
 
 @dataclass(frozen=True, kw_only=True)

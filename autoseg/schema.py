@@ -52,6 +52,11 @@ def names(kind: Any) -> tuple[str, ...]:
     return tuple(_names(kind).values())
 
 
+def pick(kind: Any, value: Any) -> Any:
+    """Return those keys of a table that a record has, for a file of which it reads a part; what is not a table as it is."""
+    return {name: value[name] for name in names(kind) if name in value} if isinstance(value, Mapping) else value
+
+
 def parse(
     kind: type[T],
     value: Any,

@@ -90,9 +90,8 @@ def read_summary(file: Path) -> dict[str, Any]:
     MissingPath, UnreadableFile : there is none, or it is damaged
     """
     fix = "remove the folder it is in and run the training again: the cases are predicted and scored again"
-    summary = schema.parse(dict[str, Any], files.read_json(file), what="the summary", fix=fix, file=file, error=UnreadableFile)
-    own = {key: summary[key] for key in schema.names(_Summary) if key in summary}
-    schema.parse(_Summary, own, what="the summary", fix=fix, file=file, error=UnreadableFile)
+    summary: dict[str, Any] = files.read_json(file)
+    schema.parse(_Summary, schema.pick(_Summary, summary), what="the summary", fix=fix, file=file, error=UnreadableFile)
     return summary
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from autoseg import schema
 from autoseg.errors import PlanMismatch, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, permuted
@@ -23,6 +24,8 @@ from autoseg.planning.validation import validate_plan
 from autoseg.presets import Preset
 from autoseg.version import __version__
 
+T = TypeVar("T")
+
 NAMES = {"2d": "2d", "3d_fullres": "3d_fullres", "3d_lowres": "3d_lowres", "3d_cascade_fullres": "3d_cascade"}
 NETWORKS = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "residual_unet"}
 SCHEMES = {
@@ -32,6 +35,7 @@ SCHEMES = {
     "RescaleTo01Normalization": "rescale_0_1",
     "RGBTo01Normalization": "rgb_0_1",
 }
+_FIX = "plan with a planner instead: --planner nnunet"
 TOLERANCE = 0.02  # relative, of the median spacing: the same data measured by two programs
 
 
@@ -47,7 +51,7 @@ def import_plan(
 
     Parameters
     ----------
-    value : the JSON, of nnU-Net 2.0 to 2.8
+    value : the JSON, of nnU-Net 2.0 to 2.8; keys that are not read may hold anything
     preset : whose training settings are taken, since the plans file holds none
     footprint : as for `make_plan`
 
@@ -56,22 +60,23 @@ def import_plan(
     SettingsError : not such a file, or an architecture that autoseg does not have
     PlanMismatch : the file was made for other data: channels or median spacing differ
     """
-    if "configurations" not in value or "plans_name" not in value:
-        raise SettingsError("not a plans file of nnU-Net v2", found=", ".join(list(value)[:8]), expected="plans_name, configurations, ...",
-                            fix="give the nnUNetPlans.json of the preprocessed data set, or the name of a planner")  # fmt: skip
-    try:
-        found = {NAMES[name]: _resolved(name, value["configurations"]) for name in value["configurations"] if name in NAMES}
-        order = _axis_order(value, fingerprint)
-        measure = footprint or modelled_footprint
-        configurations = [_configuration(name, table, order, fingerprint, preset, machine, measure) for name, table in found.items()]
-    except (KeyError, TypeError, IndexError) as error:
-        raise SettingsError("the plans file cannot be understood", found=f"{type(error).__name__}: {error}",
-                            fix="plan with a planner instead: --planner nnunet") from error  # fmt: skip
+    if not isinstance(value, Mapping) or "configurations" not in value or "plans_name" not in value:
+        raise SettingsError(
+            "not a plans file of nnU-Net v2",
+            found=", ".join(list(value)[:8]) if isinstance(value, Mapping) else None,
+            expected="plans_name, configurations, ...",
+            fix="give the nnUNetPlans.json of the preprocessed data set, or the name of a planner",
+        )
+    file = _parsed(_PlansFile, value)
+    found = {NAMES[name]: _parsed(_Table, _resolved(name, file.configurations)) for name in file.configurations if name in NAMES}
+    order = _axis_order(file, fingerprint)
+    measure = footprint or modelled_footprint
+    configurations = [_configuration(name, table, order, fingerprint, preset, machine, measure) for name, table in found.items()]
     configurations.sort(key=lambda c: CONFIGURATION_NAMES.index(c.name))
     planar = all(c.planar for c in configurations)
     mirroring = choose_mirroring(fingerprint.labels, order, planar=planar)
     plan = Plan(
-        planner=str(value["plans_name"]),
+        planner=file.plans_name,
         planner_values=preset.documented,
         device={**machine.to_json(), "time_budget": None},
         name=fingerprint.name,
@@ -84,32 +89,88 @@ def import_plan(
         configurations=tuple(configurations),
         settings=dict(preset.values.get("training", {})),
         fingerprint=hash_fingerprint(fingerprint),
-        reasons=(f"Taken from the plans file '{value['plans_name']}' of {value.get('dataset_name', 'a data set')}, planned by nnU-Net.",),
+        reasons=(f"Taken from the plans file '{file.plans_name}' of {file.dataset_name}, planned by nnU-Net.",),
         version=__version__,
     )
     validate_plan(plan)
     return replace(plan, configurations=tuple(with_disk(c, plan, fingerprint) for c in plan.configurations))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PlansFile:
+    """What is read of nnUNetPlans.json."""
+
+    plans_name: str
+    dataset_name: str = "a data set"
+    configurations: Mapping[str, Mapping[str, Any]]
+    transpose_forward: Axes
+    original_median_spacing_after_transp: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """What is read of one of its configurations: the network as `architecture`, or as keys of its own before nnU-Net 2.4."""
+
+    spacing: tuple[float, ...]
+    median_image_size_in_voxels: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    batch_size: int
+    batch_dice: bool
+    normalization_schemes: tuple[str, ...]
+    use_mask_for_norm: tuple[bool, ...]
+    previous_stage: Literal["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres", ""] | None = None
+    architecture: Mapping[str, Any] | None = None
+    UNet_class_name: str = ""
+    n_conv_per_stage_encoder: tuple[int, ...] = ()
+    n_conv_per_stage_decoder: tuple[int, ...] = ()
+    pool_op_kernel_sizes: tuple[tuple[int, ...], ...] = ()
+    conv_kernel_sizes: tuple[tuple[int, ...], ...] = ()
+    unet_max_num_features: int = 0
+    UNet_base_num_features: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NamedNetwork:
+    network_class_name: str
+    arch_kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Architecture:
+    """The arguments of a network that nnU-Net builds."""
+
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    features_per_stage: tuple[int, ...]
+    n_conv_per_stage: tuple[int, ...] | None = None
+    n_blocks_per_stage: tuple[int, ...] | None = None
+    n_conv_per_stage_decoder: tuple[int, ...]
+
+
+def _parsed(kind: type[T], value: Any) -> T:
+    return schema.parse(kind, schema.pick(kind, value), what="the plans file", fix=_FIX)
+
+
 def _resolved(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """A configuration with all that it inherits."""
     if name in seen:
         raise SettingsError("configurations of the plans file inherit from each other in a circle", found=" -> ".join((*seen, name)))
+    if name not in tables:
+        raise SettingsError("the plans file cannot be understood", found=f"configurations.{name}: is missing", fix=_FIX)
     table = dict(tables[name])
     parent = table.pop("inherits_from", None)
     return table if parent is None else {**_resolved(parent, tables, (*seen, name)), **table}
 
 
-def _axis_order(value: Mapping[str, Any], fingerprint: Fingerprint) -> Axes:
+def _axis_order(file: _PlansFile, fingerprint: Fingerprint) -> Axes:
     """Canonical axes in the order of the plan's.
 
     The reference counts axes as they are stored, autoseg after turning to the canonical orientation. `transpose_forward` is
     taken if it gives the median spacing that the file notes, else the permutation that does.
     """
     median = np.median([case.spacing for case in fingerprint.cases], axis=0).tolist()
-    noted = value.get("original_median_spacing_after_transp")
-    wanted: Axes = tuple(value["transpose_forward"])
-    if noted is None or noted[0] > 100 * max(noted[1:]):  # planar pictures: the reference notes 999 across them
+    noted, wanted = file.original_median_spacing_after_transp, file.transpose_forward
+    if noted is None or len(noted) != 3 or noted[0] > 100 * max(noted[1:]):  # planar pictures: the reference notes 999 across them
         return wanted
     for order in (wanted, *permutations(range(3))):
         if np.allclose(permuted(median, order), noted, rtol=TOLERANCE):
@@ -124,7 +185,7 @@ def _axis_order(value: Mapping[str, Any], fingerprint: Fingerprint) -> Axes:
 
 def _configuration(
     name: str,
-    table: Mapping[str, Any],
+    table: _Table,
     order: Axes,
     fingerprint: Fingerprint,
     preset: Preset,
@@ -134,23 +195,23 @@ def _configuration(
     planar = name == "2d"
     schemes = _schemes(table, len(fingerprint.channels))
     across = float(np.median([permuted(case.spacing, order)[0] for case in fingerprint.cases]))
-    architecture = _architecture(table)
+    network, architecture = _architecture(table)
     configuration = Configuration(
         name=name,
-        spacing=_triple(table["spacing"], planar, across),
-        median_shape=tuple(map(float, _triple(table["median_image_size_in_voxels"], planar, 1))),  # type: ignore[arg-type]
-        patch_size=_triple(table["patch_size"], planar, 1),
-        batch_size=int(table["batch_size"]),
-        strides=tuple(_triple(stride, planar, 1) for stride in architecture["strides"]),
-        kernel_sizes=tuple(_triple(kernel, planar, 1) for kernel in architecture["kernel_sizes"]),
-        features_per_stage=tuple(architecture["features_per_stage"]),
-        blocks_per_stage=tuple(architecture["blocks"]),
-        decoder_blocks_per_stage=tuple(architecture["decoder_blocks"])[::-1],  # the reference begins at the bottom
-        network=architecture["network"],
+        spacing=_triple(table.spacing, planar, across),
+        median_shape=tuple(map(float, _triple(table.median_image_size_in_voxels, planar, 1))),  # type: ignore[arg-type]
+        patch_size=_triple(table.patch_size, planar, 1),
+        batch_size=table.batch_size,
+        strides=tuple(_triple(stride, planar, 1) for stride in architecture.strides),
+        kernel_sizes=tuple(_triple(kernel, planar, 1) for kernel in architecture.kernel_sizes),
+        features_per_stage=architecture.features_per_stage,
+        blocks_per_stage=architecture.n_conv_per_stage or architecture.n_blocks_per_stage or (),
+        decoder_blocks_per_stage=architecture.n_conv_per_stage_decoder[::-1],  # the reference begins at the bottom
+        network=network,
         norm="instance",
         normalization=schemes,
-        batch_dice=bool(table["batch_dice"]),
-        previous_stage=NAMES[table["previous_stage"]] if table.get("previous_stage") else None,
+        batch_dice=table.batch_dice,
+        previous_stage=NAMES[table.previous_stage] if table.previous_stage else None,
         reasons=("As in the plans file.",),
     )
     previous = len(fingerprint.labels.foreground) if configuration.previous_stage else 0
@@ -166,9 +227,9 @@ def _configuration(
     return Configuration(**{**vars(configuration), "predicted": predicted})
 
 
-def _schemes(table: Mapping[str, Any], channels: int) -> tuple[str, ...]:
-    names, masks = table["normalization_schemes"], table["use_mask_for_norm"]
-    if len(names) != channels:
+def _schemes(table: _Table, channels: int) -> tuple[str, ...]:
+    names, masks = table.normalization_schemes, table.use_mask_for_norm
+    if len(names) != channels or len(masks) != channels:
         raise PlanMismatch("the plans file was made for other data", found=f"{channels} channels", expected=f"{len(names)} channels",
                            fix="plan these data with --planner nnunet")  # fmt: skip
     unknown = [name for name in names if name not in SCHEMES]
@@ -178,30 +239,25 @@ def _schemes(table: Mapping[str, Any], channels: int) -> tuple[str, ...]:
     return tuple("zscore_mask" if SCHEMES[n] == "zscore" and mask else SCHEMES[n] for n, mask in zip(names, masks, strict=True))
 
 
-def _architecture(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Network, strides, kernels, features and blocks, from the newer form of the file or from that before nnU-Net 2.4."""
-    if "architecture" in table:
-        kind, given = table["architecture"]["network_class_name"].rpartition(".")[2], table["architecture"]["arch_kwargs"]
-        blocks = given.get("n_conv_per_stage") or given.get("n_blocks_per_stage")
-        decoder = given["n_conv_per_stage_decoder"]
-        strides, kernels, features = given["strides"], given["kernel_sizes"], given["features_per_stage"]
+def _architecture(table: _Table) -> tuple[str, _Architecture]:
+    """Return the network's name and arguments, from the newer form of the file or from that before nnU-Net 2.4."""
+    if table.architecture is not None:
+        named = _parsed(_NamedNetwork, table.architecture)
+        kind, given = named.network_class_name.rpartition(".")[2], _parsed(_Architecture, named.arch_kwargs)
     else:
-        kind = table["UNet_class_name"]
-        blocks, decoder = table["n_conv_per_stage_encoder"], table["n_conv_per_stage_decoder"]
-        strides, kernels = table["pool_op_kernel_sizes"], table["conv_kernel_sizes"]
-        features = [min(table["unet_max_num_features"], table["UNet_base_num_features"] * 2**i) for i in range(len(strides))]
+        kind, strides = table.UNet_class_name, table.pool_op_kernel_sizes
+        given = _Architecture(
+            strides=strides,
+            kernel_sizes=table.conv_kernel_sizes,
+            features_per_stage=tuple(min(table.unet_max_num_features, table.UNet_base_num_features * 2**i) for i in range(len(strides))),
+            n_conv_per_stage=table.n_conv_per_stage_encoder,
+            n_conv_per_stage_decoder=table.n_conv_per_stage_decoder,
+        )
     if kind not in NETWORKS:
         raise SettingsError(
             "an architecture that autoseg does not have", found=kind, expected=", ".join(NETWORKS), fix="plan with --planner nnunet"
         )
-    return {
-        "network": NETWORKS[kind],
-        "strides": strides,
-        "kernel_sizes": kernels,
-        "features_per_stage": features,
-        "blocks": blocks,
-        "decoder_blocks": decoder,
-    }
+    return NETWORKS[kind], given
 
 
 def _triple(values: Sequence[Any], planar: bool, first: Any) -> tuple[Any, Any, Any]:

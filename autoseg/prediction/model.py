@@ -166,7 +166,7 @@ def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, de
     for fold in wanted:
         run = workspace.run(name, fold)
         weights, description = checkpoint.load_model(run)
-        own = {key: description[key] for key in schema.names(_Description) if key in description}
+        own = schema.pick(_Description, description)
         head = schema.parse(_Description, own, what="the description of the model", fix=fix, file=run.weights, error=ModelError)
         fold_plan = Plan.from_json(head.plan)
         plan = fold_plan if plan is None else _together(plan, fold_plan, name, run.root)

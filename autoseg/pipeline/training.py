@@ -94,17 +94,10 @@ def train(
         batchgenerators_backend.require(checked.augmentation)
     if tensorboard:
         board.require()
-    length = RunLength(
-        epochs=_asked_epochs(epochs, time_budget, settings or {}, checked),
-        time_budget=time_budget,
-        started=time.monotonic() if started is None else started,
-    )
-    if length.epochs is None and time_budget is None:
-        length = replace(length, time_budget=_planned_budget(plan, deterministic, reporter))
-    elif deterministic and time_budget is not None:
-        loop.refuse_time_budget(found="--deterministic with --time-budget")
-    _folds(splits, fold)
-    if any(plan.configuration(name).previous_stage for name in _wanted(plan, configuration)):
+    asked = RunLength(epochs=epochs, time_budget=time_budget, started=time.monotonic() if started is None else started)
+    length = _settled_length(asked, plan, checked, settings or {}, deterministic=deterministic, reporter=reporter)
+    folds, names = _folds(splits, fold), _wanted(plan, configuration)
+    if any(plan.configuration(name).previous_stage for name in names):
         _require_out_of_fold(splits, dataset)
     devices = machine.choose_devices(device)
     with joined(chosen) as processes:
@@ -114,10 +107,10 @@ def train(
             overwrite=overwrite, extend=True, tensorboard=tensorboard, processes=processes, devices=devices if processes.size == 1 else (),
             folds_at_once=folds_at_once,
             reporter=reporter if processes.is_main else NullReporter())  # fmt: skip
-        _require_room(work, _wanted(plan, configuration), _folds(splits, fold))
+        _require_room(work, names, folds)
         results: dict[str, Any] = {}
-        for name in _wanted(plan, configuration):
-            results |= _train_configuration(work, name, _folds(splits, fold))
+        for name in names:
+            results |= _train_configuration(work, name, folds)
             work = _clock_restarted(work)
         if processes.is_main and folds_at_once == 1:
             try:
@@ -227,35 +220,29 @@ def _folds(splits: Sequence[Mapping[str, Sequence[str]]], fold: int | None) -> l
     return [fold]
 
 
-def _asked_epochs(epochs: int | None, time_budget: float | None, settings: Mapping[str, Any], checked: TrainingSettings) -> int | None:
-    """The epochs that were asked for, be it as a setting; None where none were.
+def _settled_length(
+    asked: RunLength, plan: Plan, checked: TrainingSettings, settings: Mapping[str, Any], *, deterministic: bool, reporter: Reporter
+) -> RunLength:
+    """Return the length that was asked for, be it as a setting; else the time per fold that the plan was made for, if it was for one.
 
     Raises
     ------
-    SettingsError : two lengths are asked for
+    SettingsError : two lengths are asked for, or a time budget for a deterministic training
     """
     named = [name for name in settings if name.removeprefix("training.") == "epochs"]
-    asked = {"--epochs": epochs, "--time-budget": time_budget} | {f"--set {name}": checked.epochs for name in named}
-    given = {word: value for word, value in asked.items() if value is not None}
-    if len(given) > 1 and (time_budget is not None or len(set(given.values())) > 1):
+    words = {"--epochs": asked.epochs, "--time-budget": asked.time_budget} | {f"--set {name}": checked.epochs for name in named}
+    given = {word: value for word, value in words.items() if value is not None}
+    if len(given) > 1 and (asked.time_budget is not None or len(set(given.values())) > 1):
         raise SettingsError("several lengths of the training are asked for", found=" and ".join(given), fix="give one of them")
-    return checked.epochs if named else epochs
-
-
-def _planned_budget(plan: Plan, deterministic: bool, reporter: Reporter) -> float | None:
-    """The time per fold that the plan was made for, where it was made for one; else the epochs of its settings count.
-
-    Raises
-    ------
-    SettingsError : there is one, and a deterministic training is asked for
-    """
-    seconds = plan.time_budget
-    if seconds is None:
-        return None
-    if deterministic:
-        loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {clock(seconds)}")
-    reporter.say(f"each fold trains for {clock(seconds)}, as planned; --time-budget or --epochs choose another length")
-    return seconds
+    length = replace(asked, epochs=checked.epochs) if named else asked
+    if not given and plan.time_budget is not None:
+        length = replace(length, time_budget=plan.time_budget)
+        if deterministic:
+            loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {clock(plan.time_budget)}")
+        reporter.say(f"each fold trains for {clock(plan.time_budget)}, as planned; --time-budget or --epochs choose another length")
+    elif deterministic and length.seconds is not None:
+        loop.refuse_time_budget(found="--deterministic with --time-budget")
+    return length
 
 
 def _require_out_of_fold(splits: Sequence[Mapping[str, Sequence[str]]], dataset: Dataset) -> None:

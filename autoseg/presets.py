@@ -20,8 +20,7 @@ What the values mean is the business of `planning/` and `training/`; what a reci
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -139,43 +138,6 @@ def plain(documented: Mapping[str, Any]) -> dict[str, Any]:
     {'epochs': 1000, 'momentum': 0.99}
     """
     return {key: node["value"] if _is_leaf(node) else plain(node) for key, node in documented.items()}
-
-
-def with_settings(documented: Mapping[str, Any], settings: Sequence[str], *, source: str = "set by the user") -> dict[str, Any]:
-    """A documented tree with some of its values changed, as by `--set key=value`.
-
-    Parameters
-    ----------
-    documented : `Preset.documented`, or one table of it
-    settings : each "key=value"; a key may be shortened from the left while only one key ends so; a value is written as in TOML,
-        and texts need no quotes
-    source : noted in each changed leaf
-
-    Raises
-    ------
-    SettingsError : not of the form key=value; unknown key (the nearest known one is offered) or one that could mean several;
-        a value of the wrong kind
-
-    >>> tree = {"training": {"momentum": {"value": 0.99, "unit": "1", "source": "Isensee 2021"}}}
-    >>> with_settings(tree, ["momentum=0.9"])
-    {'training': {'momentum': {'value': 0.9, 'unit': '1', 'source': 'set by the user'}}}
-    """
-    changed = _merged(documented, {})
-    leaves = dict(_leaves(documented))
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.strip():
-            raise SettingsError("a setting is not of the form key=value", found=setting, expected="for example momentum=0.9")
-        key = _full_key(key.strip(), leaves)
-        value = _parse(text.strip(), leaves[key])
-        leaf = {**leaves[key], "value": value, "source": source}
-        _check_against(leaf, leaves[key], key=key, file=None)
-        *tables, name = key.split(".")
-        table = changed
-        for step in tables:
-            table = table[step]
-        table[name] = leaf
-    return changed
 
 
 def refuse_unknown(
@@ -394,23 +356,3 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = _merged(base.get(key, {}), over.get(key, {}))
     return merged
-
-
-def _full_key(key: str, known: Collection[str]) -> str:
-    if key in known:
-        return key
-    meant = [other for other in known if other.endswith(f".{key}")]
-    if len(meant) > 1:
-        raise SettingsError(f"the setting '{key}' could mean several", found=key, expected=" or ".join(meant), fix="write it out")
-    if not meant:
-        refuse_unknown([key], known, what="setting")
-    return meant[0]
-
-
-def _parse(text: str, leaf: Mapping[str, Any]) -> Any:
-    if isinstance(leaf["value"], str) and not leaf.get("unit"):
-        return text.strip("\"'")
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

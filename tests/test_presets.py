@@ -144,9 +144,7 @@ def test_a_number_may_stand_where_the_root_says_auto_but_only_in_the_unit_of_the
     with pytest.raises(SettingsError, match="another unit"):
         presets.planner("megabytes")
     shelf("back", 'extends = "numbers"\n[memory_3d]\ntarget = "auto"')
-    documented = presets.planner("back").documented
-    assert documented["memory_3d"]["target"]["value"] == "auto"
-    assert presets.with_settings(documented, ["target=8"])["memory_3d"]["target"]["value"] == 8
+    assert presets.planner("back").documented["memory_3d"]["target"]["value"] == "auto"
 
 
 def test_presets_that_extend_each_other_in_a_circle_are_refused(shelf: Any) -> None:
@@ -176,44 +174,6 @@ def test_an_unknown_planner_is_refused_and_the_nearest_offered(shelf: Any, tmp_p
 def test_names_are_listed_with_the_default_first(shelf: Any) -> None:
     shelf("another", 'extends = "default"')
     assert presets.planner_names() == ("default", "another")
-
-
-def test_settings_change_values_by_full_or_shortened_key_and_keep_the_unit(shelf: Any) -> None:
-    documented = presets.planner("default").documented
-    changed = presets.with_settings(
-        documented, ["training.optimizer.momentum=0.9", "optimizer.name=adamw", "residual = true", "features=[16, 32]", "norm='instance'"]
-    )
-    assert presets.plain(changed) == {
-        "memory_3d": {"budget": 100, "target": "auto"},
-        "network": {"norm": "instance", "residual": True, "features": [16, 32]},
-        "training": {"optimizer": {"momentum": 0.9, "name": "adamw"}},
-    }
-    assert changed["training"]["optimizer"]["momentum"] == {"value": 0.9, "unit": "1", "source": "set by the user"}
-    assert documented["training"]["optimizer"]["momentum"]["value"] == 0.99, "the preset itself stays as it is"
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("momentun=0.9", "did you mean 'training.optimizer.momentum'"),
-        ("momentum", "form key=value"),
-        ("momentum=high", "wrong kind"),
-        ("residual=1", "wrong kind"),
-        ("norm=batch", "did you mean"),
-        ("ptimizer.name=adam", "unknown setting"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(shelf: Any, setting: str, message: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        presets.with_settings(presets.planner("default").documented, [setting])
-    assert message in str(caught.value)
-
-
-def test_a_shortened_key_that_could_mean_several_settings_is_refused() -> None:
-    tree = {"encoder": {"depth": {"value": 1, "unit": "1"}}, "decoder": {"depth": {"value": 1, "unit": "1"}}}
-    with pytest.raises(SettingsError, match="could mean several") as caught:
-        presets.with_settings(tree, ["depth=2"])
-    assert "encoder.depth or decoder.depth" in str(caught.value)
 
 
 def test_recipes_are_read_as_they_stand(shelf: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autoseg import presets
 from autoseg.cases import Channel
@@ -42,8 +45,22 @@ def make_fingerprint(
     )
 
 
+def with_settings(documented: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """The leaves of a preset with some values changed: "key=value", the value as in TOML; the end of a key is enough."""
+    changed = copy.deepcopy(dict(documented))
+    for change in changes:
+        key, _, text = change.partition("=")
+        *tables, last = key.split(".")
+        found = [changed] if tables else [table for table in changed.values() if last in table]
+        for table in tables:
+            found = [found[0][table]]
+        assert len(found) == 1, f"{key} could mean several"
+        found[0][last] |= {"value": tomllib.loads(f"value = {text}")["value"]}
+    return changed
+
+
 def preset(name: str = "default", *changes: str) -> presets.Preset:
     """A planner preset, with settings changed as by --set."""
     found = presets.planner(name)
-    documented = presets.with_settings(found.documented, changes)
+    documented = with_settings(found.documented, changes)
     return presets.Preset(name=name, description="", extends=found.extends, values=presets.plain(documented), documented=documented)

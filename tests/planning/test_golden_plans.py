@@ -17,6 +17,7 @@ from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.importing import import_plan
 from autoseg.planning.memory import feature_maps
 from autoseg.planning.plan import make_plan
+from tests.planning.fingerprints import with_settings
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +134,7 @@ def _preset(golden: dict) -> presets.Preset:
         settings += [f"memory_{d}.target={asked['gpu_memory_target_in_gb']}" for d in ("2d", "3d")]
     if not settings:
         return preset
-    documented = presets.with_settings(preset.documented, settings)
+    documented = with_settings(preset.documented, settings)
     return presets.Preset(name=name, description="", extends=preset.extends, values=presets.plain(documented), documented=documented)
 
 

@@ -21,7 +21,7 @@ import functools
 import json
 import math
 import types
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -50,6 +50,19 @@ def read(kind: type[T], path: Path, *, what: str, fix: str, error: type[InputErr
 def names(kind: Any) -> tuple[str, ...]:
     """Return the name in the file of each field of a record."""
     return tuple(_names(kind).values())
+
+
+def checked(inner: Any, check: Callable[[Any], Any]) -> Any:
+    """Return pydantic's schema of a type with a check after it: for a class that stands in `Annotated` and limits values.
+
+    Parameters
+    ----------
+    inner : pydantic's schema of the type
+    check : is given the value and returns it; raises ValueError with what is wrong, in words
+    """
+    from pydantic_core import core_schema
+
+    return core_schema.no_info_after_validator_function(check, inner)
 
 
 def pick(kind: Any, value: Any) -> Any:

@@ -10,14 +10,13 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from autoseg import losses, presets
+from autoseg import losses, presets, schema
 from autoseg.errors import SettingsError
 from autoseg.planning.configuration import Plan
-from autoseg.presets import refuse_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,7 @@ class Limits:
     most: float = math.inf
     above: float = -math.inf  # itself left out
     below: float = math.inf  # itself left out
+    ordered: bool = False  # whether the first number must not be the larger one
 
     def hold(self, value: float) -> bool:
         """Return whether the number is within."""
@@ -39,8 +39,36 @@ class Limits:
         >>> str(Limits(least=0, below=1))
         'at least 0, below 1'
         """
+        order = ", the smaller number first" if self.ordered else ""
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return ", ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit)) or "finite"
+        return ", ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit)) + order
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
+        """Have pydantic check the range after the type."""
+        return schema.checked(handler(kind), self._check)
+
+    def _check(self, value: Any) -> Any:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(map(self.hold, numbers)) or (self.ordered and numbers[0] > numbers[1]):
+            found, kind = (list(value), "values") if isinstance(value, tuple) else (value, "a value")
+            raise ValueError(f"{found} instead of {kind} {self}")
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The names that a setting can have, where they are not known to the type checker."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
+        """Have pydantic check the name after the type."""
+        return schema.checked(handler(kind), self._check)
+
+    def _check(self, value: str) -> str:
+        if value not in self.names:
+            raise ValueError(f'"{value}" instead of one of {", ".join(self.names)}')
+        return value
 
 
 Share = Annotated[float, Limits(least=0, most=1)]  # also probabilities
@@ -50,11 +78,9 @@ NotNegative = Annotated[float, Limits(least=0)]
 Degrees = Annotated[float, Limits(least=0, most=360)]
 Count = Annotated[int, Limits(least=1)]
 CountOrNone = Annotated[int, Limits(least=0)]
-PositiveRange = Annotated[tuple[float, float], Limits(above=0)]  # ranges: the smaller number first
-NotNegativeRange = Annotated[tuple[float, float], Limits(least=0)]
-ShareRange = Annotated[tuple[float, float], Limits(above=0, most=1)]
-
-_KINDS = {int: "a whole number", float: "a number"}
+PositiveRange = Annotated[tuple[float, float], Limits(above=0, ordered=True)]  # ranges: the smaller number first
+NotNegativeRange = Annotated[tuple[float, float], Limits(least=0, ordered=True)]
+ShareRange = Annotated[tuple[float, float], Limits(above=0, most=1, ordered=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +111,8 @@ class ScheduleSettings:
 class LossSettings:
     """What is minimised."""
 
-    pixel: Annotated[str, losses.VOXEL_LOSSES]
-    overlap: Annotated[str, losses.REGION_LOSSES]
+    pixel: Annotated[str, Choice(losses.VOXEL_LOSSES)]
+    overlap: Annotated[str, Choice(losses.REGION_LOSSES)]
     pixel_weight: NotNegative
     overlap_weight: NotNegative
     smooth: NotNegative  # added to numerator and denominator of Dice
@@ -195,7 +221,8 @@ def read_settings(values: Mapping[str, Any], changes: Mapping[str, Any] | None =
     SettingsError : a key or a name is missing or unknown (the nearest known one is offered), or a value is of the wrong kind,
         out of its limits, or does not go with another
     """
-    settings: TrainingSettings = _read(TrainingSettings, _changed(values, changes or {}), "")
+    tree = _changed(values, changes or {}) if isinstance(values, Mapping) else values
+    settings = schema.parse(TrainingSettings, tree, what="a training setting", fix="correct it: --set NAME=VALUE, or plan again")
     if settings.optimizer.name == "sgd" and settings.optimizer.nesterov and settings.optimizer.momentum == 0:
         raise SettingsError(
             "the training setting 'optimizer.nesterov' needs a momentum",
@@ -246,7 +273,7 @@ def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, 
 
 
 def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    tree = {name: _changed(value, {}) if isinstance(value, Mapping) else value for name, value in values.items()}
+    tree = {name: _plain(value) for name, value in values.items()}
     for name, value in changes.items():
         *tables, last = name.removeprefix("training.").split(".")
         place: Any = tree
@@ -256,9 +283,15 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             known = list(_names(TrainingSettings))
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise SettingsError(f"unknown training setting '{name}'", expected=f"'{near[0]}'" if near else None, fix="correct the name")
-        old = place[last]["value"] if isinstance(place[last], dict) else place[last]
-        place[last] = _parsed(value) if isinstance(value, str) and not isinstance(old, str) else value
+        place[last] = _parsed(value) if isinstance(value, str) and not isinstance(place[last], str) else value
     return tree
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as a plain value: without unit and source, tables within it likewise."""
+    if not isinstance(value, Mapping):
+        return value
+    return value["value"] if "value" in value else {name: _plain(inner) for name, inner in value.items()}
 
 
 def _names(kind: type, prefix: str = "") -> Iterator[str]:
@@ -274,74 +307,3 @@ def _parsed(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _read(kind: type, values: Any, place: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise SettingsError(f"'{place or 'training'}' must be a table", found=repr(values), expected="a table of settings")
-    hints = get_type_hints(kind, include_extras=True)
-    names = [field.name for field in dataclasses.fields(kind)]
-    unknown = [key for key in values if key not in names]
-    missing = [name for name in names if name not in values]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.5)
-        raise SettingsError(
-            f"unknown training setting '{place}{unknown[0]}'",
-            expected=f"'{place}{near[0]}'" if near else ", ".join(names),
-            fix="correct the name",
-        )
-    if missing:
-        raise SettingsError(
-            f"the plan lacks the training setting '{place}{missing[0]}'",
-            expected=", ".join(names),
-            fix="plan again with this version of autoseg",
-        )
-    return kind(**{name: _value(hints[name], values[name], place + name) for name in names})
-
-
-def _value(kind: Any, value: Any, place: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _read(kind, value, place + ".")  # type: ignore[arg-type]
-    if isinstance(value, Mapping) and "value" in value:
-        value = value["value"]
-    if get_origin(kind) is Literal:
-        return _name(get_args(kind), value, place)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise _unusable(place, value, "true or false")
-        return value
-    plain, limits = get_args(kind)
-    if plain is str:
-        return _name(limits, value, place)
-    if plain in (int, float):
-        return _numbers(plain, [value], limits, place, expected=_KINDS[plain], given=value)[0]
-    pair = plain != tuple[float, ...]
-    expected = "two numbers in brackets, the smaller first" if pair else "numbers in brackets"
-    if not isinstance(value, list | tuple) or (pair and len(value) != 2):
-        raise _unusable(place, value, expected)
-    several = _numbers(float, value, limits, place, expected=expected, given=value)
-    if pair and several[0] > several[1]:
-        raise _unusable(place, value, expected)
-    return several
-
-
-def _name(known: tuple[str, ...], value: Any, place: str) -> str:
-    if not isinstance(value, str):
-        raise _unusable(place, value, f"one of: {', '.join(known)}")
-    refuse_unknown([value], known, what=f"choice for the training setting '{place}':")
-    return value
-
-
-def _numbers(kind: type, values: Sequence[Any], limits: Limits, place: str, *, expected: str, given: Any) -> tuple[Any, ...]:
-    kinds: tuple[type, ...] = (int,) if kind is int else (int, float)
-    for value in values:
-        fits = isinstance(value, kinds) and not isinstance(value, bool)
-        if not fits or not limits.hold(value):
-            raise _unusable(place, given, f"{expected}: {limits}")
-    return tuple(kind(value) for value in values)
-
-
-def _unusable(place: str, value: Any, expected: str) -> SettingsError:
-    return SettingsError(
-        f"the training setting '{place}' cannot be used", found=repr(value), expected=expected, fix=f"correct it: --set {place}=..."
-    )

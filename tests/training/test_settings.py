@@ -65,7 +65,7 @@ def test_the_names_that_may_stand_are_those_of_the_default_planner_and_every_num
     for name, kind in leaves():
         *tables, last = name.split(".")
         leaf = documented[tables[0]][last] if tables else documented[last]
-        names = get_args(kind)[1] if get_args(kind)[:1] == (str,) else get_args(kind)
+        names = get_args(kind)[1].names if get_args(kind)[:1] == (str,) else get_args(kind)
         assert list(names) == leaf["choices"] if "choices" in leaf else kind is bool or get_args(kind)[1] != Limits(), name
 
 
@@ -87,7 +87,7 @@ def test_the_names_that_may_stand_are_those_of_the_default_planner_and_every_num
 def test_an_unknown_choice_is_refused_and_those_known_are_offered(name, value, near):
     with pytest.raises(SettingsError, match=name) as caught:
         read_settings(VALUES, {name: value})
-    assert f"'{value}'" in str(caught.value) and near in str(caught.value)
+    assert f'"{value}"' in str(caught.value) and near in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_number_beyond_its_limits_is_refused(name, bad, good):
     read_settings(VALUES, {name: good})
     with pytest.raises(SettingsError, match=name) as caught:
         read_settings(VALUES, {name: bad})
-    assert repr(bad) in caught.value.found and caught.value.expected
+    assert caught.value.found.startswith(name) and " instead of " in caught.value.found
 
 
 def test_nesterov_without_momentum_is_refused_for_sgd_alone():
@@ -136,5 +136,5 @@ def test_nesterov_without_momentum_is_refused_for_sgd_alone():
 def test_a_table_with_a_key_too_many_or_too_few_is_refused():
     with pytest.raises(SettingsError, match="epochz"):
         read_settings({**VALUES, "epochz": 3})
-    with pytest.raises(SettingsError, match="plan lacks the training setting 'epochs'"):
+    with pytest.raises(SettingsError, match="epochs: is missing"):
         read_settings({name: value for name, value in VALUES.items() if name != "epochs"})

@@ -94,17 +94,9 @@ def match_recipe(recipe: Recipe, root: Path, paths: Sequence[str]) -> Match | No
     SettingsError : the JSON file declares channels or a table of cases that cannot be understood
     UnreadableFile : not JSON
     """
-    declared: Mapping[str, Any] = {}
-    wanted = recipe.detect.file if recipe.detect else recipe.names.file if recipe.names else None
-    if wanted is not None and (root / wanted).is_file():
-        value = files.read_json(root / wanted)
-        declared = value if isinstance(value, Mapping) else {}
-    if recipe.detect:
-        keys = recipe.detect.keys
-        if not declared or any(key not in declared for key in keys):
-            return None
-        if recipe.detect.any_of and not any(key in declared for key in recipe.detect.any_of):
-            return None
+    declared = _declarations(recipe, root)
+    if declared is None:
+        return None
     names = recipe.names
     ending = str(declared.get(names.file_ending, "")) if names and names.file_ending else ""
     offered = [path for path in paths if path.casefold().endswith(ending.casefold())] or paths
@@ -118,6 +110,18 @@ def match_recipe(recipe: Recipe, root: Path, paths: Sequence[str]) -> Match | No
         channels = tuple(f"channel {int(token)}" if token.isdigit() else token for token in numbers)
     numbered = {name: _numbered(case, numbers) for name, case in sorted(cases.items())}
     return Match(recipe=recipe, declared=declared, cases=numbered, channels=channels, paths=paths)
+
+
+def _declarations(recipe: Recipe, root: Path) -> Mapping[str, Any] | None:
+    """The JSON file that the recipe reads, empty where there is none; `None` where the recipe needs it, or keys that it lacks."""
+    wanted = recipe.detect.file if recipe.detect else recipe.names.file if recipe.names else None
+    value = files.read_json(root / wanted) if wanted is not None and (root / wanted).is_file() else {}
+    declared: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
+    if recipe.detect is None:
+        return declared
+    complete = declared and all(key in declared for key in recipe.detect.keys)
+    any_of = recipe.detect.any_of
+    return declared if complete and (not any_of or any(key in declared for key in any_of)) else None
 
 
 def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, CaseFiles]:

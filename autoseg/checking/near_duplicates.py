@@ -28,16 +28,18 @@ def near_duplicates(cohort: Cohort) -> Iterator[Fault]:
         families, nearest, flip = _families(stacked, [case.image_hash for case, _ in alike], flips)
         for family in families:
             same = [alike[index][0] for index in family]
-            turned = [flips[flip[index]] for index in family if nearest[index] > 0 and flips[flip[index]]]
-            lowest = min(nearest[index] for index in family if nearest[index] > 0)
-            if len(same) == 2:
-                mirrored = f", mirrored along {' and '.join('zyx'[axis - 1] for axis in turned[0])}" if turned else ""
-                summary, found = "two images are almost the same", f"{same[0].name} and {same[1].name}{mirrored}, correlation {lowest:.5f}"
-            else:
-                mirrored = f", {len(turned)} of them mirrored" if turned else ""
-                summary = "images are almost the same"
-                found = f"{some(case.name for case in same)}{mirrored}, correlation {lowest:.5f} or more"
+            linked = [index for index in family if nearest[index] > 0]
+            turned = [flips[flip[index]] for index in linked if flips[flip[index]]]
+            summary, found = _described(same, turned, min(nearest[index] for index in linked))
             yield leak("near-duplicate", summary, same, found)
+
+
+def _described(same: Sequence[CaseStatistics], turned: Sequence[tuple[int, ...]], lowest: float) -> tuple[str, str]:
+    if len(same) == 2:
+        mirrored = f", mirrored along {' and '.join('zyx'[axis - 1] for axis in turned[0])}" if turned else ""
+        return "two images are almost the same", f"{same[0].name} and {same[1].name}{mirrored}, correlation {lowest:.5f}"
+    mirrored = f", {len(turned)} of them mirrored" if turned else ""
+    return "images are almost the same", f"{some(case.name for case in same)}{mirrored}, correlation {lowest:.5f} or more"
 
 
 def _families(

@@ -7,9 +7,9 @@ in mm, RAS+. *Canonical* is the orientation in which z runs to Superior, y to An
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,14 @@ Spacing = tuple[float, float, float]  # mm per voxel, (z, y, x)
 Shape = tuple[int, int, int]  # voxels, (z, y, x)
 Affine = NDArray[np.float64]  # 4 x 4, (z, y, x, 1) -> world (x, y, z, 1), mm, RAS+
 Axes = tuple[int, int, int]  # a permutation of (0, 1, 2)
+
+T = TypeVar("T")
+
+
+def triple(values: Iterable[T]) -> tuple[T, T, T]:
+    """Return three values, one per axis, as a tuple of that type."""
+    first, second, third = values
+    return first, second, third
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +40,12 @@ class Box:
     @property
     def shape(self) -> Shape:
         """Voxels along each axis."""
-        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+        return triple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """The box as an index into an array `(z, y, x)`."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))  # type: ignore[return-value]
+        return triple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +66,7 @@ def spacing_of(affine: Affine) -> Spacing:
     (3.0, 0.8, 0.8)
     """
     lengths = np.linalg.norm(np.asarray(affine, dtype=np.float64)[:3, :3], axis=0)
-    return tuple(float(np.round(length, 9)) for length in lengths)  # type: ignore[return-value]
+    return triple(float(np.round(length, 9)) for length in lengths)
 
 
 def affine_from_spacing(spacing: Sequence[float]) -> Affine:
@@ -133,7 +141,7 @@ def inverse_axes(axes: Sequence[int]) -> Axes:
     >>> inverse_axes((2, 0, 1))
     (1, 2, 0)
     """
-    return tuple(int(i) for i in np.argsort(axes))  # type: ignore[return-value]
+    return triple(int(i) for i in np.argsort(axes))
 
 
 def permuted(values: Sequence, axes: Sequence[int]) -> tuple:  # type: ignore[type-arg]
@@ -181,7 +189,7 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
             expected="three positive lengths each",
             fix="mend the affine in the file's header, or the target spacing in the plan",
         )
-    return tuple(max(1, round(old / new * n)) for old, new, n in zip(spacing, target, shape, strict=True))  # type: ignore[return-value]
+    return triple(max(1, round(old / new * n)) for old, new, n in zip(spacing, target, shape, strict=True))
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
@@ -197,7 +205,7 @@ def bounding_box(mask: NDArray[np.bool_]) -> Box:
             return Box(start=(0, 0, 0), stop=mask.shape)
         start.append(int(hits[0]))
         stop.append(int(hits[-1]) + 1)
-    return Box(start=tuple(start), stop=tuple(stop))  # type: ignore[arg-type]
+    return Box(start=triple(start), stop=triple(stop))
 
 
 def nonzero_box(array: NDArray[Any], *, fill: bool = True) -> tuple[Box, NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from autoseg.errors import GeometryError
-from autoseg.geometry import Affine, Orientation, Shape, Spacing, affine_from_spacing, reoriented_affine, undo_reorient
+from autoseg.geometry import Affine, Orientation, Shape, Spacing, affine_from_spacing, reoriented_affine, triple, undo_reorient
 from autoseg.labels import make_labels
 
 LABELS = make_labels(
@@ -108,7 +108,7 @@ def oriented(phantom: Phantom, code: str) -> Phantom:
     stored_axis = {directions[letter][0]: axis for axis, letter in enumerate(letters)}
     orientation = Orientation(
         axes=(stored_axis[0], stored_axis[1], stored_axis[2]),
-        flips=tuple(directions[letters[stored_axis[axis]]][1] for axis in range(3)),  # type: ignore[arg-type]
+        flips=triple(directions[letters[stored_axis[axis]]][1] for axis in range(3)),
     )
     label = np.ascontiguousarray(undo_reorient(phantom.label, orientation))
     to_stored = np.linalg.inv(reoriented_affine(np.eye(4), label.shape, orientation))  # canonical index <- stored index

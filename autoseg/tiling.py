@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoseg.geometry import Shape
+from autoseg.geometry import Shape, triple
 
 SIGMA = 1 / 8  # of the Gaussian weights, in patch lengths. Source: nnU-Net 2.8.1
 PEAK = 10.0  # weight of a patch's central voxel. Source: nnU-Net 2.8.1
@@ -139,7 +139,7 @@ def predict_slabs(
 
     Source: nnU-Net 2.8.1, sections 2 to 6 of its inference; sums are kept in float32 instead of half precision.
     """
-    shape: Shape = tuple(volume.shape[1:])  # type: ignore[assignment]
+    shape: Shape = triple(volume.shape[1:])
     padded, before = _pad(volume, patch)
     starts = [tile_starts(n, tile, step) for n, tile in zip(padded.shape[1:], patch, strict=True)]
     positions = list(itertools.product(*starts))  # slice by slice along the first axis

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from autoseg.geometry import Spacing
+from autoseg.geometry import Spacing, triple
 from autoseg.labels import Labels
 from autoseg.metrics import confusion, overlap_of
 from autoseg.pictures.png import png
@@ -107,7 +107,7 @@ def _region(case: Overlay) -> tuple[slice, slice, slice]:
     shown = case.prediction > 0 if case.reference is None else (case.prediction > 0) | (case.reference > 0)
     found = ndimage.find_objects(shown.astype(np.uint8))
     if not found:
-        return tuple(slice(0, n) for n in shown.shape)  # type: ignore[return-value]
+        return triple(slice(0, n) for n in shown.shape)
     extent = [(s.stop - s.start) * d for s, d in zip(found[0], case.spacing, strict=True)]
     margin = 0.35 * max(extent)
     wide = [

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from autoseg.geometry import Shape, Spacing
+from autoseg.geometry import Shape, Spacing, triple
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import feature_maps
 from autoseg.planning.rules import Rules
@@ -197,7 +197,7 @@ def _start_patch(wanted: Wanted, rules: Rules) -> tuple[float, float, float]:
         product *= value
     factor = (edge ** len(axes) / product) ** (1 / len(axes))
     sizes = [min(max(round(value * factor), 1), wanted.median_shape[axis]) for value, axis in zip(density, axes, strict=True)]
-    return (1, *sizes) if wanted.planar else tuple(sizes)  # type: ignore[return-value]
+    return triple([1, *sizes] if wanted.planar else sizes)
 
 
 def _shrinking(wanted: Wanted, start: Sequence[float], rules: Rules) -> Iterator[Topology]:

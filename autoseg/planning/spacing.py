@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoseg.geometry import Axes, Shape, Spacing, permuted, resampled_shape
+from autoseg.geometry import Axes, Shape, Spacing, permuted, resampled_shape, triple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def axis_order(spacing: Spacing, shape: Sequence[float]) -> Axes:
     """
     planar = [axis for axis in range(3) if shape[axis] == 1]
     first = planar[0] if planar else int(np.argmax(spacing))
-    return (first, *(axis for axis in range(3) if axis != first))  # type: ignore[return-value]
+    return triple([first, *(axis for axis in range(3) if axis != first)])
 
 
 def median_resampled_shape(
@@ -103,4 +103,4 @@ def coarser_spacing(spacing: Spacing, *, step: float) -> Spacing:
 
 
 def _triple(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    return tuple(float(value) for value in values)  # type: ignore[return-value]
+    return triple(float(value) for value in values)

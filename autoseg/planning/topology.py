@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoseg.geometry import Shape, Spacing
+from autoseg.geometry import Shape, Spacing, triple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def plan_topology(spacing: Spacing, patch: Sequence[float], *, min_edge: int, ra
         for axis in axes:
             if current[axis] / finest_of_all < ratio:
                 kernel[axis] = 3  # from here to the bottom, even if the spacings part again
-        strides.append(tuple(2 if axis in halved else 1 for axis in range(3)))  # type: ignore[arg-type]
+        strides.append(triple(2 if axis in halved else 1 for axis in range(3)))
         kernels.append(tuple(kernel))
         for axis in halved:
             current[axis] *= 2
@@ -70,7 +70,7 @@ def plan_topology(spacing: Spacing, patch: Sequence[float], *, min_edge: int, ra
     kernels.append(tuple(3 if axis in axes else 1 for axis in range(3)))
     divisor = tuple(2**count for count in halvings)
     return Topology(
-        patch_size=tuple(math.ceil(edge / step) * step for edge, step in zip(patch, divisor, strict=True)),  # type: ignore[arg-type]
+        patch_size=triple(math.ceil(edge / step) * step for edge, step in zip(patch, divisor, strict=True)),
         divisor=divisor,  # type: ignore[arg-type]
         strides=tuple(strides),
         kernel_sizes=tuple(kernels),  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from autoseg.geometry import Box, Shape
+from autoseg.geometry import Box, Shape, triple
 from autoseg.planning.mirroring import NO_MIRRORING, Mirroring
 from autoseg.training.settings import AugmentationSettings
 
@@ -151,7 +151,7 @@ def augment(
     image, labels, annotated: as they are afterwards; what was given stays as it is
     """
     n, c, *shape = image.shape
-    planar = in_plane_only(tuple(shape), settings)  # type: ignore[arg-type]
+    planar = in_plane_only(triple(shape), settings)
     flat = image.reshape(n * c, *shape).clone()  # one row per sample and channel
 
     samples = _chosen(n, settings.noise, generator)

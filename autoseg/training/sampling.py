@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoseg.geometry import Box, Shape
+from autoseg.geometry import Box, Shape, triple
 
 BEYOND_CASE = -1  # label of voxels beyond the case
 
@@ -135,8 +135,8 @@ def read_patch(case: PatchSource, *, start: Sequence[int], shape: Shape, previou
     previous : class map of the cascade's previous stage, on the grid of the case
     """
     inner = Box(
-        start=tuple(max(0, a) for a in start),  # type: ignore[arg-type]
-        stop=tuple(min(n, a + s) for n, a, s in zip(case.shape, start, shape, strict=True)),  # type: ignore[arg-type]
+        start=triple(max(0, a) for a in start),
+        stop=triple(min(n, a + s) for n, a, s in zip(case.shape, start, shape, strict=True)),
     )
     if min(inner.shape) <= 0:
         inner = Box(start=(0, 0, 0), stop=(0, 0, 0))
@@ -203,11 +203,11 @@ def _place(case: PatchSource, *, patch: Shape, foreground: bool, generator: torc
     elif -1 in keys:  # sparse annotation: every patch is centred where something was annotated
         key = -1
     else:
-        return tuple(low + _integer(high - low + 1, generator) for low, high in bounds)  # type: ignore[return-value]
+        return triple(low + _integer(high - low + 1, generator) for low, high in bounds)
     voxels = case.locations[key]
     voxel = voxels[_integer(len(voxels), generator)]
     centred = (int(v) - p // 2 for v, p in zip(voxel, patch, strict=True))
-    return tuple(min(max(start, low), high) for start, (low, high) in zip(centred, bounds, strict=True))  # type: ignore[return-value]
+    return triple(min(max(start, low), high) for start, (low, high) in zip(centred, bounds, strict=True))
 
 
 def _bounds(shape: int, patch: int) -> tuple[int, int]:

@@ -65,6 +65,19 @@ def checked(inner: Any, check: Callable[[Any], Any]) -> Any:
     return core_schema.no_info_after_validator_function(check, inner)
 
 
+class OneOrMany:
+    """Marks a tuple of strings that a file can also write as one string: `Annotated[tuple[str, ...], OneOrMany()]`."""
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
+        """Have pydantic take a string for a tuple of one."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self._many, handler(kind))
+
+    def _many(self, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
 def pick(kind: Any, value: Any) -> Any:
     """Return those keys of a table that a record has, for a file of which it reads a part; what is not a table as it is."""
     return {name: value[name] for name in names(kind) if name in value} if isinstance(value, Mapping) else value
@@ -196,6 +209,11 @@ def _fault(kind: Any, value: Any, place: _Place, fault: Any) -> str:
             known = [name for one in _kinds_at(kind, place[:-1]) if dataclasses.is_dataclass(one) for name in _names(one).values()]
             close = difflib.get_close_matches(str(place[-1]), known, n=1)
             return "no such key" + (f"; did you mean '{close[0]}'?" if close else "")
+        case "literal_error":
+            choices = [choice for one in _kinds_at(kind, place) for choice in get_args(one)]
+            close = difflib.get_close_matches(str(_at(value, place)), choices, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            return f"{_shown(_at(value, place))} instead of one of {', '.join(map(str, choices))}{hint}"
         case "json_invalid":
             return "lists or tables nested too deeply" if "recursion" in fault["msg"] else "text that is not valid Unicode"
         case "int_parsing":

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from autoseg import presets
+from autoseg import presets, schema
 from autoseg.errors import SettingsError
 from autoseg.images import SUFFIXES
 
-MODALITIES = (  # the closed list; it chooses the normalisation
+Modality = Literal[  # the closed list; it chooses the normalisation
     "CT",  # Hounsfield units
     "MR",
     "PET",
@@ -35,19 +35,10 @@ MODALITIES = (  # the closed list; it chooses the normalisation
     "rescaled",  # to be rescaled to 0..1, image by image
     "unchanged",  # used as it is, normalised already
     "other",
-)
-UNLABELLED = ("error", "note")  # what an image without a label means: a fault, or the part of the set that was published without
+]
+MODALITIES: tuple[str, ...] = get_args(Modality)
+Texts = Annotated[tuple[str, ...], schema.OneOrMany()]
 
-_TABLES = ("detect", "names", "case", "labels")  # the others with keys of their own are lists of tables
-_KEYS: dict[str, tuple[str, ...]] = {
-    "": ("title", "source", "about", "explicit", "detect", "names", "case", "channels", "labels", "regions", "ignore", "annotated"),
-    "detect": ("json", "keys", "any_of"),
-    "names": ("file", "channels", "labels", "regions", "regions_order", "ignore", "cases", "table", "file_ending"),
-    "case": ("name", "group", "images", "label", "unlabelled"),
-    "channels": ("name", "modality", "files"),
-    "regions": ("name", "of", "writes"),
-    "annotated": ("case", "labels"),
-}
 _TOKEN = re.compile(r"\{(?P<name>[a-z_]+)(?::(?P<glob>[^{}]*))?\}|(?P<deep>\*\*/)|(?P<star>\*)|(?P<any>\?)|(?P<set>\[[^\]]+\])")
 
 
@@ -82,7 +73,7 @@ class RecipeRegion:
     """A union of labels, by name."""
 
     name: str
-    members: tuple[str, ...]
+    members: Texts = schema.key("of")
     writes: str
 
 
@@ -90,9 +81,9 @@ class RecipeRegion:
 class Detect:
     """A JSON file that must be there, with all of `keys` and one of `any_of`, for the recipe to be tried."""
 
-    file: str
-    keys: tuple[str, ...] = ()
-    any_of: tuple[str, ...] = ()
+    file: str = schema.key("json", default="dataset.json")
+    keys: Texts = ()
+    any_of: Texts = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +91,7 @@ class Names:
     """The JSON file that names channels and labels, and the keys under which it does; `None`: not in the file."""
 
     file: str
-    channels: tuple[str, ...] = ()  # the first key that is there
+    channels: Texts = ()  # the first key that is there
     labels: str | None = None
     regions: str | None = None  # {name: [values]}
     regions_order: str | None = None  # values painted, one per region
@@ -143,6 +134,46 @@ class Recipe:
         return sum(pattern.specificity for pattern in self.patterns)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _CaseTable:
+    name: Texts = ("{case}",)
+    group: Texts = ()
+    images: Texts = ()
+    label: Texts = ()
+    unlabelled: Literal["error", "note"] = "error"  # what an image without a label means: a fault, or a part published without labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ChannelTable:
+    name: str
+    modality: Modality | None = None
+    files: Texts = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AnnotatedTable:
+    case: str
+    labels: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RecipeFile:
+    """A recipe as its TOML file writes it."""
+
+    title: str | None = None
+    source: str = ""
+    about: str = ""
+    explicit: bool = False
+    detect: Detect | None = None
+    names: Names | None = None
+    case: _CaseTable = _CaseTable()
+    channels: tuple[_ChannelTable, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    regions: tuple[RecipeRegion, ...] = ()
+    ignore: int | None = None
+    annotated: tuple[_AnnotatedTable, ...] = ()
+
+
 def read_recipe(name_or_path: str | Path) -> Recipe:
     """The recipe of that name in `datasets/`, or in a user's own TOML file.
 
@@ -168,10 +199,12 @@ def parse_recipe(table: Mapping[str, Any], *, name: str, file: Path | None = Non
     ------
     SettingsError : as for `read_recipe`
     """
-    _refuse_unknown_keys(table, file=file)
-    case = table.get("case", {})
-    channels = tuple(_channel(entry, file=file) for entry in table.get("channels", []))
-    images = _patterns(case.get("images", []), file=file)
+    written = schema.parse(
+        _RecipeFile, table, what="the recipe", fix="correct these places; `datasets/README.md` lists every key", file=file
+    )
+    case = written.case
+    channels = tuple(RecipeChannel(name=c.name, modality=c.modality, files=_patterns(c.files, file=file)) for c in written.channels)
+    images = _patterns(case.images, file=file)
     if not images and not all(channel.files for channel in channels):
         raise SettingsError(
             "the recipe does not say which files are images",
@@ -179,28 +212,26 @@ def parse_recipe(table: Mapping[str, Any], *, name: str, file: Path | None = Non
             expected="case.images, or files for each of the [[channels]]",
             fix='for example: [case] images = "images/{case}{ext}"',
         )
-    if not images and not channels and not table.get("names", {}).get("table"):
+    if not images and not channels and not (written.names and written.names.table):
         raise SettingsError("the recipe has no images", file=file, expected="case.images or [[channels]]", fix="add one of them")
     recipe = Recipe(
         name=name,
-        title=str(table.get("title", name)),
-        source=str(table.get("source", "")),
-        about=str(table.get("about", "")),
-        explicit=bool(table.get("explicit", False)),
-        detect=_detect(table.get("detect")),
-        names=_names(table.get("names"), file=file),
-        case_names=_texts(case.get("name", "{case}")),
-        groups=_texts(case.get("group", [])),
+        title=name if written.title is None else written.title,
+        source=written.source,
+        about=written.about,
+        explicit=written.explicit,
+        detect=written.detect,
+        names=written.names,
+        case_names=case.name,
+        groups=case.group,
         images=images,
-        label=_patterns(case.get("label", []), file=file),
-        unlabelled=_one_of(case.get("unlabelled", "error"), UNLABELLED, key="case.unlabelled", file=file),
+        label=_patterns(case.label, file=file),
+        unlabelled=case.unlabelled,
         channels=channels,
-        labels={str(key): _whole(value, key=f"labels.{key}", file=file) for key, value in table.get("labels", {}).items()},
-        regions=tuple(
-            RecipeRegion(name=str(r["name"]), members=tuple(map(str, r["of"])), writes=str(r["writes"])) for r in table.get("regions", [])
-        ),
-        ignore=None if table.get("ignore") is None else _whole(table["ignore"], key="ignore", file=file),
-        annotated=tuple((make_pattern(entry["case"], file=file), tuple(map(str, entry["labels"]))) for entry in table.get("annotated", [])),
+        labels=written.labels,
+        regions=written.regions,
+        ignore=written.ignore,
+        annotated=tuple((make_pattern(entry.case, file=file), entry.labels) for entry in written.annotated),
     )
     _check_parts(recipe, file=file)
     return recipe
@@ -289,38 +320,6 @@ def _glob_regex(glob: str) -> str:
     return "|".join(turned)
 
 
-def _refuse_unknown_keys(table: Mapping[str, Any], *, file: Path | None) -> None:
-    presets.refuse_unknown(list(table), _KEYS[""], file=file)
-    if not isinstance(table.get("labels", {}), Mapping):
-        raise SettingsError("'labels' is not a table", file=file, found=repr(table["labels"]), expected="[labels]", fix="write [labels]")
-    for name, known in _KEYS.items():
-        if not name or name not in table:
-            continue
-        entries = [table[name]] if name in _TABLES else table[name]
-        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-            heading = f"[{name}]" if name in _TABLES else f"[[{name}]]"
-            raise SettingsError(
-                f"'{name}' is not a table",
-                file=file,
-                found=repr(table[name]),
-                expected=f"{heading} with {', '.join(known)}",
-                fix=f"write {heading}",
-            )
-        for entry in entries:
-            presets.refuse_unknown([f"{name}.{key}" for key in entry], [f"{name}.{key}" for key in known], file=file)
-    for name, needed in (("channels", ("name",)), ("regions", ("name", "of", "writes")), ("annotated", ("case", "labels"))):
-        for entry in table.get(name, []):
-            lacking = [key for key in needed if key not in entry]
-            if lacking:
-                raise SettingsError(
-                    f"[[{name}]] lacks a key",
-                    file=file,
-                    found=str(dict(entry)),
-                    expected=", ".join(needed),
-                    fix=f"add {', '.join(lacking)}",
-                )
-
-
 def _check_parts(recipe: Recipe, *, file: Path | None) -> None:
     """Names of cases must be possible from what the patterns capture."""
     for pattern in recipe.patterns:
@@ -335,47 +334,5 @@ def _check_parts(recipe: Recipe, *, file: Path | None) -> None:
             )
 
 
-def _channel(entry: Mapping[str, Any], *, file: Path | None) -> RecipeChannel:
-    modality = entry.get("modality")
-    if modality is not None:
-        _one_of(modality, MODALITIES, key="modality", file=file)
-    return RecipeChannel(name=str(entry["name"]), modality=modality, files=_patterns(entry.get("files", []), file=file))
-
-
-def _detect(table: Mapping[str, Any] | None) -> Detect | None:
-    if table is None:
-        return None
-    return Detect(file=table.get("json", "dataset.json"), keys=_texts(table.get("keys", [])), any_of=_texts(table.get("any_of", [])))
-
-
-def _names(table: Mapping[str, Any] | None, *, file: Path | None) -> Names | None:
-    if table is None:
-        return None
-    if "file" not in table:
-        raise SettingsError("[names] lacks its file", file=file, expected='for example file = "dataset.json"', fix="add the file")
-    return Names(**{**table, "channels": _texts(table.get("channels", []))})
-
-
-def _whole(value: Any, *, key: str, file: Path | None) -> int:
-    if type(value) is not int:
-        raise SettingsError(f"'{key}' is not an integer", file=file, found=repr(value), expected="a label value", fix="write the value")
-    return value
-
-
-def _patterns(value: Any, *, file: Path | None) -> tuple[Pattern, ...]:
-    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
-        raise SettingsError(
-            "a pattern is not a text", file=file, found=repr(value), expected='"images/{case}{ext}", or a list of such', fix="quote it"
-        )
-    return tuple(make_pattern(text, file=file) for text in _texts(value))
-
-
-def _texts(value: str | Iterable[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
-
-
-def _one_of(value: str, known: tuple[str, ...], *, key: str, file: Path | None) -> str:
-    if value not in known:
-        close = presets.nearest(str(value), known)
-        raise SettingsError(f"unknown {key}", file=file, found=str(value), expected=", ".join(known), fix=f"did you mean '{close}'?")
-    return value
+def _patterns(texts: Iterable[str], *, file: Path | None) -> tuple[Pattern, ...]:
+    return tuple(make_pattern(text, file=file) for text in texts)

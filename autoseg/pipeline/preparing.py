@@ -168,7 +168,7 @@ def plan(
 def _loss_to_trace(preset: presets.Preset, labels: Labels) -> footprint.TraceLoss | None:
     """Return the loss of a preset, where it is not the usual one: it may take more memory."""
     chosen = read_settings(preset.values["training"]).loss
-    if chosen.pixel == "cross_entropy" and chosen.overlap == "dice":
+    if chosen.voxel_loss == "cross_entropy" and chosen.region_loss == "dice":
         return None
     return make_loss(labels, batch_dice=False, settings=replace(chosen, boundary_weight=0.0))
 

@@ -50,7 +50,7 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
     Source: nnU-Net 2.8.1 (Dice + cross-entropy, weights 1/2^i, the lowest resolution left out).
     """
 
-    voxel_loss, region_loss = losses.load(settings.pixel), losses.load(settings.overlap)
+    voxel_loss, region_loss = losses.load(settings.voxel_loss), losses.load(settings.region_loss)
 
     def loss(outputs: Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
         weights = deep_supervision_weights(len(outputs)) if settings.deep_supervision else (1.0,) + (0.0,) * (len(outputs) - 1)
@@ -71,7 +71,7 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
             everywhere = annotated is None or (processes.size == 1 and bool(annotated.all()))
             compared = _of_labels(logits, target, valid, None if everywhere else annotated, settings)
         voxels = _voxel_term(voxel_loss, compared, settings, processes)
-        return settings.pixel_weight * voxels + settings.overlap_weight * _region_term(
+        return settings.voxel_weight * voxels + settings.region_weight * _region_term(
             region_loss, compared, batch_dice, settings, processes
         )
 
@@ -241,7 +241,7 @@ def _voxel_term(loss: Callable[..., Tensor], compared: _Compared, settings: Loss
     values, weight = loss(compared.entropy, settings), compared.weight
     if compared.smoothing is not None:
         values = (1 - settings.label_smoothing) * values + settings.label_smoothing * compared.smoothing
-    if hardest := losses.LOSSES[settings.pixel].hardest:  # with several processes: of each one's share
+    if hardest := losses.LOSSES[settings.voxel_loss].hardest:  # with several processes: of each one's share
         values = values if weight is None else values * weight
         count = max(1, int(getattr(settings, hardest) * values.numel()))
         return processes.mean(values.flatten().topk(count, sorted=False).values.mean())
@@ -255,7 +255,7 @@ def _region_term(
 ) -> Tensor:
     """Return minus the mean score of the channels, of each sample or of the whole batch."""
     keep = compared.keep
-    if losses.LOSSES[settings.overlap].kind == "ranking":
+    if losses.LOSSES[settings.region_loss].kind == "ranking":
         return _ranking_term(loss, *compared.maps(), keep, batch_dice, settings, processes)
     overlap, predicted, truth = compared.counts()
     if keep is not None:

@@ -7,12 +7,12 @@ depends on: the optimizer's moments and the averaged weights mean nothing under 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoseg import schema
 from autoseg.errors import PlanMismatch
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.settings import TrainingSettings
@@ -61,7 +61,7 @@ def settings_of(settings: TrainingSettings) -> dict[str, Any]:
     'adamw'
     """
     flat: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(settings).items():
+    for name, value in schema.dump(settings).items():
         flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
     plain: dict[str, Any] = json.loads(json.dumps(flat))
     return plain

@@ -6,13 +6,12 @@ no sense. They are written as the types of the settings, and so are the names to
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from autoseg import losses, presets, schema
 from autoseg.errors import SettingsError
@@ -111,10 +110,10 @@ class ScheduleSettings:
 class LossSettings:
     """What is minimised."""
 
-    pixel: Annotated[str, Choice(losses.VOXEL_LOSSES)]
-    overlap: Annotated[str, Choice(losses.REGION_LOSSES)]
-    pixel_weight: NotNegative
-    overlap_weight: NotNegative
+    voxel_loss: Annotated[str, Choice(losses.VOXEL_LOSSES)] = schema.key("pixel")
+    region_loss: Annotated[str, Choice(losses.REGION_LOSSES)] = schema.key("overlap")
+    voxel_weight: NotNegative = schema.key("pixel_weight")
+    region_weight: NotNegative = schema.key("overlap_weight")
     smooth: NotNegative  # added to numerator and denominator of Dice
     focal_gamma: NotNegative
     top_k: Annotated[float, Limits(above=0, most=1)]  # share of the voxels with the largest loss that count
@@ -130,7 +129,7 @@ class LossSettings:
     @property
     def words(self) -> str:
         """The sum of its terms, in words."""
-        terms = {self.pixel: self.pixel_weight, self.overlap: self.overlap_weight}
+        terms = {self.voxel_loss: self.voxel_weight, self.region_loss: self.region_weight}
         return " + ".join(losses.LOSSES[name].words for name, weight in terms.items() if weight)
 
 
@@ -280,7 +279,7 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         for table in tables:
             place = place.get(table) if isinstance(place, dict) else None
         if not isinstance(place, dict) or last not in place:
-            known = list(_names(TrainingSettings))
+            known = list(_names(tree))
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise SettingsError(f"unknown training setting '{name}'", expected=f"'{near[0]}'" if near else None, fix="correct the name")
         place[last] = _parsed(value) if isinstance(value, str) and not isinstance(place[last], str) else value
@@ -294,10 +293,10 @@ def _plain(value: Any) -> Any:
     return value["value"] if "value" in value else {name: _plain(inner) for name, inner in value.items()}
 
 
-def _names(kind: type, prefix: str = "") -> Iterator[str]:
-    for name, of in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(of):
-            yield from _names(of, f"{prefix}{name}.")  # type: ignore[arg-type]
+def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{prefix}{name}.")
         else:
             yield prefix + name
 

@@ -108,7 +108,7 @@ def test_regions_loss_equals_the_reference(golden, batch_dice):
 
     # The reference sums the three channels' entropy over a mask of one channel: three times our mean.
     target = target.masked_fill(channels[:, 3] > 0, 8)
-    loss = make_loss(replace(labels, ignore=8), batch_dice=batch_dice, settings=replace(SETTINGS, pixel_weight=3.0))
+    loss = make_loss(replace(labels, ignore=8), batch_dice=batch_dice, settings=replace(SETTINGS, voxel_weight=3.0))
     assert float(loss([logits], target, None)) == pytest.approx(given["values"][f"bce_dice_ignore_batchdice{batch_dice}"], abs=1e-5)
 
 
@@ -185,14 +185,14 @@ def test_region_with_a_member_not_annotated_gets_no_loss_in_that_case():
 
 
 def pixel_only(**changes):
-    return make_loss(PLAIN, batch_dice=True, settings=replace(SETTINGS, overlap_weight=0.0, **changes))
+    return make_loss(PLAIN, batch_dice=True, settings=replace(SETTINGS, region_weight=0.0, **changes))
 
 
 def test_focal_loss_weighs_each_voxel_by_its_error(example):
     logits, target = example
     p = logits.double().softmax(1).gather(1, target[:, None])
     expected = ((1 - p) ** 2 * -p.log()).mean()
-    assert float(pixel_only(pixel="focal")([logits], target, None)) == pytest.approx(float(expected), abs=1e-6)
+    assert float(pixel_only(voxel_loss="focal")([logits], target, None)) == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0])
@@ -201,7 +201,7 @@ def test_focal_loss_of_a_voxel_beyond_doubt_has_a_finite_gradient(gamma, annotat
     logits = 12 * torch.randn(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     target = torch.zeros(1, 8, 16, 16, dtype=torch.long)
     logits.requires_grad_()
-    value = pixel_only(pixel="focal", focal_gamma=gamma)([logits], target, annotated)
+    value = pixel_only(voxel_loss="focal", focal_gamma=gamma)([logits], target, annotated)
     value.backward()
     assert torch.isfinite(value.detach()) and torch.isfinite(logits.grad).all()
     scores = logits.detach().double().log_softmax(1)
@@ -213,7 +213,7 @@ def test_focal_loss_of_a_voxel_beyond_doubt_has_a_finite_gradient(gamma, annotat
 def test_top_k_keeps_the_worst_voxels(example):
     logits, target = example
     entropy = np.sort(-logits.double().log_softmax(1).gather(1, target[:, None]).numpy().ravel())[::-1]
-    assert float(pixel_only(pixel="top_k", top_k=0.25)([logits], target, None)) == pytest.approx(entropy[:30].mean(), abs=1e-6)
+    assert float(pixel_only(voxel_loss="top_k", top_k=0.25)([logits], target, None)) == pytest.approx(entropy[:30].mean(), abs=1e-6)
 
 
 def test_label_smoothing_and_class_weights_equal_those_of_torch(example):
@@ -248,10 +248,10 @@ def test_tversky_weighs_false_positives_and_negatives(example):
         truth = (target == c).double()
         hit, false_positive, false_negative = (p[:, c] * truth).sum(), (p[:, c] * (1 - truth)).sum(), ((1 - p[:, c]) * truth).sum()
         expected.append(float(hit / (hit + 0.3 * false_positive + 0.7 * false_negative)))
-    settings = replace(SETTINGS, pixel_weight=0.0, overlap="tversky")
+    settings = replace(SETTINGS, voxel_weight=0.0, region_loss="tversky")
     value = make_loss(PLAIN, batch_dice=True, settings=settings)([logits], target, None)
     assert float(value) == pytest.approx(-np.mean(expected), abs=1e-5)
-    focal = make_loss(PLAIN, batch_dice=True, settings=replace(settings, overlap="focal_tversky"))([logits], target, None)
+    focal = make_loss(PLAIN, batch_dice=True, settings=replace(settings, region_loss="focal_tversky"))([logits], target, None)
     assert float(focal) == pytest.approx(np.mean([(1 - t) ** 0.75 - 1 for t in expected]), abs=1e-5)
 
 
@@ -312,7 +312,7 @@ def test_entropy_is_weighted_where_structures_nearly_touch(scattered):
     value = pixel_only(boundary_weight=10.0, boundary_sigma=2.0)([logits], scattered, None)
     assert float(value) == pytest.approx((entropy * weights.ravel()).sum() / weights.sum(), rel=1e-5)
     ignored = np.random.default_rng(9).random(weights.shape) < 0.3
-    settings = replace(SETTINGS, overlap_weight=0.0, boundary_weight=10.0, boundary_sigma=2.0, class_weights=(0.2, 1.0, 3.0))
+    settings = replace(SETTINGS, region_weight=0.0, boundary_weight=10.0, boundary_sigma=2.0, class_weights=(0.2, 1.0, 3.0))
     value = make_loss(IGNORING, batch_dice=True, settings=settings)([logits], scattered.masked_fill(torch.tensor(ignored), 3), None)
     seen = scattered.numpy() * ~ignored  # what is ignored is no structure
     weights = slow_boundary_weights(seen, weight=10.0, sigma=2.0) * np.array([0.2, 1.0, 3.0])[seen] * ~ignored
@@ -357,9 +357,9 @@ def slow_everything(logits, target, *, regions, annotated, ignored, settings, ba
             truth = c in members[head]
             sums[i, head] += (p[head] * truth, p[head], truth)
     entropies, weights = np.array(entropies), np.array(weights)
-    if settings.pixel == "focal":
+    if settings.voxel_loss == "focal":
         entropies = (1 - np.exp(-entropies)) ** settings.focal_gamma * entropies
-    if settings.pixel == "top_k":  # a share of all voxels, annotated or not
+    if settings.voxel_loss == "top_k":  # a share of all voxels, annotated or not
         count = int(settings.top_k * target.size * (heads if regions else 1))
         pixel = np.sort(entropies * weights)[::-1][:count].sum() / count
     else:
@@ -381,10 +381,10 @@ def slow_everything(logits, target, *, regions, annotated, ignored, settings, ba
     "changes",
     [
         {},
-        {"pixel": "focal", "focal_gamma": 1.5},
-        {"pixel": "top_k", "top_k": 0.3},
+        {"voxel_loss": "focal", "focal_gamma": 1.5},
+        {"voxel_loss": "top_k", "top_k": 0.3},
         {"class_weights": (0.2, 1.0, 3.0, 2.0)},
-        {"pixel": "top_k", "top_k": 0.3, "class_weights": (0.2, 1.0, 3.0, 2.0)},
+        {"voxel_loss": "top_k", "top_k": 0.3, "class_weights": (0.2, 1.0, 3.0, 2.0)},
         {"label_smoothing": 0.2},
     ],
     ids=["cross_entropy", "focal", "top_k", "class_weights", "top_k_class_weights", "label_smoothing"],

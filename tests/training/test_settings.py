@@ -3,7 +3,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from autoseg import presets
+from autoseg import presets, schema
 from autoseg.errors import SettingsError
 from autoseg.training.settings import Limits, TrainingSettings, read_settings
 
@@ -53,7 +53,8 @@ def test_a_value_of_the_wrong_kind_is_refused(name, value):
 
 def leaves(of=TrainingSettings, prefix=""):
     """Every setting by its dotted name with its kind."""
-    for name, kind in get_type_hints(of, include_extras=True).items():
+    hints = get_type_hints(of, include_extras=True)
+    for name, kind in zip(schema.names(of), hints.values(), strict=True):
         if dataclasses.is_dataclass(kind):
             yield from leaves(kind, f"{prefix}{name}.")
         else:

@@ -141,9 +141,34 @@ def predict(model: str | Path | Workspace, inputs: str | Path | Sequence[str | P
 
 
 def evaluate(
-    predictions: str | Path, references: str | Path, *, output: str | Path | None = None, labels: str | Path | None = None
+    predictions: str | Path,
+    references: str | Path,
+    *,
+    output: str | Path | None = None,
+    labels: str | Path | None = None,
+    metrics: str | Sequence[str] | None = None,
+    tolerance: float | Mapping[str, float] = 2.0,
+    workers: int | None = None,
 ) -> dict[str, Any]:
-    """Compare label maps with references: `autoseg evaluate`."""
+    """Compare label maps with references: `autoseg evaluate`.
+
+    Parameters
+    ----------
+    predictions, references : two label maps, or two folders of label maps with equal names
+    output : file for the summary, FILE.json; FILE.csv with one row per case and label is written next to it
+    labels : JSON file with the names of the labels: plan.json or dataset.json; by default prediction.json next to the predictions
+    metrics : "quick", "all" or names such as "dice,nsd"; by default all, unless the scans are large
+    tolerance : mm, of the surface Dice (NSD): one for all labels, or one per label name (the others have 2 mm)
+    workers : processes; None: as many as cores and memory allow; 0: none, in this process
+
+    Returns
+    -------
+    the summary, as in summary.json
+
+    Raises
+    ------
+    autoseg.errors.AutosegError : a path, file, metric or label at fault; the message says what to do
+    """
     from autoseg.pipeline import evaluating
 
-    return evaluating.evaluate(predictions, references, output=output, labels=labels)
+    return evaluating.evaluate(predictions, references, output=output, labels=labels, metrics=metrics, tolerance=tolerance, workers=workers)

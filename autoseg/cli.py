@@ -267,6 +267,12 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="FILE", help="plan.json or dataset.json with the names of the labels.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="quick|all|NAME,...", help="What to compute; all, unless the scans are large.")
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None, typer.Option("--tolerance", metavar="MM|LABEL=MM", help="Of the surface Dice (NSD), for all labels or one; 2 mm.")
+    ] = None,
     workers: Workers = "auto",
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -276,7 +282,16 @@ def evaluate(
     from autoseg.pipeline import evaluating
 
     with _Terminal(quiet=quiet) as terminal:
-        summary = evaluating.evaluate(predictions, references, output=output, labels=labels, workers=_workers(workers), reporter=terminal)
+        summary = evaluating.evaluate(
+            predictions,
+            references,
+            output=output,
+            labels=labels,
+            metrics=metrics,
+            tolerance=evaluating.parse_tolerance(tolerance or []),
+            workers=_workers(workers),
+            reporter=terminal,
+        )
         if json is not None:
             files.write_json(json, summary)
         terminal.show(evaluating.table(summary))

@@ -1,12 +1,13 @@
 """Predictions against references: the scores of one case, and the summary of many.
 
 Pure functions on arrays and on scores; `pipeline` reads and writes the files. A score that has no meaning is `None` and is left
-out of the means; how often that happened is counted beside them.
+out of the means, and how often that happened is counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,31 @@ from scipy import ndimage
 from autoseg.errors import GridMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
-from autoseg.metrics import Mask, bootstrap_interval, confusion, lesions, mean_of_means, overlap_of, surface_distances
+from autoseg.metrics import METRICS, QUICK, Comparison, Mask, bootstrap_interval, confusion, mean_of_means, overlap_of
 
 Scores = dict[str, dict[str, Any]]  # label or region name -> metric -> number or None
 
-QUICK = ("dice", "iou", "volume_error")  # from counts: a pass over the arrays
-SURFACE = ("nsd", "hd95", "assd")
-LESIONS = ("lesion_f1", "lesion_recall", "lesion_precision")
-METRICS = (*QUICK, *SURFACE, *LESIONS)
 TOLERANCE = 2.0  # mm
 LESION_OVERLAP = 0.1
+AFFORDABLE_VOXELS = 50_000_000  # of a case times its labels: up to here all metrics take at most a second on one core; benchmarks/scores.py
 RULES = (
     "A label absent from both masks of a case is left out of the means and counted as 'absent'.",
     "A label absent from the reference but predicted has Dice, IoU and NSD 0 in the means and is counted as 'false_positive'; "
     "so has one that is in the reference and not predicted, which is counted as 'missed'. Neither has an HD95 or ASSD.",
     "The mean over the labels is the mean of the labels' means; its std is that of the cases' means over their own labels.",
-    "volume_error is (predicted - reference) / reference, signed.",
-    "nsd is the share of both surfaces within the tolerance of the other; hd95 and assd are in mm.",
-    "A lesion is a connected component (26 neighbours); it is met when more than the lesion overlap of its voxels lies in the other mask.",
     "ci95 is the 95 % percentile bootstrap interval of the mean, resampling cases.",
 )
+
+
+def affordable_metrics(voxels: int, labels: Labels) -> tuple[str, ...]:
+    """Return the metrics to compute where none were asked for: all of them unless the cases are large, then the quick ones.
+
+    Parameters
+    ----------
+    voxels : of the largest case, so that every case of a set has the same metrics
+    labels : how many masks are compared
+    """
+    return tuple(METRICS) if voxels * len(labels.targets) <= AFFORDABLE_VOXELS else QUICK
 
 
 def score_case(
@@ -56,9 +62,9 @@ def score_case(
     prediction, reference : (z, y, x), classes; the reference may hold the ignore class, whose voxels do not count
     labels : what the classes mean
     spacing : (z, y, x), mm per voxel
-    metrics : those wanted, of `METRICS`; surfaces and lesions take time, and are measured only where one of them is wanted
-    tolerance : of the NSD, in mm; one for all, or one per label or region
-    lesion_overlap : share of a component that must lie in the other mask
+    metrics : names from `METRICS`; surfaces and lesions take time, and are measured only where a metric needs them
+    tolerance : of the NSD, in mm; one for all, or one per label or region (the others have 2 mm)
+    lesion_overlap : share of a component that must be in the other mask
     annotated : names of the labels that were annotated in this case; the others are not scored. `None`: all
 
     Returns
@@ -75,26 +81,25 @@ def score_case(
     _check_shapes(prediction, reference)
     classes = len(labels.labels) + (labels.ignore_class is not None)
     counts = confusion(prediction, reference, classes=classes)
-    wanted = set(metrics)
-    shaped = wanted & {*SURFACE, *LESIONS}
-    boxes = (ndimage.find_objects(prediction), ndimage.find_objects(reference)) if shaped else ((), ())
+    quick = all(METRICS[name].quick for name in metrics)
+    boxes = ((), ()) if quick else (ndimage.find_objects(prediction), ndimage.find_objects(reference))
+    millilitres = float(np.prod(spacing)) / 1000
     scores: Scores = {}
     for name, members in labels.targets:
         if annotated is not None and name not in annotated:
             continue
         both = overlap_of(counts, members, ignore=labels.ignore_class)
-        found: dict[str, Any] = {"dice": both.dice, "iou": both.iou, "volume_error": both.volume_error}
-        if shaped:
-            masks = _masks(prediction, reference, members, boxes, labels.ignore_class)
-            if wanted & set(SURFACE):
-                allowed = tolerance.get(name, TOLERANCE) if isinstance(tolerance, Mapping) else tolerance
-                found |= _surface_scores(*masks, spacing, allowed)
-            if wanted & set(LESIONS):
-                found |= _lesion_scores(*masks, lesion_overlap)
-        millilitres = float(np.prod(spacing)) / 1000
+        predicted, true = _masks(prediction, reference, members, boxes, labels.ignore_class)
+        allowed = tolerance.get(name, TOLERANCE) if isinstance(tolerance, Mapping) else tolerance
+        pair = Comparison(
+            counts=both, prediction=predicted, reference=true, spacing=spacing, tolerance=allowed, lesion_overlap=lesion_overlap
+        )
+        found: dict[str, Any] = {metric: METRICS[metric].score(pair) for metric in metrics}
         found |= {"tp": both.tp, "fp": both.fp, "fn": both.fn}
         found |= {"reference_ml": both.reference * millilitres, "predicted_ml": both.predicted * millilitres}
-        scores[name] = {key: value for key, value in found.items() if key in wanted or key not in METRICS}
+        if "lesions" in vars(pair):
+            found |= {f"lesions_{part}": count for part, count in asdict(pair.lesions).items()}
+        scores[name] = found
     return scores
 
 
@@ -102,25 +107,6 @@ def mean_over_labels(scores: Scores, metric: str = "dice") -> float | None:
     """The mean of one metric over the labels that have it in this case; `None` where none has."""
     values = [s[metric] for s in scores.values() if s.get(metric) is not None]
     return float(np.mean(values)) if values else None
-
-
-def volumes(classes: NDArray[Any], labels: Labels, *, spacing: Spacing) -> dict[str, dict[str, Any]]:
-    """How large every label or region is in one label map: {name: {"voxels", "ml", "components"}}.
-
-    Parameters
-    ----------
-    classes : (z, y, x), classes
-    labels : what the classes mean
-    spacing : (z, y, x), mm per voxel
-    """
-    boxes = ndimage.find_objects(classes)
-    listed = {}
-    for name, members in labels.targets:
-        mask, _ = _masks(classes, classes, members, (boxes, boxes), None)
-        number = int(np.count_nonzero(mask))
-        components = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=bool))[1] if number else 0
-        listed[name] = {"voxels": number, "ml": number * float(np.prod(spacing)) / 1000, "components": int(components)}
-    return listed
 
 
 def summarise(
@@ -172,27 +158,13 @@ def summarise(
             "nsd_tolerance_mm": dict(tolerance) if isinstance(tolerance, Mapping) else tolerance,
             "lesion_overlap": lesion_overlap,
         },
-        "rules": list(RULES),
+        "rules": [*RULES, *(METRICS[m].meaning for m in metrics)],
     }
 
 
 def case_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per case and label, for a CSV file; the columns are the same in every row, a score that does not exist is ''."""
     rows = [{"case": case["case"], "label": name, **scores} for case in summary["cases"] for name, scores in case["labels"].items()]
-    return _even(rows)
-
-
-def label_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per label and one for their mean, for a table or a CSV file."""
-    rows = []
-    for name, entry in [*summary["labels"].items(), ("mean", summary["mean"])]:
-        row: dict[str, Any] = {"label": name}
-        for key, value in entry.items():
-            if isinstance(value, Mapping):
-                row.update({f"{key}_{part}": value[part] for part in ("mean", "std", "n")})
-            else:
-                row[key] = value
-        rows.append(row)
     return _even(rows)
 
 
@@ -230,26 +202,6 @@ def _masks(
 
 def _mask(classes: NDArray[Any], members: Sequence[int]) -> Mask:
     return np.asarray(classes == members[0] if len(members) == 1 else np.isin(classes, members))
-
-
-def _surface_scores(prediction: Mask, reference: Mask, spacing: Spacing, tolerance: float) -> dict[str, float | None]:
-    distances = surface_distances(prediction, reference, spacing)
-    if distances is None:
-        return {"nsd": 0.0 if prediction.any() or reference.any() else None, "hd95": None, "assd": None}
-    return {"nsd": distances.nsd(tolerance), "hd95": distances.hausdorff(95), "assd": distances.assd}
-
-
-def _lesion_scores(prediction: Mask, reference: Mask, overlap: float) -> dict[str, Any]:
-    counted = lesions(prediction, reference, overlap=overlap)
-    return {
-        "lesion_f1": counted.f1,
-        "lesion_recall": counted.recall,
-        "lesion_precision": counted.precision,
-        "lesions_found": counted.found,
-        "lesions_missed": counted.missed,
-        "lesions_true": counted.predicted_true,
-        "lesions_false": counted.predicted_false,
-    }
 
 
 def _table(cases: Mapping[str, Scores], names: Sequence[str], metric: str) -> NDArray[np.float64]:

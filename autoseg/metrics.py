@@ -1,13 +1,16 @@
-"""Dice, surface distances and their kin on two masks; pure, no files.
+"""Dice, surface distances and related metrics on two masks; pure, no files.
 
 Counts come first, scores are taken from counts. A score that has no meaning, such as the Dice of two empty masks, is `None`,
-never NaN: who adds scores up decides what it means.
+never NaN: the caller who adds scores up decides what it means.
+
+`METRICS` holds one record per metric; options, summaries, tables and their explanations follow from it. To add a metric, add a
+function of a `Comparison` and its record.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +51,16 @@ class Overlap:
     def iou(self) -> float | None:
         """TP / (TP + FP + FN); `None` where both masks are empty."""
         return _ratio(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> float | None:
+        """TP / (TP + FP); `None` where nothing is predicted."""
+        return _ratio(self.tp, self.predicted)
+
+    @property
+    def recall(self) -> float | None:
+        """TP / (TP + FN), also called sensitivity; `None` where the reference is empty."""
+        return _ratio(self.tp, self.reference)
 
     @property
     def volume_error(self) -> float | None:
@@ -112,8 +125,12 @@ class SurfaceDistances:
     reference_areas: NDArray[np.float64]
 
     def nsd(self, tolerance: float) -> float:
-        """Normalised surface Dice: the share of both surfaces together that lies within `tolerance` mm of the other one."""
-        near = self.prediction_areas[self.from_prediction <= tolerance].sum() + self.reference_areas[self.from_reference <= tolerance].sum()
+        """Normalised surface Dice: the share of both surfaces together that is within `tolerance` mm of the other one.
+
+        Distances equal to the tolerance count as within it, whatever their last digit became in binary.
+        """
+        limit = tolerance * (1 + 1e-6) + 1e-9
+        near = self.prediction_areas[self.from_prediction <= limit].sum() + self.reference_areas[self.from_reference <= limit].sum()
         return float(near / (self.prediction_areas.sum() + self.reference_areas.sum()))
 
     def hausdorff(self, percentile: float = 95.0) -> float:
@@ -161,12 +178,12 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Spacing) -> Su
 
 @dataclass(frozen=True, kw_only=True)
 class Lesions:
-    """Components of a reference that were found, of a reference that were not, and of a prediction that are not there."""
+    """Counts of connected components: found and missed ones of the reference, true and false ones of the prediction."""
 
     found: int
     missed: int
-    predicted_true: int
-    predicted_false: int
+    true: int
+    false: int
 
     @property
     def recall(self) -> float | None:
@@ -176,7 +193,7 @@ class Lesions:
     @property
     def precision(self) -> float | None:
         """Share of the prediction's components that are there; `None` where there are none."""
-        return _ratio(self.predicted_true, self.predicted_true + self.predicted_false)
+        return _ratio(self.true, self.true + self.false)
 
     @property
     def f1(self) -> float | None:
@@ -200,7 +217,73 @@ def lesions(prediction: Mask, reference: Mask, *, overlap: float = 0.1) -> Lesio
     """
     found, missed = _met(reference, prediction, overlap)
     true, false = _met(prediction, reference, overlap)
-    return Lesions(found=found, missed=missed, predicted_true=true, predicted_false=false)
+    return Lesions(found=found, missed=missed, true=true, false=false)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two masks of one label or region in one case, as metrics see them. Surfaces and lesions are measured once, on first use."""
+
+    counts: Overlap
+    prediction: Mask  # (z, y, x), cropped to where either mask is, without the voxels that were not annotated
+    reference: Mask
+    spacing: Spacing  # mm
+    tolerance: float  # mm, of the NSD
+    lesion_overlap: float  # share of a component
+
+    @functools.cached_property
+    def surfaces(self) -> SurfaceDistances | None:
+        """The distances between the surfaces; `None` where either mask is empty."""
+        return surface_distances(self.prediction, self.reference, self.spacing)
+
+    @functools.cached_property
+    def lesions(self) -> Lesions:
+        """The connected components that meet their counterpart."""
+        return lesions(self.prediction, self.reference, overlap=self.lesion_overlap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a metric is. `METRICS` holds one record each."""
+
+    title: str  # head of its column in a table
+    meaning: str  # one sentence for the summary
+    score: Callable[[Comparison], float | None]
+    quick: bool = False  # from counts alone: costs no more than reading the arrays
+    shown: bool = False  # in the table of a terminal
+
+
+def _nsd(pair: Comparison) -> float | None:
+    if pair.surfaces is None:
+        return 0.0 if pair.counts.predicted or pair.counts.reference else None
+    return pair.surfaces.nsd(pair.tolerance)
+
+
+METRICS: Mapping[str, Metric] = {
+    "dice": Metric(title="Dice", quick=True, shown=True, score=lambda pair: pair.counts.dice,
+                   meaning="dice is 2 TP / (2 TP + FP + FN), in voxels."),
+    "iou": Metric(title="IoU", quick=True, shown=True, score=lambda pair: pair.counts.iou, meaning="iou is TP / (TP + FP + FN)."),
+    "precision": Metric(title="precision", quick=True, score=lambda pair: pair.counts.precision, meaning="precision is TP / (TP + FP)."),
+    "recall": Metric(title="recall", quick=True, score=lambda pair: pair.counts.recall, meaning="recall (sensitivity) is TP / (TP + FN)."),
+    "volume_error": Metric(title="volume error", quick=True, score=lambda pair: pair.counts.volume_error,
+                           meaning="volume_error is (predicted - reference) / reference, signed."),
+    "nsd": Metric(title="NSD", shown=True, score=_nsd,
+                  meaning="nsd is the share of both surfaces within the tolerance of the other one."),
+    "hd95": Metric(title="HD95", shown=True, score=lambda pair: None if pair.surfaces is None else pair.surfaces.hausdorff(95),
+                   meaning="hd95 is the distance in mm that 95 % of each surface does not exceed; the larger of the two directions."),
+    "hd": Metric(title="HD", score=lambda pair: None if pair.surfaces is None else pair.surfaces.hausdorff(100),
+                 meaning="hd is the largest distance in mm from one surface to the other."),
+    "assd": Metric(title="ASSD", shown=True, score=lambda pair: None if pair.surfaces is None else pair.surfaces.assd,
+                   meaning="assd is the mean distance in mm over both surfaces together, by area."),
+    "lesion_f1": Metric(title="lesion F1", shown=True, score=lambda pair: pair.lesions.f1,
+                        meaning="A lesion is a connected component (26 neighbours); it is found when more than the lesion overlap of its "
+                                "voxels is in the other mask. lesion_f1 is the harmonic mean of lesion_recall and lesion_precision."),
+    "lesion_recall": Metric(title="lesion recall", score=lambda pair: pair.lesions.recall,
+                            meaning="lesion_recall is the share of the reference's lesions that were found."),
+    "lesion_precision": Metric(title="lesion precision", score=lambda pair: pair.lesions.precision,
+                               meaning="lesion_precision is the share of the predicted lesions that are in the reference."),
+}  # fmt: skip
+QUICK = tuple(name for name, metric in METRICS.items() if metric.quick)
 
 
 def bootstrap_interval(
@@ -288,9 +371,11 @@ def _meeting(codes: NDArray[np.uint8], axis: int, bits: int) -> NDArray[np.uint8
 
 def _nearest(points: NDArray[np.intp], others: NDArray[np.intp], spacing: Spacing) -> NDArray[np.float64]:
     """Distance in mm from each corner in `points` to the nearest one in `others`, both (n, 3)."""
-    tree = cKDTree(others * np.asarray(spacing), balanced_tree=False, compact_nodes=False)
-    distances, _ = tree.query(points * np.asarray(spacing), workers=1)
-    return np.asarray(distances)
+    scale = np.asarray(spacing)
+    tree = cKDTree(others * scale, balanced_tree=False, compact_nodes=False)
+    _, nearest = tree.query(points * scale, workers=1)
+    # from whole voxels, so that a distance does not depend on where in the image it is
+    return np.asarray(np.sqrt((((points - others[nearest]) * scale) ** 2).sum(axis=1)))
 
 
 def _percentile(distances: NDArray[np.float64], areas: NDArray[np.float64], percentile: float) -> float:

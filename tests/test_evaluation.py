@@ -7,11 +7,18 @@ import math
 import numpy as np
 import pytest
 
+from autoseg import evaluation
+from autoseg import metrics as metrics_module
 from autoseg.errors import GridMismatch
-from autoseg.evaluation import LESIONS, METRICS, QUICK, SURFACE, case_rows, label_rows, mean_over_labels, score_case, summarise, volumes
+from autoseg.evaluation import affordable_metrics, case_rows, mean_over_labels, score_case, summarise
 from autoseg.files import readable_json
 from autoseg.labels import make_labels
+from autoseg.metrics import QUICK, Metric
+from autoseg.pipeline import evaluating
 
+METRICS = tuple(metrics_module.METRICS)
+SURFACE = ("nsd", "hd95", "assd")
+LESIONS = ("lesion_f1", "lesion_recall", "lesion_precision")
 LABELS = make_labels({"background": 0, "liver": 10, "tumour": 20})
 REGIONS = make_labels({"background": 0, "edema": 1, "core": 2}, regions={"whole": ((1, 2), 1), "tumour core": ((2,), 2)}, ignore=9)
 SPACING = (5.0, 1.0, 2.0)  # 10 mm3 = 0.01 ml per voxel
@@ -178,13 +185,23 @@ def test_rows_for_tables_have_the_same_columns_and_no_none():
     assert len(rows) == 8 and len({tuple(row) for row in rows}) == 1
     assert next(row for row in rows if row["case"] == "absent" and row["label"] == "tumour")["dice"] == ""
     assert not any(value is None or (isinstance(value, float) and math.isnan(value)) for row in rows for value in row.values())
-    labels = label_rows(summary)
-    assert [row["label"] for row in labels] == ["liver", "tumour", "mean"]
-    assert labels[1]["dice_mean"] == pytest.approx(0.25) and labels[1]["dice_n"] == 3 and labels[1]["absent"] == 1
 
 
-def test_volumes_of_one_label_map():
-    classes = masks(liver=7)
-    classes[0, 0, 11] = 1
-    found = volumes(classes, LABELS, spacing=SPACING)
-    assert found == {"liver": {"voxels": 8, "ml": pytest.approx(0.08), "components": 2}, "tumour": {"voxels": 0, "ml": 0, "components": 0}}
+def test_metrics_that_cost_more_than_counting_are_left_out_of_large_cases_only():
+    assert affordable_metrics(100**3, LABELS) == tuple(METRICS)
+    assert affordable_metrics(512 * 512 * 300, LABELS) == QUICK
+
+
+def test_a_metric_is_one_record(monkeypatch):
+    """Whatever is in the dictionary can be asked for, is summarised, explained and drawn in the table."""
+    twice = Metric(title="twice", meaning="twice is twice the Dice.", score=lambda pair: 2 * (pair.counts.dice or 0), shown=True)
+    for module in (metrics_module, evaluation, evaluating):
+        monkeypatch.setattr(module, "METRICS", {**metrics_module.METRICS, "twice": twice})
+    names = evaluating._metric_names("twice,nsd")
+    assert names == ("dice", "nsd", "twice")
+    scores = {"one": score_case(masks(liver=4), masks(liver=6), LABELS, spacing=SPACING, metrics=names)}
+    summary = summarise(scores, LABELS)
+    assert summary["labels"]["liver"]["twice"]["mean"] == pytest.approx(2 * summary["labels"]["liver"]["dice"]["mean"])
+    assert "twice is twice the Dice." in summary["rules"]
+    assert "twice" in evaluating.table(summary).splitlines()[0]
+    assert "1.600" in evaluating.table(summary).splitlines()[1]

@@ -257,7 +257,7 @@ def test_lesions_are_counted_as_their_sets_of_voxels_say(seed, share):
     counted = lesions(prediction, reference, overlap=share)
     for mask, other, met, not_met in (
         (reference, prediction, counted.found, counted.missed),
-        (prediction, reference, counted.predicted_true, counted.predicted_false),
+        (prediction, reference, counted.true, counted.false),
     ):
         inside = set(map(tuple, np.argwhere(other).tolist()))
         expected = [len(piece & inside) / len(piece) > share for piece in slow_lesions(mask)]
@@ -316,3 +316,14 @@ def test_bootstrap_interval_is_that_of_drawing_cases_one_by_one():
 def test_one_case_has_no_interval():
     assert bootstrap_interval(np.array([[0.5]]), rng=np.random.default_rng(0)) is None
     assert bootstrap_interval(np.full((3, 1), np.nan), rng=np.random.default_rng(0)) is None
+
+
+def test_the_surface_dice_does_not_depend_on_where_the_object_is():
+    """Two equal cubes one voxel apart at a spacing equal to the tolerance: every surface element is within it, wherever they are."""
+    spacing = (0.6, 0.6, 0.6)
+    for place in range(40):
+        first, second = np.zeros((60, 14, 14), dtype=bool), np.zeros((60, 14, 14), dtype=bool)
+        first[place + 1 : place + 9, 3:11, 3:11] = True
+        second[place + 2 : place + 10, 3:11, 3:11] = True
+        distances = surface_distances(first, second, spacing)
+        assert distances is not None and distances.nsd(0.6) == 1.0 and distances.hausdorff(100) == pytest.approx(0.6)

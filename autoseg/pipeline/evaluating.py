@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from autoseg.errors import (
     UsageError,
 )
 from autoseg.labels import Labels, make_labels
+from autoseg.metrics import METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
+from autoseg.presets import nearest
 
 
 def evaluate(
@@ -27,6 +31,8 @@ def evaluate(
     *,
     output: Path | str | None = None,
     labels: Path | str | None = None,
+    metrics: str | Sequence[str] | None = None,
+    tolerance: float | Mapping[str, float] = evaluation.TOLERANCE,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -35,9 +41,12 @@ def evaluate(
     Parameters
     ----------
     predictions, references : two files, or two folders
-    output : where to write the summary; beside it a CSV table of the same name
+    output : where to write the summary; a CSV table of the same name, one row per case and label, is written next to it
     labels : a JSON file with the label scheme (plan.json, dataset.json of a workspace or data set, prediction.json); by default
-        the one beside the predictions, else the values that occur
+        the one next to the predictions, else the values that occur
+    metrics : names from `autoseg.metrics.METRICS`, "quick" or "all"; by default all, unless the largest case is so large that they
+        would take more than about a second, then the quick ones
+    tolerance : of the NSD, in mm; one for all labels, or one per label (the others have 2 mm)
 
     Returns
     -------
@@ -46,18 +55,26 @@ def evaluate(
     Raises
     ------
     MissingPath : a file or folder is not there, or no two names agree
+    UsageError : an unknown metric, or a tolerance for an unknown label
     FaultyCases : pairs that cannot be compared, all of them
     """
     reporter = reporter or LoggingReporter()
     if output is not None and (Path(output).suffix != ".json" or Path(output).is_dir()):
-        raise UsageError("the summary is a JSON file", file=output, expected="a name that ends in .json; a CSV table goes beside it",
+        raise UsageError("the summary is a JSON file", file=output, expected="a name that ends in .json; a CSV table is written next to it",
                          fix="-o summary.json")  # fmt: skip
     pairs, notes = _pairs(Path(predictions), Path(references))
     for note in notes:
         reporter.say(f"warning: {note}")
     scheme = _label_scheme(Path(predictions), None if labels is None else Path(labels), pairs)
     known = [Case(name=name, images=(predicted,), label=reference) for name, (predicted, reference) in pairs.items()]
-    summary = score({name: predicted for name, (predicted, _) in pairs.items()}, known, scheme, parallel=workers, reporter=reporter)
+    if metrics is None:
+        voxels = max(math.prod(images.read_header(predicted).shape) for predicted, _ in pairs.values())
+        metrics = evaluation.affordable_metrics(voxels, scheme)
+        if metrics == QUICK:
+            reporter.say(f"large scans: only {', '.join(metrics)} are computed; --metrics all computes surface and lesion metrics as well")
+    summary = score(
+        {name: predicted for name, (predicted, _) in pairs.items()}, known, scheme, metrics=_metric_names(metrics),
+        tolerance=_known_tolerance(tolerance, scheme), parallel=workers, reporter=reporter)  # fmt: skip
     summary = {**summary, "notes": list(notes)}
     if output is not None:
         write_summary(Path(output), summary)
@@ -65,9 +82,16 @@ def evaluate(
 
 
 def score(
-    predictions: Mapping[str, Path], references: Sequence[Case], labels: Labels, *, parallel: int | None = None, reporter: Reporter
+    predictions: Mapping[str, Path],
+    references: Sequence[Case],
+    labels: Labels,
+    *,
+    metrics: Sequence[str] = QUICK,
+    tolerance: float | Mapping[str, float] = evaluation.TOLERANCE,
+    parallel: int | None = None,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """The summary of predicted label maps, by case name, against the references of those cases.
+    """Return the summary of predicted label maps, by case name, against the references of those cases.
 
     Raises
     ------
@@ -76,8 +100,8 @@ def score(
     scores: dict[str, Any] = {}
     faults: list[AutosegError] = []
     outcomes = workers.run_cases(
-        score_pair,
-        [(predictions[case.name], case, labels) for case in references],
+        partial(score_pair, labels=labels, metrics=tuple(metrics), tolerance=tolerance),
+        [(predictions[case.name], case) for case in references],
         names=[case.name for case in references],
         stage="evaluation",
         workers=parallel,
@@ -89,8 +113,8 @@ def score(
         else:
             faults.append(outcome.failure.as_error())
     if faults:
-        raise FaultyCases(faults, fix="mend these files, or take them out of the folder")
-    return evaluation.summarise(scores, labels)
+        raise FaultyCases(faults, fix="fix these files, or take them out of the folder")
+    return evaluation.summarise(scores, labels, tolerance=tolerance)
 
 
 def mean_dice(summary: Mapping[str, Any]) -> float | None:
@@ -106,33 +130,92 @@ def dice_text(summary: Mapping[str, Any]) -> str:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary for a terminal: one line per label."""
+    """Return the summary for a terminal: one line per label, and one for their mean."""
+    shown = [name for name, metric in METRICS.items() if metric.shown and name in summary["mean"]]
     width = max(len("label"), *(len(name) for name in summary["labels"]))
-    lines = [f"{'label':<{width}}   Dice    std    IoU    cases  absent  missed  false positive"]
-    for name, row in summary["labels"].items():
-        figures = [_figure(row["dice"]["mean"]), _figure(row["dice"]["std"]), _figure(row["iou"]["mean"])]
-        counts = f"{row['dice']['n']:5d}  {row['absent']:6d}  {row['missed']:6d}  {row['false_positive']:14d}"
-        lines.append(f"{name:<{width}}  {'  '.join(figures)}    {counts}")
-    mean = summary["mean"]
-    figures = [_figure(mean["dice"]["mean"]), _figure(mean["dice"]["std"]), _figure(mean["iou"]["mean"])]
-    lines.append(f"{'mean':<{width}}  {'  '.join(figures)}    {len(summary['cases']):5d}")
+    heads = [f"{METRICS[name].title:>{_column(name)}}" for name in shown]
+    heads.insert(1, "  std")
+    lines = [f"{'label':<{width}}  {'  '.join(heads)}  cases  absent  missed  false positive"]
+    for name, row in [*summary["labels"].items(), ("mean", summary["mean"])]:
+        figures = [f"{_figure(row[metric]['mean']):>{_column(metric)}}" for metric in shown]
+        figures.insert(1, _figure(row[shown[0]]["std"]))
+        counts = f"{len(summary['cases']):5d}"
+        if name in summary["labels"]:
+            counts = f"{row[shown[0]]['n']:5d}  {row['absent']:6d}  {row['missed']:6d}  {row['false_positive']:14d}"
+        lines.append(f"{name:<{width}}  {'  '.join(figures)}  {counts}")
     return "\n".join(lines)
 
 
+def _column(metric: str) -> int:
+    return max(5, len(METRICS[metric].title))
+
+
 def _figure(value: float | None) -> str:
-    return "  -  " if value is None else f"{value:.3f}"
+    return "    -" if value is None else f"{value:.3f}"
 
 
-def score_pair(task: tuple[Path, Case, Labels]) -> Any:
+def _metric_names(wanted: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the metrics that were asked for; Dice is always one of them, as every sentence needs it."""
+    named = {"quick": QUICK, "all": tuple(METRICS)}
+    words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
+    names = [name for word in words for name in named.get(word, (word,))]
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        known = ", ".join((*named, *METRICS))
+        raise UsageError(
+            "unknown metric", found=unknown[0], expected=known, fix=f"did you mean '{nearest(unknown[0], (*named, *METRICS))}'?"
+        )
+    return tuple(name for name in METRICS if name in names or name == "dice")
+
+
+def _known_tolerance(tolerance: float | Mapping[str, float], labels: Labels) -> float | Mapping[str, float]:
+    """Return the tolerance, unless it is impossible or for a label that does not exist."""
+    values = tolerance.values() if isinstance(tolerance, Mapping) else (tolerance,)
+    if not all(math.isfinite(value) and value >= 0 for value in values):
+        raise UsageError("a tolerance is a distance in mm", found=str(tolerance), expected="0 or more", fix="--tolerance 2")
+    known = [name for name, _ in labels.targets]
+    for name in tolerance if isinstance(tolerance, Mapping) else ():
+        if name not in known:
+            raise UsageError(
+                "a tolerance for an unknown label", found=name, expected=", ".join(known), fix=f"did you mean '{nearest(name, known)}'?"
+            )
+    return tolerance
+
+
+def parse_tolerance(words: Sequence[str]) -> float | dict[str, float]:
+    """Return what `--tolerance` says: one distance in mm for all labels, or `LABEL=MM` for some.
+
+    >>> parse_tolerance(["1.5"]), parse_tolerance(["liver=3", "tumour=1"]), parse_tolerance([])
+    (1.5, {'liver': 3.0, 'tumour': 1.0}, 2.0)
+    """
+    pairs = [word.rpartition("=") for given in words for word in given.split(",")]
+    try:
+        values = {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        raise UsageError(
+            "a tolerance is a distance in mm", found=", ".join(words), expected="MM, or LABEL=MM", fix="--tolerance 2"
+        ) from None
+    if len(values) > 1 and "" in values:
+        raise UsageError(
+            "one tolerance for all labels, or one per label", found=", ".join(words), expected="MM, or LABEL=MM", fix="--tolerance liver=3"
+        )
+    return values.get("", values) if values else evaluation.TOLERANCE
+
+
+def score_pair(
+    task: tuple[Path, Case], *, labels: Labels, metrics: tuple[str, ...], tolerance: float | Mapping[str, float]
+) -> evaluation.Scores:
     """Read one prediction and its reference and score them; the work of one worker."""
-    file, case, labels = task
+    file, case = task
     predicted = images.read_label(file)
     reference = cases.load_classes(case, labels, like=predicted)
-    return evaluation.score_case(labels.encode(predicted.array[0]), reference, labels, spacing=predicted.spacing, annotated=case.annotated)
+    return evaluation.score_case(
+        labels.encode(predicted.array[0]), reference, labels, spacing=predicted.spacing, metrics=metrics, tolerance=tolerance,
+        annotated=case.annotated)  # fmt: skip
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """summary.json, and a table of the same name as CSV beside it."""
+    """Write summary.json, and next to it a CSV table of the same name."""
     files.write_json(path, summary)
     rows = evaluation.case_rows(summary)
     if rows:

@@ -73,7 +73,9 @@ def validate_fold(
             seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
             _warn_if_late(stage, seconds, spent, length.seconds, reporter)
     reporter.progress(stage, len(held_out), len(held_out))
-    summary = {**score(targets, held_out, plan.labels, parallel=workers, reporter=reporter), "weights": weights}
+    largest = max(math.prod(stored[case.name].geometry.canonical_shape) for case in held_out)
+    metrics = evaluation.affordable_metrics(largest, plan.labels)
+    summary = {**score(targets, held_out, plan.labels, metrics=metrics, parallel=workers, reporter=reporter), "weights": weights}
     write_summary(run.summary, summary)
     reporter.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary

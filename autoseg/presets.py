@@ -27,13 +27,20 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import files, losses
+from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import MissingPath, SettingsError
+from autoseg.normalization import NORMALIZATIONS
 
 KINDS = ("planners", "datasets")
 DEFAULT_PLANNER = "default"
 
 _LEAF_KEYS = ("value", "unit", "source", "choices")
-_CHOICES = {"training.loss.pixel": losses.VOXEL_LOSSES, "training.loss.overlap": losses.REGION_LOSSES}
+_CHOICES = {
+    "network.kind": tuple(ARCHITECTURES),
+    "training.loss.pixel": losses.VOXEL_LOSSES,
+    "training.loss.overlap": losses.REGION_LOSSES,
+    **{f"normalization.{modality}": tuple(NORMALIZATIONS) for modality in ("CT", "RGB", "rescaled", "unchanged", "other")},
+}
 _HEAD_KEYS = ("extends", "description")  # of the file, not of the tree
 
 

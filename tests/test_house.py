@@ -38,6 +38,8 @@ ROOMS = (
     "workers",
     "machine",
     "losses",
+    "architectures",
+    "normalization",
     "presets",
     "images",
     "cases",

@@ -1,24 +1,20 @@
 """A `Configuration` becomes a network: one architecture per file, chosen by the name in the plan.
 
-To add an architecture, add a file and one line to `NETWORKS`. `checkpoint` keeps weights together with their plan.
+To add an architecture, add a file here and its record to `autoseg.architectures`. `checkpoint` keeps weights together with their plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from autoseg import architectures
 from autoseg.errors import SettingsError
 from autoseg.networks.allocation import keep_freed_memory
 from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
 from autoseg.networks.group_norm import GroupNorm
-from autoseg.networks.residual_unet import ResidualUNet
-from autoseg.networks.unet import UNet
 from autoseg.planning.configuration import Configuration
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "residual_unet": ResidualUNet}
 NORMS = ("group", "instance")
 
 
@@ -84,7 +80,7 @@ class Network(nn.Module):
         self.heads = heads
         self.deep_supervision = deep_supervision
         first = 1 if self.planar else 0
-        self.body = NETWORKS[configuration.network](
+        self.body = architectures.load(configuration.network)(
             3 - first,
             channels=channels,
             heads=heads,
@@ -118,7 +114,7 @@ class Network(nn.Module):
 
 
 def _check(c: Configuration) -> None:
-    known = {"network": (c.network, tuple(NETWORKS)), "norm": (c.norm, NORMS)}
+    known = {"network": (c.network, tuple(architectures.ARCHITECTURES)), "norm": (c.norm, NORMS)}
     for key, (found, allowed) in known.items():
         if found not in allowed:
             raise SettingsError(

@@ -1,8 +1,8 @@
-"""The plain U-Net: convolution blocks down, transposed convolutions up. Source: PlainConvUNet of nnU-Net 2.8.1."""
+"""The U-Net that every network is made of: an encoder of blocks, skips, and the decoder. Source: PlainConvUNet of nnU-Net 2.8.1."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from autoseg.networks.blocks import ConvolutionBlock, Decoder
 
 
 class UNet(nn.Module):
-    """A plain U-Net in two or three dimensions; each stage's first convolution carries the stride, there is no pooling.
+    """A U-Net in two or three dimensions; each stage's first block carries the stride, there is no pooling.
 
     Parameters
     ----------
@@ -19,9 +19,13 @@ class UNet(nn.Module):
     heads : of the output
     features : width per stage
     kernels, strides : per stage, one number per dimension; the first stride is all ones
-    blocks : convolutions per stage of the encoder
+    blocks : blocks per stage of the encoder
     decoder_blocks : convolutions per stage of the decoder, the highest resolution first, one entry fewer
     norm : "group" or "instance"
+    block : class of an encoder block, called as `ConvolutionBlock` is
+    stem : whether a convolution to the first width comes before the blocks
+    skip : makes what a skip passes through, given dimensions and width; nothing by default
+    bottleneck : makes what follows the lowest stage, given dimensions, width, kernel and norm; nothing by default
     """
 
     def __init__(
@@ -36,26 +40,40 @@ class UNet(nn.Module):
         blocks: Sequence[int],
         decoder_blocks: Sequence[int],
         norm: str,
+        block: Callable[..., nn.Module] = ConvolutionBlock,
+        stem: bool = False,
+        skip: Callable[[int, int], nn.Module] | None = None,
+        bottleneck: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
         ones = (1,) * dimensions
+        width = features[0] if stem else channels
+        self.stem: nn.Module | None = None
+        if stem:
+            self.stem = ConvolutionBlock(dimensions, channels, width, kernel=kernels[0], stride=ones, norm=norm)
         self.stages = nn.ModuleList()
-        width = channels
         for stage, out in enumerate(features):
             layers = []
-            for block in range(blocks[stage]):
-                stride = strides[stage] if block == 0 else ones
-                layers.append(ConvolutionBlock(dimensions, width, out, kernel=kernels[stage], stride=stride, norm=norm))
+            for index in range(blocks[stage]):
+                stride = strides[stage] if index == 0 else ones
+                layers.append(block(dimensions, width, out, kernel=kernels[stage], stride=stride, norm=norm))
                 width = out
+            if bottleneck is not None and stage == len(features) - 1:
+                layers.append(bottleneck(dimensions, width, kernel=kernels[stage], norm=norm))
             self.stages.append(nn.Sequential(*layers))
+        self.skips = nn.ModuleList(skip(dimensions, out) for out in features[:-1]) if skip else None
         self.decoder = Decoder(
             dimensions, features=features, kernels=kernels, strides=strides, blocks=decoder_blocks, heads=heads, norm=norm
         )
 
     def forward(self, x: Tensor, *, all_resolutions: bool) -> list[Tensor]:
-        """`(n, channels, *shape)` to logits `(n, heads, *shape)`, the highest resolution first; only that one unless asked."""
-        skips = []
+        """Return logits `(n, heads, *shape)` of `(n, channels, *shape)`, the highest resolution first; only that one unless asked."""
+        if self.stem is not None:
+            x = self.stem(x)
+        levels = []
         for stage in self.stages:
             x = stage(x)
-            skips.append(x)
-        return self.decoder(skips, all_resolutions=all_resolutions)
+            levels.append(x)
+        if self.skips is not None:
+            levels = [*(skip(level) for skip, level in zip(self.skips, levels, strict=False)), levels[-1]]
+        return self.decoder(levels, all_resolutions=all_resolutions)

@@ -14,6 +14,7 @@ from autoseg.errors import PlanMismatch, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, permuted
 from autoseg.machine import Machine
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, Predicted
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.mirroring import choose_mirroring
@@ -236,7 +237,7 @@ def _schemes(table: _Table, channels: int) -> tuple[str, ...]:
     if unknown:
         raise SettingsError("a normalisation that autoseg does not have", found=", ".join(unknown), expected=", ".join(SCHEMES),
                             fix="plan with --planner nnunet")  # fmt: skip
-    return tuple("zscore_mask" if SCHEMES[n] == "zscore" and mask else SCHEMES[n] for n, mask in zip(names, masks, strict=True))
+    return tuple(NORMALIZATIONS[SCHEMES[n]].inside_mask or SCHEMES[n] if mask else SCHEMES[n] for n, mask in zip(names, masks, strict=True))
 
 
 def _architecture(table: _Table) -> tuple[str, _Architecture]:

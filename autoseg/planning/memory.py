@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from autoseg.architectures import ARCHITECTURES, Convolution, Place
 from autoseg.geometry import Shape
 from autoseg.planning.configuration import Configuration
 
@@ -34,32 +35,14 @@ def feature_maps(configuration: Configuration, *, labels: int) -> int:
     Source: nnU-Net 2.8.1, compute_conv_feature_map_size of its networks; closed form.
     """
     voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
-    features, blocks = configuration.features_per_stage, configuration.blocks_per_stage
-    if configuration.network == "residual_unet":
-        encoder = features[0] * voxels[0]  # the stem
-        for stage, (width, volume) in enumerate(zip(features, voxels, strict=True)):
-            projected = math.prod(configuration.strides[stage]) > 1 or width != features[max(stage - 1, 0)]
-            encoder += width * volume * (2 * blocks[stage] + projected)
-    else:
-        encoder = sum(n * width * volume for n, width, volume in zip(blocks, features, voxels, strict=True))
+    features = configuration.features_per_stage
+    encoder = sum(c.outputs * c.voxels for c in _encoder(configuration, channels=1) if c.voxels > 1)
     # the reference lists the decoder from the deepest step upwards, and takes the first entries of its list
     decoder = sum(
         width * volume * (convolutions + 1)
         for width, volume, convolutions in zip(features[:-1], voxels[:-1], configuration.decoder_blocks_per_stage, strict=True)
     )
     return encoder + decoder + labels * voxels[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convolution:
-    """One convolution of the network, plain or transposed, as the counts below need it."""
-
-    inputs: int  # channels
-    outputs: int  # channels
-    kernel: int  # weights per pair of channels
-    voxels: int  # of its output; of its input if it is transposed
-    bias: bool = True
-    normed: bool = True  # followed by a norm with two weights per channel
 
 
 @functools.lru_cache(maxsize=64)
@@ -76,23 +59,29 @@ def convolutions(configuration: Configuration, *, channels: int, heads: int) -> 
     return tuple(_convolutions(configuration, channels, heads))
 
 
+def _encoder(configuration: Configuration, *, channels: int) -> Iterator[Convolution]:
+    voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
+    features = configuration.features_per_stage
+    kernels = [math.prod(kernel) for kernel in configuration.kernel_sizes]
+    network, width = ARCHITECTURES[configuration.network], channels
+    if network.stem:
+        yield Convolution(inputs=channels, outputs=features[0], kernel=kernels[0], voxels=voxels[0])
+        width = features[0]
+    for stage, count in enumerate(configuration.blocks_per_stage):
+        for index in range(count):
+            strided = index == 0 and math.prod(configuration.strides[stage]) > 1
+            place = Place(inputs=width, outputs=features[stage], kernel=kernels[stage], voxels=voxels[stage], strided=strided)
+            yield from network.block(place)
+            width = features[stage]
+    if network.further is not None:
+        yield from network.further(features[-1], kernels[-1], voxels[-1])
+
+
 def _convolutions(configuration: Configuration, channels: int, heads: int) -> Iterator[Convolution]:
     voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
     features = configuration.features_per_stage
     kernels = [math.prod(kernel) for kernel in configuration.kernel_sizes]
-    width = channels
-    residual = configuration.network == "residual_unet"
-    if residual:
-        yield Convolution(inputs=channels, outputs=features[0], kernel=kernels[0], voxels=voxels[0])
-        width = features[0]
-    for stage, count in enumerate(configuration.blocks_per_stage):
-        for _ in range(count):
-            yield Convolution(inputs=width, outputs=features[stage], kernel=kernels[stage], voxels=voxels[stage])
-            if residual:
-                yield Convolution(inputs=features[stage], outputs=features[stage], kernel=kernels[stage], voxels=voxels[stage])
-                if width != features[stage]:
-                    yield Convolution(inputs=width, outputs=features[stage], kernel=1, voxels=voxels[stage], bias=False)
-            width = features[stage]
+    yield from (layer for layer in _encoder(configuration, channels=channels) if layer.kernel)
     if configuration.stages == 1:
         yield Convolution(inputs=features[0], outputs=heads, kernel=1, voxels=voxels[0], normed=False)
     for stage in reversed(range(configuration.stages - 1)):

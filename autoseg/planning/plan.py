@@ -24,6 +24,7 @@ from autoseg.errors import NotEnough, SettingsError
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, Spacing, permuted
 from autoseg.machine import Machine
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning import reasons
 from autoseg.planning.configuration import Configuration, Plan, Predicted
 from autoseg.planning.memory import Footprint, modelled_footprint
@@ -291,4 +292,4 @@ def normalization(fingerprint: Fingerprint, rules: Rules) -> tuple[str, ...]:
     """
     schemes = [rules.schemes.get(channel.modality, rules.schemes["other"]) for channel in fingerprint.channels]
     masked = fingerprint.relative_size_after_crop < rules.mask_below
-    return tuple("zscore_mask" if scheme == "zscore" and masked else scheme for scheme in schemes)
+    return tuple(NORMALIZATIONS[scheme].inside_mask or scheme if masked else scheme for scheme in schemes)

@@ -10,9 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autoseg.architectures import ARCHITECTURES
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, Spacing, permuted
 from autoseg.machine import Machine
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import Footprint
 from autoseg.planning.mirroring import Mirroring
@@ -161,17 +163,10 @@ def _normalization(facts: Facts) -> list[str]:
     sentences = []
     left = facts.fingerprint.relative_size_after_crop
     for channel, scheme, found in zip(facts.fingerprint.channels, facts.normalization, facts.fingerprint.intensities, strict=True):
-        how = {
-            "ct": "is CT, whose values mean the same everywhere: clipped to "
-            f"{found.percentile_00_5:.4g} .. {found.percentile_99_5:.4g} (the 0.5 and 99.5 percentiles inside the labels), "
-            f"minus {found.mean:.4g}, over {found.std:.4g}",
-            "zscore": f"({channel.modality}) has no absolute scale: each image minus its mean, over its standard deviation",
-            "zscore_mask": f"({channel.modality}) has no absolute scale: each image minus its mean, over its standard deviation, "
-            f"both inside its non-zero region, because cropping to that left {left:.0%} of the voxels (below {facts.rules.mask_below:.0%})",
-            "rescale_0_1": "is scaled from its smallest and largest value to 0 .. 1",
-            "rgb_0_1": "is a colour of 0 .. 255, divided by 255",
-            "none": "is taken as it is",
-        }[scheme]
+        record = NORMALIZATIONS[scheme]
+        how = record.words.format(channel=channel, intensities=found)
+        if record.masked:
+            how += f", because cropping to that left {left:.0%} of the voxels (below {facts.rules.mask_below:.0%})"
         sentences.append(f"Channel '{channel.name}' {how}.")
     if len(sentences) > 3 and len(set(facts.normalization)) == 1:
         return [f"All {len(sentences)} channels alike: " + sentences[0]]
@@ -294,8 +289,10 @@ def _width(sized: Sized, facts: Facts) -> str:
             f"feature-map values, {reference.budget / 1e6:.0f} million are allowed for a batch of {reference.batch}."
         )
     text = f"{c.features_per_stage[0]} to {c.features_per_stage[-1]} features"
-    if c.network == "residual_unet" and rules.network == "unet":
-        text += f", {sum(c.blocks_per_stage)} residual blocks in the encoder, because the largest patch leaves room for them"
+    if c.network != rules.network:
+        text += (
+            f", {sum(c.blocks_per_stage)} {ARCHITECTURES[c.network].words} in the encoder, because the largest patch leaves room for them"
+        )
     if sized.limit is not None and sized.next_rung is not None:
         return f"{text}; the next larger network ({_brief(sized.next_rung)}) would take {sized.limit}."
     if sized.limit is not None:
@@ -333,7 +330,8 @@ def _cascade(c: Configuration, facts: Facts) -> str:
 
 def _brief(c: Configuration) -> str:
     size = c.patch_size[1:] if c.planar else c.patch_size
-    deep = ", residual" if c.network == "residual_unet" else ""
+    short = ARCHITECTURES[c.network].short
+    deep = f", {short}" if short else ""
     return f"patch {_x(size)}, batch {c.batch_size}, {c.features_per_stage[0]} features{deep}"
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoseg import schema
+from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import SettingsError
+from autoseg.normalization import NORMALIZATIONS
 
 SIZINGS = ("feature-maps", "machine")
-NETWORKS = ("unet", "residual_unet")
 NORMS = ("group", "instance")
-SCHEMES = ("ct", "zscore", "zscore_mask", "rescale_0_1", "rgb_0_1", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,9 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
     rules = schema.parse(Rules, found, what="the planner preset", fix="let it extend 'default', or correct these values")
     for name, value, allowed in (
         ("sizing.method", rules.sizing, SIZINGS),
-        ("network.kind", rules.network, NETWORKS),
+        ("network.kind", rules.network, tuple(ARCHITECTURES)),
         ("network.norm", rules.norm, NORMS),
-        *((f"normalization.{modality}", scheme, SCHEMES) for modality, scheme in rules.schemes.items()),
+        *((f"normalization.{modality}", scheme, tuple(NORMALIZATIONS)) for modality, scheme in rules.schemes.items()),
     ):
         if value not in allowed:
             raise SettingsError(

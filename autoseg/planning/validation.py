@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.machine import Machine
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.planning.memory import Footprint, modelled_footprint
-from autoseg.planning.rules import NETWORKS, NORMS, SCHEMES
+from autoseg.planning.rules import NORMS
 
 MIN_EDGE = 4  # voxels of the smallest feature map, along axes that are halved. Source: nnU-Net v2, UNet_featuremap_min_edge_length
 
@@ -126,9 +128,9 @@ def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
         yield "patch, strides and kernels of 2d must be 1 along the first axis"
     yield from _edges(c)
     chosen = [
-        ("network", c.network, NETWORKS),
+        ("network", c.network, ARCHITECTURES),
         ("norm", c.norm, NORMS),
-        *(("normalization", scheme, SCHEMES) for scheme in c.normalization),
+        *(("normalization", scheme, NORMALIZATIONS) for scheme in c.normalization),
     ]
     for key, choice, allowed in chosen:
         if choice not in allowed:

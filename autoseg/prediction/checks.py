@@ -9,12 +9,12 @@ from autoseg.cases import Channel
 from autoseg.errors import UnreadableFile
 from autoseg.fingerprint import ChannelIntensities, Fingerprint
 from autoseg.images import Image
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
 
 SPACING_TOLERANCE = 1.5  # times finer than the finest training scan, or coarser than the coarsest, along an axis
 PLANNED_TOLERANCE = 3.0  # the same against the planned spacing, where the training scans are not known
 FEWEST_FAMILIAR = 0.005  # share of the voxels of an absolute channel that must lie in the training's foreground range
-ABSOLUTE = ("ct", "rgb_0_1", "none")  # normalisations that rely on the numbers themselves
 
 
 def unusual(image: Image, plan: Plan, configuration: Configuration, fingerprint: Fingerprint | None) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def _unusual_intensities(channel: Channel, array: NDArray[np.generic], scheme: s
         )
     if low == high:
         return [f"channel '{channel.name}' has the same value everywhere ({low:g})"]
-    if scheme not in ABSOLUTE:
+    if not NORMALIZATIONS[scheme].absolute:
         return []
     familiar = np.mean((sample >= known.percentile_00_5) & (sample <= known.percentile_99_5))
     if familiar < FEWEST_FAMILIAR:

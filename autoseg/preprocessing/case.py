@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from autoseg.errors import PlanMismatch
 from autoseg.geometry import Affine, Axes, Box, Shape, Spacing, inverse_axes, permuted, resampled_shape
 from autoseg.images import Image
+from autoseg.normalization import NORMALIZATIONS, normalize
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.crop import crop, mark_outside, split_outside
-from autoseg.preprocessing.normalization import normalize
 from autoseg.preprocessing.resampling import anisotropic_axis, resample_image, resample_labels
 
 
@@ -131,7 +131,7 @@ def preprocess_case(image: Image, label_classes: NDArray[Any] | None, *, plan: P
     cropped, inside, box = crop(turned)
     geometry = _geometry(image, plan, configuration, box)
     apart = geometry.anisotropic_axis
-    masked = "zscore_mask" in configuration.normalization
+    masked = any(NORMALIZATIONS[scheme].masked for scheme in configuration.normalization)
     result = np.empty((len(cropped), *geometry.shape), dtype=np.float32)
     steps: list[float | None] = []
     for channel, out, scheme, intensities in zip(cropped, result, configuration.normalization, plan.intensities, strict=True):

@@ -41,6 +41,7 @@ from autoseg.cases import Case, Dataset, load_classes, load_image
 from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.blocks import forget_open_files, read_box
 from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
@@ -232,7 +233,9 @@ class _Recipe:
             "planar": configuration.planar,
             "spacing": list(configuration.spacing[1:] if configuration.planar else configuration.spacing),
             "normalization": list(normal),
-            "intensities": [vars(i) if scheme == "ct" else None for scheme, i in zip(normal, plan.intensities, strict=True)],
+            "intensities": [
+                vars(i) if NORMALIZATIONS[scheme].dataset_intensities else None for scheme, i in zip(normal, plan.intensities, strict=True)
+            ],
             "labels": {key: value for key, value in labels.items() if key != "pairs"},
         }
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from autoseg.labels import Labels
 from autoseg.networks.inputs import one_hot
+from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training import augmentation, cascade
 from autoseg.training.augmentation import Spatial
@@ -72,7 +73,7 @@ class BatchLoader:
         self._plan, self._configuration, self._settings = plan, configuration, settings
         self._seed, self._device, self._previous = seed, device, previous
         self._mirroring = plan.mirroring.within(configuration.patch_size)
-        self._masked_channels = [i for i, scheme in enumerate(configuration.normalization) if scheme == "zscore_mask"]
+        self._masked_channels = [i for i, scheme in enumerate(configuration.normalization) if NORMALIZATIONS[scheme].masked]
         self._annotated = _annotation_table(cases, plan.labels)
         self._reader = None if self.in_memory and device.type == "cpu" else _Reader(self._read)
         self.waited = 0.0  # seconds spent waiting for patches

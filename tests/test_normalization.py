@@ -10,7 +10,7 @@ import pytest
 
 from autoseg.errors import SettingsError
 from autoseg.fingerprint import ChannelIntensities
-from autoseg.preprocessing.normalization import normalize
+from autoseg.normalization import normalize
 
 CT = ChannelIntensities(mean=10.5, median=0, std=33.25, min=0, max=0, percentile_00_5=-40.0, percentile_99_5=77.0)
 

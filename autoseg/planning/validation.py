@@ -13,8 +13,6 @@ from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, P
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.rules import NORMS
 
-MIN_EDGE = 4  # voxels of the smallest feature map, along axes that are halved. Source: nnU-Net v2, UNet_featuremap_min_edge_length
-
 
 def validate_plan(
     plan: Plan, *, machine: Machine | None = None, footprint: Callable[[Configuration, int, int], Footprint] | None = None
@@ -147,11 +145,9 @@ def _edges(c: Configuration) -> Iterator[str]:
                 f"patch_size {list(c.patch_size)}: {edge} is not divisible by {factor}, the product of the strides along axis {axis}; "
                 f"{near} is"
             )
-        elif factor > 1 and edge // factor < MIN_EDGE:
-            yield (
-                f"patch_size {list(c.patch_size)}: along axis {axis} the smallest feature map has {edge // factor} voxels, at least "
-                f"{MIN_EDGE} are needed; make the patch {MIN_EDGE * factor}, or halve it fewer times"
-            )
+    lowest = [edge // math.prod(stride[axis] for stride in c.strides) for axis, edge in enumerate(c.patch_size)]
+    if c.stages > 1 and math.prod(lowest) <= 1:
+        yield f"patch_size {list(c.patch_size)}: the smallest feature map is a single voxel; make the patch larger, or halve it fewer times"
 
 
 def check_memory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ def test_a_larger_batch_and_a_patch_that_divides_are_fine():
     ("changes", "said"),
     [
         ({"patch_size": (42, 56, 40)}, "42 is not divisible by 8.*; 40 is"),
-        ({"patch_size": (16, 56, 40)}, "the smallest feature map has 2 voxels.*make the patch 32"),
+        ({"patch_size": (8, 8, 8)}, "the smallest feature map is a single voxel"),
         ({"batch_size": 0}, "at least 1"),
         ({"patch_size": (40.5, 56, 40)}, "whole numbers"),
         ({"features_per_stage": (16, 32, 64)}, "features_per_stage has 3 entries, 4 are needed"),
@@ -121,3 +122,12 @@ def test_a_flip_that_mixes_left_and_right_labels_is_refused(changes, said):
 def test_every_channel_needs_its_intensities():
     with pytest.raises(SettingsError, match="intensities has 0 entries, one per channel is needed: 1"):
         validate_plan(replace(PLAN, intensities=()))
+
+
+def test_the_shortest_edge_is_the_presets_alone():
+    """A preset that halves down to two voxels plans something that can be trained."""
+    small = make_fingerprint([(12, 16, 12)] * 20, [(1.0, 1.0, 1.0)] * 20)
+    plan = make_plan(small, preset=preset("default", "topology.min_edge=2"), machine=CPU)
+    c = plan.configuration("3d_fullres")
+    assert min(edge // math.prod(stride[axis] for stride in c.strides) for axis, edge in enumerate(c.patch_size)) < 4
+    validate_plan(plan)

@@ -210,9 +210,10 @@ def _find(kind: str, name_or_path: str | Path, *, beside: Path | None = None) ->
         return path.resolve()
     known = planner_names() if kind == "planners" else recipe_names()
     what = "planner" if kind == "planners" else "recipe"
-    close = nearest(name_or_path, known)
-    hint = f"did you mean '{close}'? " if close else ""
-    refuse_unknown([name_or_path], known, what=what, fix=f"{hint}A {what} of your own is given as a file that ends in .toml")
+    if name_or_path not in known:
+        close = nearest(name_or_path, known)
+        hint = f"did you mean '{close}'? " if close else ""
+        refuse_unknown([name_or_path], known, what=what, fix=f"{hint}A {what} of your own is given as a file that ends in .toml")
     return (folder(kind) / f"{name_or_path}.toml").resolve()
 
 

@@ -317,7 +317,7 @@ def channels_of_most(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[
             continue
         with contextlib.suppress(AutosegError):  # what cannot be read is reported by the check, case by case
             header = images.read_header(case.images[0])
-            many = ("R", "G", "B") if header.channels == 3 and not header.stored.placed else None
+            many = ("R", "G", "B") if header.channels == 3 and not header.stored.has_position else None
             kinds[many or tuple(f"channel {index}" for index in range(header.channels)) if header.channels > 1 else ("image",)] += 1
     return channels_from(kinds.most_common(1)[0][0] if kinds else ("image",))
 

@@ -177,7 +177,7 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
     if image is None:
         return label
     try:
-        if image.stored and label.stored and image.stored.placed != label.stored.placed:  # then positions mean nothing
+        if image.stored and label.stored and image.stored.has_position != label.stored.has_position:  # then positions mean nothing
             paired = load_label(case, path, like=image)
             faults += _grid_notes(case, path, label, paired)
             return paired

@@ -84,7 +84,7 @@ def _of_image(data: CaseData) -> dict[str, Any]:
     return {
         "shape": first.shape,
         "spacing": first.spacing,
-        "placed": first.stored is None or first.stored.placed,
+        "placed": first.stored is None or first.stored.has_position,
         "minima": tuple(low for part in data.parts for low, _ in part.finite),
         "maxima": tuple(high for part in data.parts for _, high in part.finite),
         "image_hash": "".join(f"{part.number}:{text} " for part, text in zip(data.parts, hashes, strict=True)),

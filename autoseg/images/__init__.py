@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from autoseg import files
 from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Affine, Orientation, Shape, orientation_of, reorient, undo_reorient
-from autoseg.images import dicom, gipl, grids, gzipped, metaimage, nifti, nrrd, planar, pretenders, tiff
+from autoseg.images import dicom, grids, gzipped, metaimage, nifti, nrrd, planar, signatures, tiff
+from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.label_values import as_label_values
-from autoseg.images.turning import contiguous
-from autoseg.images.values import Header, Image, Raw, Stored
+from autoseg.images.types import Header, Image, Stored, StoredImage
 
 __all__ = [
     "SUFFIXES",
@@ -48,7 +48,7 @@ class _Format:
     """One file format: its suffixes and its two doors."""
 
     suffixes: tuple[str, ...]
-    read: Callable[[Path, bool, bool], Raw]  # path, voxels, label
+    read: Callable[[Path, bool, bool], StoredImage]  # path, voxels, label
     write: Callable[[_Order], None] | None  # None: read only
 
 
@@ -79,11 +79,6 @@ _FORMATS: dict[str, _Format] = {
         suffixes=(".mha", ".mhd"),
         read=lambda path, voxels, label: metaimage.read(path, voxels=voxels),
         write=lambda order: metaimage.write(order.path, order.array, affine=order.affine, header=order.header),
-    ),
-    "gipl": _Format(
-        suffixes=(".gipl", ".gipl.gz"),
-        read=lambda path, voxels, label: gipl.read(path, voxels=voxels),
-        write=lambda order: gipl.write(order.path, order.array, affine=order.affine, header=order.header),
     ),
     "planar": _Format(
         suffixes=(".png", ".bmp", ".jpg", ".jpeg"),
@@ -218,8 +213,8 @@ def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
         return _canonical(raw)
     image = _canonical(raw, orientation=_orientation_on(raw, like))
     require_same_grid(like, image, kinds=("image", "label"))
-    if like.stored is not None and raw.placed != like.stored.placed and orientation_of(raw.affine) != like.stored.orientation:
-        silent = "image" if raw.placed else "label"
+    if like.stored is not None and raw.has_position != like.stored.has_position and orientation_of(raw.affine) != like.stored.orientation:
+        silent = "image" if raw.has_position else "label"
         image = replace(image, notes=(*image.notes, f"the {silent}'s file stores no position: image and label were paired voxel by voxel"))
     return replace(image, affine=like.affine)
 
@@ -312,7 +307,7 @@ def from_memory(array: NDArray[Any], affine: NDArray[Any], *, channels: int = 1)
     shape: Shape = turned.shape[1:]  # type: ignore[assignment]
     usable, notes = grids.usable_affine(affine[:, [2, 1, 0, 3]], shape, path=None)
     turned = turned.astype(turned.dtype.newbyteorder("="), copy=False)
-    raw = Raw(
+    raw = StoredImage(
         format="memory", path=None, shape=shape, channels=turned.shape[0], dtype=turned.dtype, affine=usable,
         array=turned, header=array.ndim, notes=notes,
     )  # fmt: skip
@@ -334,7 +329,7 @@ def to_memory(array: NDArray[Any], *, like: Image) -> NDArray[Any]:
     return np.ascontiguousarray(turned)
 
 
-def _raw(path: Path, *, voxels: bool, label: bool) -> Raw:
+def _raw(path: Path, *, voxels: bool, label: bool) -> StoredImage:
     """Find the format and read."""
     if not path.exists():
         raise MissingPath("no such file", file=path, fix="check the spelling of the path")
@@ -343,7 +338,7 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> Raw:
         return _format_of(path).read(path, voxels, label)
     except (UnreadableFile, GeometryError) as error:
         if isinstance(error, UnreadableFile):
-            pretenders.refuse(path)  # a web page or a placeholder under an image's name: then that is the news
+            signatures.refuse(path)  # a web page or a placeholder under an image's name: then that is the news
         if voxels:
             gzipped.verify(path)  # an odd header is often but a corrupt stream, and then that is the news
         raise
@@ -396,7 +391,7 @@ def _name_of(kind: _Format) -> str:
     return next(name for name, value in _FORMATS.items() if value is kind)
 
 
-def _as_image_values(raw: Raw) -> NDArray[Any]:
+def _as_image_values(raw: StoredImage) -> NDArray[Any]:
     """float64 becomes float32; all else stays.
 
     Raises
@@ -420,7 +415,7 @@ def _as_image_values(raw: Raw) -> NDArray[Any]:
     return cast
 
 
-def _canonical(raw: Raw, *, orientation: Orientation | None = None) -> Image:
+def _canonical(raw: StoredImage, *, orientation: Orientation | None = None) -> Image:
     """Turn an array as stored to the canonical orientation, or to a given one."""
     assert raw.array is not None
     orientation = orientation or orientation_of(raw.affine)
@@ -432,9 +427,15 @@ def _canonical(raw: Raw, *, orientation: Orientation | None = None) -> Image:
     )
 
 
-def _stored(raw: Raw, orientation: Orientation) -> Stored:
+def _stored(raw: StoredImage, orientation: Orientation) -> Stored:
     return Stored(
-        format=raw.format, orientation=orientation, shape=raw.shape, affine=raw.affine, header=raw.header, path=raw.path, placed=raw.placed
+        format=raw.format,
+        orientation=orientation,
+        shape=raw.shape,
+        affine=raw.affine,
+        header=raw.header,
+        path=raw.path,
+        has_position=raw.has_position,
     )
 
 
@@ -445,9 +446,9 @@ def _read_onto(path: Path, first: Image) -> Image:
     return _canonical(raw, orientation=_orientation_on(raw, first))
 
 
-def _orientation_on(raw: Raw, like: Image | Header) -> Orientation | None:
+def _orientation_on(raw: StoredImage, like: Image | Header) -> Orientation | None:
     """How to turn an array as stored onto the grid of another: by its position, or, where one of the two has none, voxel by voxel."""
-    if raw.placed and (like.stored is None or like.stored.placed):
+    if raw.has_position and (like.stored is None or like.stored.has_position):
         return grids.aligned(raw.affine, raw.shape, to=like.affine)
     return None if like.stored is None else like.stored.orientation
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autoseg.errors import GeometryError, MissingPath, UnreadableFile
 from autoseg.geometry import Affine, Shape
 from autoseg.images.grids import usable_affine
-from autoseg.images.values import Raw
+from autoseg.images.types import StoredImage
 
 IRREGULAR = 0.05  # of the median distance between slices: positions are written with two or three decimals
 SAME_PLACE = 0.01  # mm
@@ -47,7 +47,7 @@ class _Slice:
     affine: Affine  # (x, y, z, 1) -> LPS
 
 
-def read(path: Path, *, voxels: bool = True) -> Raw:
+def read(path: Path, *, voxels: bool = True) -> StoredImage:
     """A DICOM series as stored, slices sorted by position, axes in our order.
 
     Parameters
@@ -78,7 +78,7 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
     array = _voxels(files) if voxels else None
     if array is not None and slices[0].channels in (2, 4):
         array, notes = array[:-1], (*notes, "the alpha channel was dropped")
-    return Raw(
+    return StoredImage(
         format="dicom",
         path=path,
         shape=shape,

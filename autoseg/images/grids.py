@@ -26,7 +26,7 @@ from autoseg.geometry import (
     reoriented_affine,
     spacing_of,
 )
-from autoseg.images.values import Header, Image
+from autoseg.images.types import Header, Image
 
 TOLERANCE = 0.001  # voxels, anywhere in the volume; a float32 header of a scanner-sized volume is good to about 0.0001
 MENDED_ANGLE = 1.0  # degrees; headers rounded to a few decimals miss by up to about 0.1, gantry tilts begin at several
@@ -206,7 +206,7 @@ def _orthogonal(affine: Affine) -> tuple[Affine, float]:
 
 
 def _placed(item: Image | Header) -> bool:
-    return item.stored is None or item.stored.placed
+    return item.stored is None or item.stored.has_position
 
 
 def _row(item: Image | Header) -> str:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape
-from autoseg.images import bodies
+from autoseg.images import voxel_data
+from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import usable_affine
-from autoseg.images.turning import contiguous
-from autoseg.images.values import Raw
+from autoseg.images.types import StoredImage
 
 _KINDS = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4",
@@ -32,7 +32,7 @@ _DIRECTIONS = ("TransformMatrix", "Rotation", "Orientation")
 _SPACING = ("ElementSpacing", "ElementSize")
 
 
-def read(path: Path, *, voxels: bool = True) -> Raw:
+def read(path: Path, *, voxels: bool = True) -> StoredImage:
     """One MetaImage as stored, axes in our order.
 
     Raises
@@ -44,7 +44,7 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
     sizes = _integers(fields, "DimSize", path)
     if fields.get("NDims", str(len(sizes))) != str(len(sizes)) or not 2 <= len(sizes) <= 4 or min(sizes) < 1:
         raise _damaged(path, f"NDims {fields.get('NDims')}, DimSize {fields.get('DimSize')}", "2 to 4 axes with at least one voxel each")
-    samples = bodies.integer(fields.get("ElementNumberOfChannels", "1"), path)
+    samples = voxel_data.integer(fields.get("ElementNumberOfChannels", "1"), path)
     frames = sizes[3] if len(sizes) == 4 else 1
     if samples < 1 or (samples > 1 and frames > 1):
         raise GeometryError(
@@ -57,18 +57,18 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
         raise _damaged(path, f"ElementType {kind!r}", ", ".join(_NAMES.values()))
     big = any(fields.get(key, "").lower() in ("true", "1") for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
     dtype = np.dtype((">" if big else "<") + _KINDS[kind])
-    affine, placed = _affine(fields, len(sizes), path)
+    affine, has_position = _affine(fields, len(sizes), path)
     usable, notes = usable_affine(affine, spatial, path=path)
-    if not placed:
+    if not has_position:
         notes = (*notes, "no spacing is stored; 1 mm was taken")
     array = None
     if voxels:
         flat = _body(path, fields, offset=offset, size=math.prod(sizes) * samples * dtype.itemsize).view(dtype)
         flat = flat.astype(dtype.newbyteorder("="), copy=False)
         array = flat.reshape(frames, *spatial) if samples == 1 else np.moveaxis(flat.reshape(*spatial, samples), -1, 0)
-    return Raw(
+    return StoredImage(
         format="metaimage", path=path, shape=spatial, channels=max(frames, samples), dtype=dtype.newbyteorder("="), affine=usable,
-        array=array, header=fields, notes=notes, placed=placed,
+        array=array, header=fields, notes=notes, has_position=has_position,
     )  # fmt: skip
 
 
@@ -97,14 +97,14 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: Mapping[st
     with open(path, "wb") as file:
         text = "".join(f"{key} = {value}\n" for key, value in lines.items())
         file.write(text.encode())
-        count = bodies.deflate(file, stored, wbits=15)
+        count = voxel_data.deflate(file, stored, wbits=15)
         file.seek(text.index("CompressedDataSize = ") + len("CompressedDataSize = "))
         file.write(str(count).ljust(20).encode())  # the blanks left for it
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:
     """The header's fields, and where the voxels begin."""
-    text = bodies.head(path)
+    text = voxel_data.head(path)
     fields: dict[str, str] = {}
     place = 0
     while True:
@@ -126,12 +126,12 @@ def _body(path: Path, fields: Mapping[str, str], *, offset: int, size: int) -> N
         raise _damaged(path, "voxels written as text", "binary voxels")
     name = fields["ElementDataFile"]
     local = name.upper() == "LOCAL"
-    source = path if local else bodies.beside(path, name)
+    source = path if local else voxel_data.beside(path, name)
     start = offset if local else 0
-    header_size = bodies.integer(fields.get("HeaderSize", "0"), path)
+    header_size = voxel_data.integer(fields.get("HeaderSize", "0"), path)
     if fields.get("CompressedData", "False").lower() == "true":
-        return bodies.deflated(source, offset=start + max(0, header_size), size=size)
-    return bodies.raw(source, offset=-1 if header_size < 0 else start + header_size, size=size)
+        return voxel_data.deflated(source, offset=start + max(0, header_size), size=size)
+    return voxel_data.raw(source, offset=-1 if header_size < 0 else start + header_size, size=size)
 
 
 @np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
@@ -183,14 +183,14 @@ def _text(values: NDArray[np.float64]) -> str:
 def _numbers(fields: Mapping[str, str], key: str | None, default: list[float], path: Path) -> NDArray[np.float64]:
     if key is None:
         return np.array(default)
-    values = [bodies.number(text, path) for text in fields[key].split()]
+    values = [voxel_data.number(text, path) for text in fields[key].split()]
     if len(values) != len(default):
         raise _damaged(path, f"{key} = {fields[key]}", f"{len(default)} numbers")
     return np.array(values)
 
 
 def _integers(fields: Mapping[str, str], key: str, path: Path) -> list[int]:
-    values = [bodies.integer(text, path) for text in fields.get(key, "").split()]
+    values = [voxel_data.integer(text, path) for text in fields.get(key, "").split()]
     if not values:
         raise _damaged(path, f"{key} = {fields.get(key)}", "integers")
     return values

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape, corner_distance
 from autoseg.images import gzipped
+from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import usable_affine
-from autoseg.images.turning import contiguous
-from autoseg.images.values import Raw
+from autoseg.images.types import StoredImage
 
 _KINDS: dict[int, str] = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8", 128: "3u1", 2304: "4u1",
@@ -52,7 +52,7 @@ SPARE = 4095  # bytes behind the voxels that are taken for padding; and always l
 _SLAB = 1 << 22  # voxels at a time where types are converted
 
 
-def read(path: Path, *, voxels: bool = True, exact: bool = False) -> Raw:
+def read(path: Path, *, voxels: bool = True, exact: bool = False) -> StoredImage:
     """One NIfTI file as stored, axes in our order.
 
     Parameters
@@ -90,7 +90,7 @@ def read(path: Path, *, voxels: bool = True, exact: bool = False) -> Raw:
                 array = flat.reshape(channels, *shape)
     if samples == 4:
         notes = (*notes, "the alpha channel was dropped")
-    return Raw(
+    return StoredImage(
         format="nifti", path=path, shape=shape, channels=min(samples, 3) if samples > 1 else channels,
         dtype=dtype, affine=affine, array=array, header=header, notes=notes,
     )  # fmt: skip

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape
-from autoseg.images import bodies
+from autoseg.images import voxel_data
+from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import usable_affine
-from autoseg.images.turning import contiguous
-from autoseg.images.values import Raw
+from autoseg.images.types import StoredImage
 
 _KINDS = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -45,7 +45,7 @@ _SPATIAL_KINDS = ("domain", "space")
 _DEFLATED = ("gzip", "gz")
 
 
-def read(path: Path, *, voxels: bool = True) -> Raw:
+def read(path: Path, *, voxels: bool = True) -> StoredImage:
     """One NRRD as stored, axes in our order.
 
     Raises
@@ -54,7 +54,7 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
     GeometryError : not 2 or 3 spatial axes, no usable spacing
     """
     fields, offset = _fields(path)
-    sizes = [bodies.integer(text, path) for text in fields.get("sizes", "").split()]
+    sizes = [voxel_data.integer(text, path) for text in fields.get("sizes", "").split()]
     if fields.get("dimension") != str(len(sizes)) or not sizes or min(sizes) < 1:
         raise _damaged(
             path, f"dimension {fields.get('dimension')}, sizes {fields.get('sizes')}", "as many sizes as dimensions, all positive"
@@ -66,7 +66,7 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
     spatial, other = _axes(fields, sizes, path)
     shape: Shape = tuple(sizes[axis] for axis in spatial[::-1])  # type: ignore[assignment]
     shape = (1, *shape) if len(shape) == 2 else shape  # type: ignore[assignment]
-    affine, placed, notes = _affine(fields, spatial, path)
+    affine, has_position, notes = _affine(fields, spatial, path)
     usable, mended = usable_affine(affine, shape, path=path)
     array = None
     if voxels:
@@ -75,9 +75,10 @@ def read(path: Path, *, voxels: bool = True) -> Raw:
         last = len(sizes) - 1
         whole = whole.transpose([*(last - axis for axis in other), *(last - axis for axis in spatial[::-1])])
         array = whole.reshape(-1, *shape)
-    return Raw(
+    return StoredImage(
         format="nrrd", path=path, shape=shape, channels=math.prod(sizes[axis] for axis in other), dtype=dtype.newbyteorder("="),
-        affine=usable, array=array, header=fields | {"_spatial": " ".join(map(str, spatial))}, notes=(*notes, *mended), placed=placed,
+        affine=usable, array=array, header=fields | {"_spatial": " ".join(map(str, spatial))},
+        notes=(*notes, *mended), has_position=has_position,
     )  # fmt: skip
 
 
@@ -109,12 +110,12 @@ def write(path: Path, array: NDArray[Any], *, affine: Affine, header: Mapping[st
     lines |= {"space origin": fields["space origin"]} if "space origin" in fields else {}
     with open(path, "wb") as file:
         file.write(("NRRD0004\n" + "".join(f"{key}: {value}\n" for key, value in lines.items()) + "\n").encode())
-        bodies.deflate(file, contiguous(array).astype("<" + kind, copy=False), wbits=31)
+        voxel_data.deflate(file, contiguous(array).astype("<" + kind, copy=False), wbits=31)
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:
     """The header's fields, names in lower case, and where the voxels begin."""
-    text = bodies.head(path)
+    text = voxel_data.head(path)
     if not text.startswith(b"NRRD000"):
         raise _damaged(path, f"first bytes {text[:8]!r}", "'NRRD000'")
     fields: dict[str, str] = {}
@@ -168,7 +169,7 @@ def _affine(fields: Mapping[str, str], spatial: Sequence[int], path: Path) -> tu
     directions = _directions(fields, path)
     affine = np.eye(4)
     notes: tuple[str, ...] = ()
-    placed = True
+    has_position = True
     if directions:
         for column, axis in enumerate(spatial):
             vector = directions[axis]
@@ -180,20 +181,20 @@ def _affine(fields: Mapping[str, str], spatial: Sequence[int], path: Path) -> tu
             across = np.cross(affine[:3, 0], affine[:3, 1])
             affine[:3, 2] = across / max(float(np.linalg.norm(across)), 1e-12)  # 1 mm across the single slice
     elif "spacings" in fields:
-        spacings = [bodies.number(text, path) for text in fields["spacings"].split()]
+        spacings = [voxel_data.number(text, path) for text in fields["spacings"].split()]
         if len(spacings) <= max(spatial):
             raise _damaged(path, f"spacings {fields['spacings']}", "one per axis")
         affine[: len(spatial), : len(spatial)] = np.diag([spacings[axis] for axis in spatial])
     else:
-        placed, notes = False, ("no spacing is stored; 1 mm was taken",)
+        has_position, notes = False, ("no spacing is stored; 1 mm was taken",)
     origin = _vector(fields["space origin"], path) if "space origin" in fields else None
     if origin is not None:
         affine[: min(3, len(origin)), 3] = origin[:3]
     space = re.sub(r"-time$", "", fields.get("space", "").lower()).removesuffix("t" if len(fields.get("space", "")) == 4 else "\0")
-    if placed and space not in _SPACES:
+    if has_position and space not in _SPACES:
         notes = (*notes, "the header does not name its space; left-posterior-superior was taken")
     affine[:3] = np.diag(_SPACES.get(space, (-1, -1, 1))) @ affine[:3]
-    return affine[:, [2, 1, 0, 3]] + 0.0, placed, notes
+    return affine[:, [2, 1, 0, 3]] + 0.0, has_position, notes
 
 
 def _directions(fields: Mapping[str, str], path: Path) -> list[list[float] | None]:
@@ -204,21 +205,21 @@ def _directions(fields: Mapping[str, str], path: Path) -> list[list[float] | Non
 
 
 def _vector(text: str, path: Path) -> list[float]:
-    return [bodies.number(word, path) for word in text.strip().strip("()").split(",")]
+    return [voxel_data.number(word, path) for word in text.strip().strip("()").split(",")]
 
 
 def _body(path: Path, fields: Mapping[str, str], *, offset: int, size: int) -> NDArray[np.uint8]:
     encoding = fields.get("encoding", "").lower()
-    skip = bodies.integer(fields.get("byte skip", fields.get("byteskip", "0")), path)
+    skip = voxel_data.integer(fields.get("byte skip", fields.get("byteskip", "0")), path)
     if encoding not in ("raw", *_DEFLATED) or fields.get("line skip", fields.get("lineskip", "0")) != "0" or (skip and encoding != "raw"):
         raise _damaged(
             path, f"encoding {encoding!r}, line skip {fields.get('line skip', 0)}, byte skip {skip}", "raw or gzip, nothing skipped"
         )
     name = fields.get("data file", fields.get("datafile"))
-    source, start = (path, offset) if name is None else (bodies.beside(path, name), 0)
+    source, start = (path, offset) if name is None else (voxel_data.beside(path, name), 0)
     if encoding in _DEFLATED:
-        return bodies.deflated(source, offset=start, size=size)
-    return bodies.raw(source, offset=-1 if skip < 0 else start + skip, size=size)
+        return voxel_data.deflated(source, offset=start, size=size)
+    return voxel_data.raw(source, offset=-1 if skip < 0 else start + skip, size=size)
 
 
 def _placing_of(header: Mapping[str, str]) -> dict[str, str]:

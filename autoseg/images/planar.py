@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from autoseg.errors import LabelError, MissingPath, UnreadableFile
 from autoseg.geometry import affine_from_spacing
-from autoseg.images.values import Raw
+from autoseg.images.types import StoredImage
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _BEST_RATIO = 1032  # deflate cannot shrink further
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read(path: Path, *, voxels: bool = True, label: bool = False) -> Raw:
+def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
     """A planar image `(c, 1, y, x)`.
 
     Parameters
@@ -63,9 +63,9 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> Raw:
         notes = (*notes, "JPEG alters label values at every border: keep label maps as PNG")
     array = np.moveaxis(array, -1, 0)[:, None]  # (c, 1, y, x)
     shape = (1, array.shape[2], array.shape[3])
-    return Raw(
+    return StoredImage(
         format="planar", path=path, shape=shape, channels=array.shape[0], dtype=array.dtype, affine=affine_from_spacing((1, 1, 1)),
-        array=array if voxels else None, notes=notes, placed=False,
+        array=array if voxels else None, notes=notes, has_position=False,
     )  # fmt: skip
 
 

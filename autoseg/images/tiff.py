@@ -21,16 +21,16 @@ from autoseg import files
 from autoseg.errors import GeometryError, LabelError, MissingPath, UnreadableFile
 from autoseg.geometry import Affine, Shape, affine_from_spacing, spacing_of
 from autoseg.images import planar
+from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import usable_affine
-from autoseg.images.turning import contiguous
-from autoseg.images.values import Raw
+from autoseg.images.types import StoredImage
 
 _SLICES = "ZQIT"  # letters under which tifffile reports a stack's axis
 _BROKEN = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError, struct.error, zlib.error, OverflowError)
 _BEST_RATIO = 1032 * 8  # of deflate, applied to one-bit pixels
 
 
-def read(path: Path, *, voxels: bool = True, label: bool = False) -> Raw:
+def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
     """One TIFF as `(c, z, y, x)`.
 
     Parameters
@@ -68,9 +68,9 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> Raw:
     if array is not None and array.dtype == np.bool_:
         array = array.astype(np.uint8)
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
-    return Raw(
+    return StoredImage(
         format="tiff", path=path, shape=spatial, channels=channels, dtype=dtype, affine=affine,
-        array=None if array is None else array.astype(dtype, copy=False), notes=(*notes, *more), placed=spacing is not None,
+        array=None if array is None else array.astype(dtype, copy=False), notes=(*notes, *more), has_position=spacing is not None,
         header={"spacing": spacing},
     )  # fmt: skip
 

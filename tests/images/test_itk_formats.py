@@ -1,4 +1,4 @@
-"""NRRD, MetaImage and GIPL: every orientation, every damage; SimpleITK is the oracle of what a file means."""
+"""NRRD and MetaImage: every orientation, every damage; SimpleITK is the oracle of what a file means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autoseg import images
-from autoseg.errors import AutosegError, GeometryError, MissingPath, UnreadableFile
+from autoseg.errors import AutosegError, MissingPath, UnreadableFile
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -87,12 +87,10 @@ def test_an_image_without_an_input_is_written_for_other_tools(tmp_path: Path, su
         np.testing.assert_allclose(theirs.GetSpacing(), (0.7, 0.9, 2.5), atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd", ".nii.gz"])
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32, np.float64])
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_type_is_read_as_simpleitk_reads_it(tmp_path: Path, suffix, kind, packed) -> None:
-    if suffix == ".gipl" and kind in (np.int32, np.uint32):
-        pytest.skip("SimpleITK does not write 32-bit integers as GIPL")
     array = (np.arange(4 * 5 * 6).reshape(6, 5, 4) % 120).astype(kind)
     source = sitk.GetImageFromArray(array)
     source.SetSpacing((0.5, 1.5, 2.5))
@@ -121,26 +119,6 @@ def test_interleaved_channels_and_planes_are_read(tmp_path: Path, suffix) -> Non
     assert sitk.ReadImage(tmp_path / f"c{suffix}").GetSpacing() == (0.3, 0.4)
 
 
-def test_gipl_labels_keep_the_header_of_their_image(tmp_path: Path) -> None:
-    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
-    source = sitk.GetImageFromArray(array)
-    source.SetSpacing((0.5, 1.5, 2.5))
-    source.SetOrigin((1, 2, 3))
-    for name in ("a.gipl", "a.gipl.gz"):
-        sitk.WriteImage(source, tmp_path / name)
-        image = images.read(tmp_path / name)
-        images.write_label(tmp_path / f"label_{name}", image.array[0], like=image)
-        back = sitk.ReadImage(tmp_path / f"label_{name}")
-        assert np.array_equal(sitk.GetArrayFromImage(back), array)
-        assert back.GetSpacing() == sitk.ReadImage(tmp_path / name).GetSpacing() and back.GetOrigin() == (1, 2, 3)
-    images.write_image(tmp_path / "b.gipl", image.array, affine=image.affine)
-    assert np.array_equal(images.read(tmp_path / "b.gipl").array, image.array)
-    np.testing.assert_allclose(images.read(tmp_path / "b.gipl").affine, image.affine)
-    array, affine = patient()
-    with pytest.raises(GeometryError, match="no directions"):
-        images.write_image(tmp_path / "c.gipl", array.T[None], affine=affine[:, [2, 1, 0, 3]])
-
-
 def written(folder: Path, suffix: str, *, packed: bool = True) -> Path:
     array = np.random.default_rng(0).integers(0, 50, (12, 13, 14)).astype(np.int16)
     path = folder / f"a{suffix}"
@@ -148,7 +126,7 @@ def written(folder: Path, suffix: str, *, packed: bool = True) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".gipl", ".gipl.gz"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("cut", [0.3, 0.7, 0.999])
 def test_a_truncated_file_is_always_detected(tmp_path: Path, suffix, packed, cut) -> None:
@@ -159,11 +137,11 @@ def test_a_truncated_file_is_always_detected(tmp_path: Path, suffix, packed, cut
         images.read(path)
 
 
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".gipl.gz"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_flipped_bytes_in_a_packed_body_are_always_detected(tmp_path: Path, suffix) -> None:
     path = written(tmp_path, suffix)
     data = path.read_bytes()
-    begin = {".gipl.gz": 0, ".mha": data.find(b"LOCAL") + 6, ".nrrd": data.find(b"\n\n") + 2}[suffix]
+    begin = {".mha": data.find(b"LOCAL") + 6, ".nrrd": data.find(b"\n\n") + 2}[suffix]
     begin += 0 if suffix == ".mha" else 10  # behind the time stamp in gzip's header, which means nothing
     for place in (*range(begin, len(data), 17), len(data) - 1, len(data) - 3):
         broken = bytearray(data)
@@ -240,6 +218,6 @@ def test_a_label_and_an_image_without_position_are_paired_voxel_by_voxel(tmp_pat
     head = re.sub(rb"\nspace[^\n]*", b"", head)
     (tmp_path / "image.nrrd").write_bytes(head + b"\n\n" + body)
     image = images.read(tmp_path / "image.nrrd")
-    assert image.stored is not None and not image.stored.placed
+    assert image.stored is not None and not image.stored.has_position
     label = images.read_label(tmp_path / "label.nrrd", like=image)
     assert np.array_equal(label.array, image.array), "as stored, whatever the label's header says of its place"

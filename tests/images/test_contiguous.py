@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from autoseg.images.turning import contiguous
+from autoseg.images.contiguous import contiguous
 
 
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))

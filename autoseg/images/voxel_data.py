@@ -1,4 +1,4 @@
-"""The voxels behind a text header: raw or deflated, in the file itself or in one beside it. For NRRD, MetaImage and GIPL.
+"""The voxels behind a text header: raw or deflated, in the file itself or in one beside it. For NRRD and MetaImage.
 
 The other readers of these formats accept a deflated body that ends early or fails its checksum, so the bytes are unpacked here:
 whole, checked, and never more memory than the file can fill.
@@ -125,7 +125,7 @@ def deflated(path: Path, *, offset: int, size: int) -> NDArray[np.uint8]:
 
 def deflate(file: Any, array: NDArray[Any], *, wbits: int) -> int:
     """Write an array's bytes as one zlib (`wbits` 15) or gzip (31) stream; the number of bytes written."""
-    from autoseg.images.turning import contiguous
+    from autoseg.images.contiguous import contiguous
 
     stream = _zlib.compressobj(1, _zlib.DEFLATED, wbits)
     data = memoryview(contiguous(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ class Stored:
     affine: Affine  # of the stored array: its index (z, y, x, 1) -> world, mm, RAS+
     header: Any  # what the format's own module needs to write the same grid back
     path: Path | None = None  # None: it came from memory
-    placed: bool = True  # False: the format says nothing of spacing and place, 1 mm per voxel was assumed
+    has_position: bool = True  # False: the format says nothing of spacing and place, 1 mm per voxel was assumed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Header:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raw:
+class StoredImage:
     """What one format's module hands to the room: the image as stored, only the order of the axes made ours.
 
     Either `array` or, when only the header was read, None.
@@ -83,4 +83,4 @@ class Raw:
     array: NDArray[Any] | None  # (c, z, y, x), stored axes; values as the user means them (scaling applied)
     header: Any = None
     notes: tuple[str, ...] = ()
-    placed: bool = True
+    has_position: bool = True

@@ -39,7 +39,7 @@ def test_what_a_file_really_is_is_told_with_the_way_to_the_image(tmp_path: Path,
     assert caught.value.fix
 
 
-@pytest.mark.parametrize(("name", "said"), [("scan.mhd", False), ("scan.mha", False), ("scan.nhdr", False), ("scan.gipl", True)])
+@pytest.mark.parametrize(("name", "said"), [("scan.mhd", False), ("scan.mha", False), ("scan.nhdr", False), ("scan.nii", True)])
 def test_a_damaged_header_in_words_is_no_text_file(tmp_path: Path, name: str, said: bool) -> None:
     path = tmp_path / name
     path.write_text("Comment = made by hand\nObjectType = Image\nNDims = three\n")

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import measure
 
-from autoseg import metrics
-from autoseg.metrics import bootstrap_interval, confusion, lesions, mean_of_means, overlap, overlap_of, surface_distances
+from autoseg.metrics import bootstrap_interval, confusion, lesions, mean_of_means, overlap, overlap_of, surface_distances, surfaces
 
 SPACING = (3.0, 1.0, 2.0)
 
@@ -186,7 +185,7 @@ def pieces(code: int) -> list[int]:
 
 
 def test_areas_of_surface_elements_are_those_of_marching_cubes():
-    areas = metrics._element_areas((1.0, 1.0, 1.0))
+    areas = surfaces._element_areas((1.0, 1.0, 1.0))
     assert areas[0] == areas[255] == 0
     for code in range(1, 255):
         assert areas[code] == pytest.approx(areas[255 - code]), "inside and outside may change roles"
@@ -196,7 +195,7 @@ def test_areas_of_surface_elements_are_those_of_marching_cubes():
 
 
 def test_corners_that_touch_along_a_diagonal_have_surfaces_of_their_own():
-    areas = metrics._element_areas((3.0, 1.0, 2.0))
+    areas = surfaces._element_areas((3.0, 1.0, 2.0))
     several = [code for code in range(1, 255) if len(pieces(code)) > 1]
     assert len(several) > 50
     for code in several:
@@ -205,7 +204,7 @@ def test_corners_that_touch_along_a_diagonal_have_surfaces_of_their_own():
 
 def test_areas_of_flat_faces_and_corners_are_exact():
     z, y, x = 3.0, 1.0, 2.0
-    areas = metrics._element_areas((z, y, x))
+    areas = surfaces._element_areas((z, y, x))
     assert areas[0b00001111] == pytest.approx(y * x), "the lower four voxels: a face across z"
     assert areas[0b00110011] == pytest.approx(z * x)
     assert areas[0b01010101] == pytest.approx(z * y)

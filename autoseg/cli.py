@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import os
+import shutil
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ import typer
 
 from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
 from autoseg.quantities import clock, seconds
-from autoseg.version import __version__
+from autoseg.version import __version__, other_autoseg
 
 app = typer.Typer(
     name="autoseg",
@@ -49,16 +50,16 @@ class ConfigurationName(enum.StrEnum):
 DataSetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder in a known layout, or a CSV/JSON list of cases.")]
 WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="The folder that 'autoseg plan' made.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
-Workers = Annotated[str, typer.Option("--workers", metavar="N|auto", help="Processes; 0 works in this one.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON, too.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do again what is there already.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Fixes everything that is drawn at random.")]
-Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|FILE.toml", help="The layout, where it is not found by itself.")]
+Workers = Annotated[str, typer.Option("--workers", metavar="N|auto", help="Worker processes (0: main process).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Recompute existing results.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|FILE.toml", help="Layout of the data set; default: detect it.")]
 GroupRegex = Annotated[
     str | None, typer.Option("--group-regex", metavar="RE", help="Pattern whose first group, in a case's name, is the patient or site.")
 ]
-Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="CASE", help="Leave a case out; may be given again.")]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="CASE", help="Leave this case out; can be repeated.")]
 FixGeometry = Annotated[
     str | None,
     typer.Option(
@@ -68,10 +69,10 @@ FixGeometry = Annotated[
     ),
 ]
 MapLabels = Annotated[
-    list[str] | None, typer.Option("--map-labels", metavar="FROM=TO", help="A value in the files, and the label value it stands for.")
+    list[str] | None, typer.Option("--map-labels", metavar="FROM=TO", help="Replace a value in the label files; can be repeated.")
 ]
-Configuration = Annotated[ConfigurationName | None, typer.Option("--configuration", "-c", help="Default: the plan's own 3D one.")]
-Fold = Annotated[str, typer.Option("--fold", "-f", metavar="0..4|all", help="Which fold of the cross-validation.")]
+Configuration = Annotated[ConfigurationName | None, typer.Option("--configuration", "-c", help="Default: the plan's 3D configuration.")]
+Fold = Annotated[str, typer.Option("--fold", "-f", metavar="0..4|all", help="Fold of the cross-validation.")]
 
 
 @app.command()
@@ -117,13 +118,11 @@ def plan(
     dataset: Annotated[
         Path | None, typer.Argument(metavar="DATASET", help="A folder in a known layout, or a CSV/JSON list of cases.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="WORKSPACE", help="The folder to make.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="WORKSPACE", help="The folder to create.")] = None,
     fingerprint: Annotated[Path | None, typer.Option("--fingerprint", metavar="FILE", help="Plan from a fingerprint alone.")] = None,
     planner: Annotated[str, typer.Option("--planner", metavar="NAME|FILE.toml", help="Planner preset.")] = "default",
-    memory: Annotated[str | None, typer.Option("--memory", metavar="8G", help="Memory for training; default: ask the device.")] = None,
-    time_budget: Annotated[
-        str | None, typer.Option("--time-budget", metavar="10m", help="Choose a network that sees enough in this time per fold.")
-    ] = None,
+    memory: Annotated[str | None, typer.Option("--memory", metavar="8G", help="Memory for training; default: what the device has.")] = None,
+    time_budget: Annotated[str | None, typer.Option("--time-budget", metavar="10m", help="Training time per fold to plan for.")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", metavar="FILE", help="A splits.json of your own.")] = None,
     recipe: Recipe = None,
     group_regex: GroupRegex = None,
@@ -171,17 +170,19 @@ def train(
     workspace: WorkspaceArgument,
     configuration: Configuration = None,
     fold: Fold = "all",
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Length of the training; the schedule fits.")] = None,
-    time_budget: Annotated[
-        str | None, typer.Option("--time-budget", metavar="10m", help="Time for each fold, its validation included; the schedule fits.")
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Number of epochs; the learning-rate schedule adapts.")
     ] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same numbers every time, bit for bit, on a CPU.")] = False,
-    set: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any documented setting; may be given again.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option("--time-budget", metavar="10m", help="Time per fold, validation included; the schedule adapts.")
+    ] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Bit-for-bit reproducible on a CPU.")] = False,
+    set: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any documented setting; can be repeated.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
     workers: Workers = "auto",
     overwrite: Overwrite = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard event files.")] = False,
     folds_at_once: Annotated[int, typer.Option("--folds-at-once", hidden=True, help="Folds trained here at the same time.")] = 1,
     time_spent: Annotated[float, typer.Option("--time-spent", hidden=True, help="Seconds of the time budget that are over.")] = 0.0,
     json: JsonFile = None,
@@ -226,9 +227,11 @@ def predict(
     configuration: Configuration = None,
     fold: Fold = "all",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Mirrored test-time augmentation.")] = True,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probability of each label, too.")] = False,
-    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write how unsure the model is of each voxel, too.")] = False,
-    postprocess: Annotated[bool, typer.Option("--postprocess/--no-postprocess", help="The rules chosen from out-of-fold results.")] = True,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each label.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write the uncertainty of each voxel.")] = False,
+    postprocess: Annotated[
+        bool, typer.Option("--postprocess/--no-postprocess", help="Apply the rules chosen from out-of-fold results.")
+    ] = True,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: JsonFile = None,
@@ -316,7 +319,7 @@ def demo(
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """The whole road on a small built-in phantom data set, in minutes on a laptop CPU."""
+    """Run everything on a small built-in phantom data set, in minutes on a laptop CPU."""
     from autoseg import demo as road
 
     with _Terminal(quiet=False) as terminal:
@@ -332,7 +335,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: see the README's table.
+    """Run one command and return its exit code: see CONTRIBUTING.md.
 
     Parameters
     ----------
@@ -346,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answered(arguments: list[str]) -> int:
-    """The exit code of one command; whatever went wrong is told."""
+    """Return the exit code of one command, and print whatever went wrong."""
     try:
         return _run(arguments)
     except typer.Abort:
@@ -356,12 +359,12 @@ def _answered(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    except Exception as error:  # noqa: BLE001 - the outermost door: everything is told, nothing is swallowed
+    except Exception as error:  # noqa: BLE001 - the outermost door: everything is printed, nothing is swallowed
         if isinstance(error, _WRONG_USAGE):
             error.show(file=sys.stderr)  # type: ignore[attr-defined]
             return 2
@@ -392,6 +395,8 @@ class _Terminal:
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
+        if sys.stderr is None:  # closed by who started us, as daemons do
+            sys.stderr = open(os.devnull, "w")
         self.live = sys.stderr.isatty()
         self._open = False  # a progress line stands unfinished
         self._stage = ""
@@ -399,6 +404,9 @@ class _Terminal:
         self._last = 0.0
 
     def __enter__(self) -> _Terminal:
+        if (folder := other_autoseg()) is not None:
+            self.say(f"warning: another project called autoseg is installed as well and may replace parts of this one ({folder}): "
+                     "pip uninstall autoseg, then install this one from its checkout again")  # fmt: skip
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -427,18 +435,19 @@ class _Terminal:
         line = _progress_line(stage, done, total, now - self._started, detail)
         try:
             if self.live:
-                print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+                width = shutil.get_terminal_size().columns - 1  # a longer line would leave a copy of itself behind at every step
+                print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
                 self._open = True
             else:
                 print(line, file=sys.stderr, flush=True)
-        except BrokenPipeError:  # nobody reads any more; the work goes on, and a stopped training still saves its state
+        except (BrokenPipeError, ValueError):  # nobody reads any more; the work continues, and a stopped training still saves its state
             sys.stderr = open(os.devnull, "w")
         if finished:
             self._close_line()
             self._stage = ""
 
     def _print(self, text: str) -> None:
-        """Work goes on where nobody reads any more: `autoseg train ... | head`."""
+        """Print a line; the work continues if nobody reads any more: `autoseg train ... | head`."""
         self._close_line()
         try:
             print(text, flush=True)
@@ -470,7 +479,7 @@ def _plural(number: int, word: str) -> str:
 def _workers(text: str) -> int | None:
     if text == "auto":
         return None
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     raise UsageError("--workers wants a number or 'auto'", found=text, fix="--workers auto")
 
@@ -478,7 +487,7 @@ def _workers(text: str) -> int | None:
 def _fold(text: str) -> int | None:
     if text == "all":
         return None
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     raise UsageError("--fold wants a number or 'all'", found=text, fix="--fold 0")
 

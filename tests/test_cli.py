@@ -53,6 +53,8 @@ def test_the_version_is_printed(capsys):
         ["plan"],
         ["predict", "model"],
         ["check", "x", "--workers", "many"],
+        ["check", "x", "--workers", "\u00b2"],
+        ["train", "somewhere", "--fold", "\u00b2"],
         ["check", "x", "--wokers", "2"],
     ],
 )
@@ -139,3 +141,34 @@ def test_a_signal_that_comes_when_the_work_is_done_does_not_change_the_exit_code
         child.send_signal(number)
         assert child.wait(20) == 0
         child.stdout.close()
+
+
+def test_another_project_of_the_same_name_is_reported(capsys, monkeypatch, tmp_path):
+    from autoseg import version
+    from autoseg.pipeline import preparing
+
+    monkeypatch.setattr(preparing, "check", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(tmp_path / "site-packages")])
+        assert version.other_autoseg() is None
+        (tmp_path / "site-packages/autoseg-1.1.1.dist-info").mkdir(parents=True)
+        (tmp_path / "site-packages/autoseg_unet-0.1.0.dist-info").mkdir()
+        found = version.other_autoseg()
+        assert found is not None and found.name == "autoseg-1.1.1.dist-info"
+    monkeypatch.setattr(cli, "other_autoseg", lambda: found)
+    assert "pip uninstall autoseg" in "".join(run(capsys, "check", tmp_path)[1:])
+
+
+def test_a_closed_stderr_does_not_end_the_work(tmp_path):
+    """As daemons start programs: `2>&-`."""
+    program = "import sys; from autoseg import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "demo", "--help"]
+    assert subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    terminal = (
+        "import sys; from autoseg.cli import _Terminal\n"
+        "with _Terminal(quiet=False) as t: t.progress('predict', 0, 3); t.say('done'); t.progress('predict', 3, 3)"
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", terminal], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout == "done\n"

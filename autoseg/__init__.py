@@ -55,7 +55,7 @@ def plan(
 
     Raises
     ------
-    autoseg.errors.AutosegError : what the user can mend; see `autoseg.errors` for the family
+    autoseg.errors.AutosegError : what the user can fix; see `autoseg.errors` for the family
     """
     from autoseg import machine, quantities
     from autoseg.pipeline import preparing
@@ -100,7 +100,7 @@ def train(
 
     Raises
     ------
-    autoseg.errors.AutosegError : what the user can mend
+    autoseg.errors.AutosegError : what the user can fix
     """
     from autoseg import quantities
     from autoseg.pipeline import training

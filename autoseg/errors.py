@@ -11,7 +11,7 @@
     │   ├── MissingLabel              a case lacks its reference segmentation
     │   ├── UnreadableFile            a file is truncated, corrupt or of an unknown format
     │   ├── GeometryError             shapes, spacings or affines that make no sense
-    │   ├── GridMismatch              files of one case that lie on different grids
+    │   ├── GridMismatch              files of one case that are on different grids
     │   ├── LabelError                label values or regions that were not declared or cannot work
     │   ├── SettingsError             a preset, recipe, setting or hand-edited plan that cannot be used
     │   ├── PlanMismatch              a plan, model or cache made for other data
@@ -33,12 +33,12 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-MANY = 12  # faults of one kind that are all told in full
-TOLD = 3  # of more, so many are told in full, the others by their names
+MANY = 12  # faults of one kind that are all shown in full
+TOLD = 3  # of more, these are shown in full, the others by their names
 
 
 class AutosegError(Exception):
-    """Base of the family. Carries what a user needs: where, what was found, what was expected, how to mend it.
+    """Base of the family. Carries what a user needs: where, what was found, what was expected, how to fix it.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ class GeometryError(InputError):
 
 
 class GridMismatch(InputError):
-    """Files of one case that lie on different grids."""
+    """Files of one case that are on different grids."""
 
 
 class LabelError(InputError):
@@ -226,7 +226,7 @@ def short_of_space(error: BaseException) -> NotEnough | None:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return NotEnough("the disk is full", file=seen.filename, fix="free some space and give the same command again: it continues")
+            return NotEnough("the disk is full", file=seen.filename, fix="free some space and run the same command again: it continues")
         if isinstance(seen, MemoryError):
             return NotEnough(
                 "out of memory", found=str(seen) or None, fix="use fewer --workers, or a smaller plan: autoseg plan --memory 4G"

@@ -1,7 +1,7 @@
 """Writing files so that nothing half-written is ever read as whole, and reading JSON with errors a user understands.
 
 Every file is written under a temporary name in its own folder, flushed to the disk and renamed. A full disk becomes
-`NotEnough`, with the space that is left. What lies in a file is the business of the rooms below.
+`NotEnough`, with the space that is left. What lies in a file is handled in the rooms below.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def disk_full(path: Path) -> NotEnough:
         "the disk is full",
         file=path,
         found=f"{free / 1e9:.2f} GB free",
-        fix="free some space, or choose another place with -o, and give the same command again: it continues",
+        fix="free some space, or choose another place with -o, and run the same command again: it continues",
     )
 
 

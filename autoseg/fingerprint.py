@@ -167,7 +167,7 @@ def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress 
         else:
             measured[outcome.name] = outcome.value
     if errors:
-        raise FaultyCases(errors, fix="mend these cases, or leave them out with --exclude")
+        raise FaultyCases(errors, fix="fix these cases, or leave them out with --exclude")
     ordered = [measured[case.name] for case in dataset.cases]
     return Fingerprint(
         version=__version__,
@@ -288,7 +288,7 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
                     file=case.images[0],
                     found=f"{int((~np.isfinite(values)).sum())} voxels with NaN or infinity",
                     expected="finite intensities",
-                    fix=f"mend the image, or leave the case out with --exclude {case.name}",
+                    fix=f"fix the image, or leave the case out with --exclude {case.name}",
                 )
             curves.append(summarise(values))
     return _Measured(

@@ -94,7 +94,7 @@ def orientation_of(affine: Affine) -> Orientation:
             "spacing must be positive and finite",
             found=f"spacing {tuple(lengths.tolist())} mm along the stored axes",
             expected="three positive lengths",
-            fix="mend the affine in the file's header",
+            fix="correct the affine in the file's header",
         )
     cosines = columns / lengths
     world_of_canonical = (2, 1, 0)  # canonical z is world axis 2 (S), y is 1 (A), x is 0 (R)
@@ -187,7 +187,7 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
             "spacing must be positive",
             found=f"{tuple(spacing)} mm, target {tuple(target)} mm",
             expected="three positive lengths each",
-            fix="mend the affine in the file's header, or the target spacing in the plan",
+            fix="correct the affine in the file's header, or the target spacing in the plan",
         )
     return triple(max(1, round(old / new * n)) for old, new, n in zip(spacing, target, shape, strict=True))
 

@@ -243,7 +243,7 @@ def make_labels(
             "two labels share a value", found=str(doubled), expected="one value per label", fix="give each label its own value"
         )
     if len(values) < 2:
-        raise LabelError("no foreground label declared", found=str(values), expected="at least one label beside the background",
+        raise LabelError("no foreground label declared", found=str(values), expected="at least one label besides the background",
                          fix="declare name and value of each label")  # fmt: skip
     if ignore is not None and ignore in values.values():
         raise LabelError("the ignore value is also a label", found=str(ignore), expected="a value of its own", fix="declare it only once")

@@ -14,7 +14,7 @@ unit and kind; any other preset only changes values. `choices` in a leaf of the 
 `{ value = "group", choices = ["group", "instance"] }`, or beside a number, `{ value = 8, choices = ["auto"], ... }`.
 The choices of what has a dictionary of records, such as losses, are their names (`_CHOICES`).
 
-What the values mean is the business of `planning/` and `training/`; what a recipe means, that of `cases`.
+What the values mean is handled in `planning/` and `training/`; what a recipe means, that of `cases`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Worker processes that cannot die silently.
 
 `run_cases` does the same work for many cases in several processes. Whatever happens to a process, each case ends as one
-`Outcome`: its value, or a `Failure` that names case, stage, cause and the setting to change. The others go on.
+`Outcome`: its value, or a `Failure` that names case, stage, cause and the setting to change. The others continue.
 
 A worker is a bare interpreter that talks through its own standard input and output: it starts in the time of an
 `import`, needs no shared memory, never runs the user's script a second time, and its death is an end of file, seen at once.
-What the work is, is the business of the rooms below.
+What the work is, is handled in the rooms below.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def run_cases(
     peak_bytes: float | Sequence[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generator[Outcome[R], None, None]:
-    """Do `work` for every item and yield what became of each, as they finish.
+    """Do `work` forevery item and yield what became of each, as they finish.
 
     Parameters
     ----------
@@ -177,9 +177,9 @@ def _diagnose(error: BaseException) -> tuple[str, str]:
 
 _REMEDIES = {
     "oom": "use fewer workers (--workers 1), or a machine with more memory",
-    "killed": "if memory ran out, use fewer workers (--workers 1); if someone stopped it, give the same command again",
+    "killed": "if memory ran out, use fewer workers (--workers 1); if someone stopped it, run the same command again",
     "shm": "give the container more shared memory (docker run --shm-size), or use --workers 0",
-    "disk": "free some space, then give the same command again: it continues",
+    "disk": "free some space, then run the same command again: it continues",
     "io": "check that the disk is there and the file can be read",
     "crash": "run that case alone with --workers 0 to see where it crashes",
     "start": "run with --workers 0; if that works, please report it",
@@ -317,7 +317,7 @@ class _Lane(threading.Thread):
                 self._done.put(outcome)
                 if outcome.failure is not None and outcome.failure.cause == "start":
                     self._fail_all(outcome.failure)
-        except BaseException as error:  # noqa: BLE001  (our own defect: handed to the caller, who would otherwise wait for ever)
+        except BaseException as error:  # noqa: BLE001  (our own defect: handed to the caller, who would otherwise wait forever)
             self._done.put(error)
         finally:
             if self._process is not None:

@@ -34,7 +34,7 @@ def problem_of(root: Path, name: str, case: CaseFiles, match: Match, nearest: Ne
             file=root / second,
             details={"other": str(root / first)},
             expected="one file per channel and label",
-            fix="take one of them away, or state a recipe that tells them apart",
+            fix="take one of them away, or state a recipe that distinguishes them",
         )
     if not can_name_files(name):
         return SettingsError(

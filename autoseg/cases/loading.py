@@ -39,7 +39,7 @@ def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> ND
     ----------
     case : with a label map, or with one mask file per label
     labels : what the values mean; the ignore value becomes `labels.ignore_class`
-    like : the case's image; the label must lie on its grid
+    like : the case's image; the label must be on its grid
 
     Raises
     ------

@@ -136,7 +136,7 @@ def _refuse_stray_levels(files_of: Mapping[int, Sequence[Path]]) -> None:
     mapped = " ".join(f"--map-labels {value}={min(usual, key=lambda level: abs(level - value))}" for value in rare[:_LISTED])
     declared = ", ".join(f'"{"background" if value == usual[0] else f"label_{value}"}": {value}' for value in usual[:_LISTED])
     raise LabelError(
-        "the label values are not declared, and cannot be told from stray grey levels",
+        "the label values are not declared, and cannot be distinguished from stray grey levels",
         file=files_of[(rare or usual)[0]][0].parent,
         found="\n".join([f"{', '.join(map(str, usual[:_LISTED]))} in most files", *listed, *(["..."] if len(rare) > _LISTED else [])]),
         expected=f"declared labels, class numbers below {_CLASS_NUMBERS}, or grey levels at least {_GREY_STEP} apart",

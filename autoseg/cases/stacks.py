@@ -1,4 +1,4 @@
-"""Label maps that lie as a folder of planar pictures, one per slice of a DICOM series (CHAOS and its kin)."""
+"""Label maps that lie as a folder of planar pictures, one per slice of a DICOM series (CHAOS and similar sets)."""
 
 from __future__ import annotations
 

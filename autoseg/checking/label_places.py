@@ -24,7 +24,7 @@ def labels_in_the_dark(cohort: Cohort) -> Iterator[Fault]:
         if share > _LIMITS.far:
             yield warning(
                 "label-place",
-                "the label lies in the empty part of the image",
+                "the label is in the empty part of the image",
                 case=case.name,
                 file=case.label_file,
                 found=f"{share:.0%} of it where the image is as dark as its darkest",

@@ -84,7 +84,7 @@ def read_case(case: Case, *, channels: int, labels: Labels) -> CaseData:
 
 
 def _read_channels(case: Case, channels: int, faults: list[Fault]) -> list[ChannelFile]:
-    """The files of the channels, as far as they can be read and lie on one grid."""
+    """The files of the channels, as far as they can be read and are on one grid."""
     if len(case.images) not in (1, channels):
         error = MissingChannel(
             "the number of files is not the number of channels",

@@ -67,7 +67,7 @@ def exchanged_sides(cohort: Cohort) -> Iterator[Fault]:
         if pair.reversed_names:
             yield warning(
                 "sides",
-                f"'{pair.left}' lies to the patient's right of '{pair.right}'",
+                f"'{pair.left}' is to the patient's right of '{pair.right}'",
                 found=f"in {np.count_nonzero(~pair.wrong)} of {len(pair.cases)} cases",
                 expected="left at the left, by the files' headers",
                 remedy="perhaps the names mean the side of the picture, or a conversion lost the orientation",

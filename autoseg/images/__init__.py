@@ -145,7 +145,7 @@ def read_channels(paths: Sequence[Path], *, channels: int) -> Image:
     Raises
     ------
     MissingChannel : fewer or more files or channels than declared
-    GridMismatch : the files do not lie on the same grid
+    GridMismatch : the files do not are on the same grid
     GeometryError : a file with several volumes where one channel is expected
     MissingPath, UnreadableFile : as `read`
     """
@@ -185,7 +185,7 @@ def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
     Parameters
     ----------
     path : of the label map
-    like : the image it belongs to. Then the label must lie on the image's grid, and takes over its geometry
+    like : the image it belongs to. Then the label must be on the image's grid, and takes over its geometry
 
     Returns
     -------

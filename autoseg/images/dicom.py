@@ -98,7 +98,7 @@ def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
     strange = [file for file in files if file.suffix.casefold() in (".dcm", ".ima") and not _looks_like_dicom(file)]
     if strange and len(strange) < len(files):  # the slice that it was may be the first or last: no gap would tell
         raise UnreadableFile(
-            "a file that is named as DICOM and is none",
+            "a file that is named as DICOM but is not DICOM",
             file=strange[0],
             found=f"{strange[0].stat().st_size} bytes" + (f"; {len(strange)} such files" if len(strange) > 1 else ""),
             expected="a DICOM slice",

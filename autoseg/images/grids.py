@@ -1,4 +1,4 @@
-"""Affines as files hold them: which can be used, which can be mended, and whether two files lie on the same grid.
+"""Affines as files hold them: which can be used, which can be mended, and whether two files are on the same grid.
 
 Two rules with one number each:
 
@@ -60,7 +60,7 @@ def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[A
             file=path,
             found=_rows(affine),
             expected="finite numbers",
-            fix="mend the affine in the file's header, or convert the file again from its source",
+            fix="correct the affine in the file's header, or convert the file again from its source",
         )
     affine, notes = _with_planar_axis(affine, shape)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -74,11 +74,11 @@ def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[A
         )
     if np.any(np.abs(affine[:3, 3]) > LARGEST_PLACE):
         raise GeometryError(
-            "the image lies absurdly far from the scanner",
+            "the image is implausibly far from the scanner",
             file=path,
             found=f"origin {_numbers(affine[:3, 3])} mm",
             expected=f"within {LARGEST_PLACE:g} mm",
-            fix="mend the origin in the file's header",
+            fix="correct the origin in the file's header",
         )
     mended, angle = _orthogonal(affine)
     if angle > MENDED_ANGLE:
@@ -86,7 +86,7 @@ def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[A
             "the image axes are sheared (gantry tilt?)",
             file=path,
             found=f"axes {angle:.2f} degrees off the right angle",
-            expected=f"orthogonal axes, up to {MENDED_ANGLE:g} degree is mended",
+            expected=f"orthogonal axes, up to {MENDED_ANGLE:g} degree is corrected",
             fix="resample the image and its label to an orthogonal grid (dcm2niix does so for tilted CT)",
         )
     if angle > 1e-3:  # what float32 headers miss anyway is not worth a note
@@ -119,7 +119,7 @@ def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, floa
 
 
 def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: tuple[str, str] = ("image", "label")) -> None:
-    """Refuse two files that do not lie on the same grid.
+    """Refuse two files that do not are on the same grid.
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ def damaged(path: Path, found: str) -> UnreadableFile:
         file=path,
         found=found,
         expected="a whole gzip stream with a matching checksum",
-        fix="copy or download the file again; `gzip -t FILE` tells whether a copy is whole",
+        fix="copy or download the file again; `gzip -t FILE` shows whether a copy is whole",
     )
 
 

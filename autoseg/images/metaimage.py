@@ -1,4 +1,4 @@
-"""MetaImage: `.mha` (one file) and `.mhd` (header with the voxels beside it).
+"""MetaImage: `.mha` (one file) and `.mhd` (header with the voxels next to it).
 
 The world of the file is LPS; the rows of `TransformMatrix` are the directions of the axes. Channels are interleaved
 (`ElementNumberOfChannels`) or a fourth axis. Checked against SimpleITK in the tests.

@@ -149,7 +149,7 @@ def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
 def _not_nifti(path: Path, magic: bytes) -> UnreadableFile:
     pair = magic[:3] in (b"ni1", b"ni2")
     return UnreadableFile(
-        "header and voxels lie in two files (.hdr and .img)" if pair else "not a NIfTI file",
+        "header and voxels are in two files (.hdr and .img)" if pair else "not a NIfTI file",
         file=path,
         found=f"magic {magic!r}",
         expected="'n+1' or 'n+2': a single-file NIfTI image",
@@ -211,7 +211,7 @@ def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
     said, least = float(header["vox_offset"]), int(header.sizeof_hdr) + 4
     if not math.isfinite(said) or said < 0 or said != int(said):
         raise UnreadableFile(
-            "the header does not tell where the voxels begin", file=path, found=f"vox_offset {said}", expected=f"at least {least}",
+            "the header does not say where the voxels begin", file=path, found=f"vox_offset {said}", expected=f"at least {least}",
             fix="convert the file again from its source",
         )  # fmt: skip
     if said < least:
@@ -368,7 +368,7 @@ def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], path: Path, slope: 
                 file=path,
                 found=f"up to {largest:.3g}, scl_slope {slope:.3g}",
                 expected=f"at most {_LARGEST_FLOAT32:.3g}",
-                fix="mend scl_slope and scl_inter in the header (1 and 0 mean no scaling)",
+                fix="correct scl_slope and scl_inter in the header (1 and 0 mean no scaling)",
             )
     return values.astype(dtype)
 

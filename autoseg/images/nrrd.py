@@ -1,4 +1,4 @@
-"""NRRD: `.nrrd` (one file) and `.nhdr` (header with the voxels beside it).
+"""NRRD: `.nrrd` (one file) and `.nhdr` (header with the voxels next to it).
 
 `space` names the world, `space directions` hold the step along each axis; an axis without a direction holds channels.
 Checked against SimpleITK in the tests. Source: http://teem.sourceforge.net/nrrd/format.html

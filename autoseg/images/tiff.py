@@ -63,7 +63,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
         channels, array, notes = 1, array[:1], (*notes, "equal colour channels; one was kept")
     spacing = _spacing(path)
     if spacing is None:
-        notes = (*notes, "no spacing is stored beside the file (FILE.json); 1 mm was taken")
+        notes = (*notes, "no spacing is stored next to the file (FILE.json); 1 mm was taken")
     affine, more = usable_affine(affine_from_spacing(spacing or (1, 1, 1)), spatial, path=path)
     if array is not None and array.dtype == np.bool_:
         array = array.astype(np.uint8)
@@ -196,7 +196,7 @@ def _spacing(path: Path) -> tuple[float, float, float] | None:
         spacing = value.get("spacing") if isinstance(value, dict) else None
         if not isinstance(spacing, list) or len(spacing) != 3 or not all(isinstance(n, (int, float)) and n > 0 for n in spacing):
             raise GeometryError(
-                "the spacing beside the TIFF cannot be used", file=beside, found=f"spacing {spacing}",
+                "the spacing next to the TIFF cannot be used", file=beside, found=f"spacing {spacing}",
                 expected="three positive numbers, mm (z, y, x)",
                 fix='write {"spacing": [z, y, x]}',
             )  # fmt: skip

@@ -145,16 +145,16 @@ def beside(path: Path, name: str) -> Path:
     """
     if name.split()[:1] == ["LIST"] or "%" in name or name.startswith(("/", "\\")) or ".." in Path(name).parts:
         raise UnreadableFile(
-            "the voxels lie in a list of files or in another folder",
+            "the voxels are in a list of files or in another folder",
             file=path,
             found=f"data file {name!r}",
-            expected="one file beside the header",
+            expected="one file next to the header",
             fix="convert the image to a single file (.nrrd, .mha or .nii.gz)",
         )
     found = path.parent / name
     if not found.is_file():
         raise MissingPath(
-            "the file with the voxels is missing", file=path, found=f"no {name!r} beside it", fix="copy both files of the pair"
+            "the file with the voxels is missing", file=path, found=f"no {name!r} next to it", fix="copy both files of the pair"
         )
     return found
 

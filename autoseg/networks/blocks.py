@@ -1,7 +1,7 @@
 """The parts that every architecture is made of: convolution blocks, residual blocks, the decoder with its heads.
 
 All of them work in two or three dimensions: `dimensions` is 2 for planar networks, whose kernels and strides are pairs.
-What they are put together to is the business of `unet` and `residual_unet`.
+What they are put together to is handled in `unet` and `residual_unet`.
 """
 
 from __future__ import annotations

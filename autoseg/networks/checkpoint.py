@@ -106,7 +106,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     path = _state_file(folder)
     if not path.exists():
         return None
-    again = f"begin again: the same command with --overwrite, or remove {folder}; until then predict goes on with the model beside it"
+    again = f"begin again: the same command with --overwrite, or remove {folder}; until then predict continues with the model next to it"
     try:
         tensors, description = read_tensors(path)
     except ModelError as error:
@@ -180,7 +180,7 @@ def _damaged(path: Path, found: str) -> ModelError:
         file=path,
         found=found,
         expected="a safetensors file written by autoseg",
-        fix="copy the file again; beside its training state, the same train command writes it anew",
+        fix="copy the file again; next to its training state, the same train command writes it again",
     )
 
 

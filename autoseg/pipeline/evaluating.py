@@ -95,7 +95,7 @@ def score(
 
     Raises
     ------
-    FaultyCases : pairs that cannot be read or lie on different grids, all of them
+    FaultyCases : pairs that cannot be read or are on different grids, all of them
     """
     scores: dict[str, Any] = {}
     faults: list[AutosegError] = []

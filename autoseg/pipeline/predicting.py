@@ -44,7 +44,7 @@ def predict(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Segment scans; each result lies on exactly the grid of its input, with the label values of the training set.
+    """Segment scans; each result is on exactly the grid of its input, with the label values of the training set.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ def predict(
 
     Returns
     -------
-    the record that is also written beside the results: per case the files, seconds and warnings
+    the record that is also written next to the results: per case the files, seconds and warnings
 
     Raises
     ------
-    SomeCasesFailed : finished, and failed.csv beside the results names case, stage and reason of the rest
+    SomeCasesFailed : finished, and failed.csv next to the results names case, stage and reason of the rest
     ModelError, MissingPath, MissingChannel : nothing was done
     UsageError : a result would replace a scan, or a file that no earlier prediction made; nothing was done
     """

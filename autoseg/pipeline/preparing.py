@@ -182,7 +182,7 @@ def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, ov
             reporter.say(f"fingerprint: no file has changed since it was measured; {workspace.fingerprint} is used again")
             return replace(known, name=dataset.name)
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        reporter.say(f"fingerprint: measured anew, since {changed[0]}{more}")
+        reporter.say(f"fingerprint: measured again, since {changed[0]}{more}")
     return fingerprint.extract(dataset, workers=workers, progress=counter(reporter, "fingerprint"))
 
 
@@ -343,7 +343,7 @@ def _refuse_to_orphan(workspace: Workspace, result: Plan, checked: Checked | Non
             f"the workspace holds models that were trained with another {' and other '.join(changed)}",
             file=workspace.root,
             expected="the same again, or an empty workspace",
-            fix="choose another folder with -o, or give --overwrite and train anew",
+            fix="choose another folder with -o, or give --overwrite and train again",
         )
 
 

@@ -1,4 +1,4 @@
-"""The records beside results: what `predict` made and with what (prediction.json), and what failed (failed.csv)."""
+"""The records next to results: what `predict` made and with what (prediction.json), and what failed (failed.csv)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FAILED_COLUMNS = ("case", "stage", "reason", "detail")
 
 @dataclass(kw_only=True)
 class Record:
-    """What was predicted, with what: prediction.json in the output folder, or NAME.json beside a single output file."""
+    """What was predicted, with what: prediction.json in the output folder, or NAME.json next to a single output file."""
 
     output: Path
     single: bool
@@ -106,7 +106,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
 
 
 def sidecar(target: Path) -> Path:
-    """The JSON file beside a single result.
+    """Return the JSON file next to a single result.
 
     >>> sidecar(Path("out/liver.nii.gz")).as_posix()
     'out/liver.json'
@@ -136,7 +136,7 @@ def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]
         f"{len(failures)} of {total} cases failed",
         file=path,
         details={name: error.summary for name, _, error in failures[:5]},
-        fix="see the reasons there, mend the files, and give the same command again: the others are kept",
+        fix="see the reasons there, fix the files, and run the same command again: the others are kept",
     )
 
 

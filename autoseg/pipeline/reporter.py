@@ -1,4 +1,4 @@
-"""What long work tells whoever watches: sentences and progress. The command line draws it, Python callers get it by logging."""
+"""What long work reports to its caller: sentences and progress. The command line draws it, Python callers get it by logging."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, 
     if seconds > left + LATE * time_budget:
         reporter.say(
             f"warning: {stage} takes about {clock(seconds)}, and {clock(left)} are left of the time budget of {clock(time_budget)}; "
-            "it is done all the same, and goes on where it is stopped; a longer --time-budget would hold it"
+            "it is done all the same, and resumes where it is stopped; a longer --time-budget would hold it"
         )
 
 

@@ -1,6 +1,6 @@
 """Why a plan is as it is: one sentence per decision, each with the numbers that led to it.
 
-Written for a reader who has seen a U-Net and not this planner. What was decided, and how, is the business of the other files
+Written for a reader who has seen a U-Net and not this planner. What was decided, and how, is handled in the other files
 of this room; nothing is decided here.
 """
 
@@ -154,7 +154,7 @@ def _axis_order(facts: Facts) -> str:
         return ""
     first = facts.order[0]
     return (
-        f"Axes are taken in the order {', '.join(facts.names)}: slices lie along {AXES[first]} ({SIDES[first]}), "
+        f"Axes are taken in the order {', '.join(facts.names)}: slices are stacked along {AXES[first]} ({SIDES[first]}), "
         f"where voxels are thickest, {facts.spacing[0]:.3g} mm against {facts.spacing[1]:.3g} and {facts.spacing[2]:.3g} mm."
     )
 

@@ -1,4 +1,4 @@
-"""A plan is data and may be edited by hand: is it still one that can be trained? Every fault is told, with figures."""
+"""A plan is data and may be edited by hand: is it still one that can be trained? Every fault is reported, with figures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def validate_plan(
     ]
     if faults:
         raise SettingsError(
-            "the plan cannot be used as it stands",
+            "the plan cannot be used as it is",
             found="\n".join(faults),
             fix="correct these places in plan.json, or plan again",
         )
@@ -51,9 +51,9 @@ def _of_the_whole(plan: Plan) -> Iterator[str]:
     if sorted(plan.axis_order) != [0, 1, 2]:
         yield f"axis_order {list(plan.axis_order)} is no permutation of 0, 1, 2"
     if not set(plan.mirror_axes) <= {0, 1, 2}:
-        yield f"mirror_axes {list(plan.mirror_axes)} names axes beside 0, 1, 2"
+        yield f"mirror_axes {list(plan.mirror_axes)} names axes other than 0, 1, 2"
     if plan.swap_axis not in (None, 0, 1, 2):
-        yield f"swap_axis {plan.swap_axis} is none of 0, 1, 2"
+        yield f"swap_axis {plan.swap_axis} is not 0, 1 or 2"
     if len(plan.intensities) != len(plan.channels):
         yield f"intensities has {len(plan.intensities)} entries, one per channel is needed: {len(plan.channels)}"
     if not plan.configurations:

@@ -2,7 +2,7 @@
 
 Opening a file takes as long as reading a fifth of a patch, and each open file costs a descriptor, of which a process has 1024 on
 most systems: a data set of a thousand cases has more files than that. So the files used last stay open, up to a number. Files are
-mapped into memory, which saves two system calls per block. What lies in them is the business of `codes`.
+mapped into memory, which saves two system calls per block. What lies in them is handled in `codes`.
 """
 
 from __future__ import annotations
@@ -118,4 +118,4 @@ def _decoded(handle: blosc2.NDArray, where: tuple[slice, ...]) -> NDArray[Any]:
 
 
 def _damaged(path: Path, found: str) -> UnreadableFile:
-    return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="give `autoseg train` again: it is made anew")
+    return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="give `autoseg train` again: it is made again")

@@ -103,7 +103,7 @@ def preprocess_dataset(
     if len(errors) == 1 or full is not None:  # a full disk is one fault, however many cases met it
         raise full or errors[0]
     if errors:
-        raise FaultyCases(errors, fix="mend these cases, or leave them out; the others are done and will not be done again")
+        raise FaultyCases(errors, fix="fix these cases, or leave them out; the others are done and will not be done again")
 
 
 def stored_names(folder: Path) -> tuple[str, ...]:

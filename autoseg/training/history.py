@@ -140,7 +140,7 @@ def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether both files hold a row for every epoch."""
+    """Return whether both files hold a row forevery epoch."""
     expected = {run.history_jsonl: len(history), run.history_csv: len(history) + 1}
     return all(path.exists() and len(path.read_text().splitlines()) == lines for path, lines in expected.items())
 

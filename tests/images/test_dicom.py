@@ -146,6 +146,6 @@ def test_a_slice_that_is_no_dicom_any_more_is_named_also_at_the_end_of_the_serie
     last = sorted((tmp_path / "s").iterdir())[-1]
     last = last.rename(last.with_suffix(".dcm"))
     last.write_bytes(b"")
-    with pytest.raises(UnreadableFile, match="named as DICOM and is none") as caught:
+    with pytest.raises(UnreadableFile, match="named as DICOM but is not DICOM") as caught:
         images.read(tmp_path / "s")
     assert last.name in str(caught.value)

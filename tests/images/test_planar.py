@@ -175,7 +175,7 @@ def test_a_stack_of_tiff_pages_is_a_volume_with_the_spacing_beside_it(tmp_path: 
     label = images.read_label(tmp_path / "out" / "label.tif", like=image)
     assert np.array_equal(label.array[0], stack % 5) and images.read(tmp_path / "out" / "label.tif").spacing == (3, 0.5, 0.25)
     (tmp_path / "a.json").write_text(json.dumps({"spacing": [3.0, 0, 0.25]}))
-    with pytest.raises(GeometryError, match="spacing beside"):
+    with pytest.raises(GeometryError, match="spacing next to"):
         images.read(tmp_path / "a_0000.tif")
     (tmp_path / "a.json").unlink()
     bare = images.read(tmp_path / "a_0000.tif")

@@ -41,7 +41,7 @@ def test_what_was_measured_is_used_again_until_a_file_changes(data):
     image = nibabel.load(data / "imagesTr/b_0000.nii.gz")
     nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32) + 50, image.affine), data / "imagesTr/b_0000.nii.gz")
     _, told = plan(data)
-    assert told == ["fingerprint: measured anew, since the files of case 'b' have changed"]
+    assert told == ["fingerprint: measured again, since the files of case 'b' have changed"]
     changed = json.loads(workspace.fingerprint.read_text())
     assert changed["intensities"][0]["mean"] > json.loads(first)["intensities"][0]["mean"] + 10
 

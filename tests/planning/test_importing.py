@@ -9,7 +9,7 @@ from autoseg.errors import PlanMismatch, SettingsError
 from autoseg.planning.importing import import_plan
 from tests.planning.fingerprints import CPU, make_fingerprint
 
-FACTS = make_fingerprint([(80, 60, 20)] * 4, [(1.0, 1.1, 5.0)] * 4)  # slices lie along the canonical x axis
+FACTS = make_fingerprint([(80, 60, 20)] * 4, [(1.0, 1.1, 5.0)] * 4)  # slices are stacked along the canonical x axis
 OLD_FORM = {  # as nnU-Net 2.0 to 2.3 wrote it
     "dataset_name": "Dataset007_Old",
     "plans_name": "nnUNetPlans",

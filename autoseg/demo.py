@@ -35,7 +35,7 @@ def run(
 
     Parameters
     ----------
-    output : folder foreverything; an earlier demo there is replaced, anything else is left alone
+    output : folder for everything; an earlier demo there is replaced, anything else is left alone
     command : runs one command line, without the program's name
     training_cases, new_cases : how many phantoms to learn from, and how many to be tested on, which training never sees
 

@@ -13,7 +13,7 @@ from typing import Any
 from autoseg.errors import SettingsError
 from autoseg.resources import available_cores, free_memory
 
-PROBE_SECONDS = 0.5  # of measuring; short enough forevery `plan`
+PROBE_SECONDS = 0.5  # of measuring; short enough for every `plan`
 _PROBES = 5  # passes; the fastest counts
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 

@@ -100,7 +100,7 @@ def run_cases(
     peak_bytes: float | Sequence[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generator[Outcome[R], None, None]:
-    """Do `work` forevery item and yield what became of each, as they finish.
+    """Do `work` for every item and yield what became of each, as they finish.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Planner presets: what a file may say, and the error foreverything else. The presets that come with autoseg: tests/test_house.py."""
+"""Planner presets: what a file may say, and the error for everything else. The presets that come with autoseg: tests/test_house.py."""
 
 from __future__ import annotations
 

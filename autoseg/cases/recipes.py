@@ -1,7 +1,7 @@
 """The language of `datasets/*.toml`: which files of a folder are the channels and labels of which case.
 
 A recipe is data: glob patterns with named parts. Nothing here touches a file; paths are texts relative to the data set's
-folder, with `/`. See the README of `datasets/` forevery key.
+folder, with `/`. See the README of `datasets/` for every key.
 
 Patterns::
 

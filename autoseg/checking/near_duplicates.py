@@ -49,7 +49,7 @@ def _families(
 
     Returns
     -------
-    the families, each ascending; and forevery thumbnail that has an earlier one like it, the highest correlation with such a one (0 for
+    the families, each ascending; and for every thumbnail that has an earlier one like it, the highest correlation with such a one (0 for
     all others) and the number of the flip that it takes
     """
     n = len(stacked)

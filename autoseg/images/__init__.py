@@ -145,7 +145,7 @@ def read_channels(paths: Sequence[Path], *, channels: int) -> Image:
     Raises
     ------
     MissingChannel : fewer or more files or channels than declared
-    GridMismatch : the files do not are on the same grid
+    GridMismatch : the files are not on the same grid
     GeometryError : a file with several volumes where one channel is expected
     MissingPath, UnreadableFile : as `read`
     """

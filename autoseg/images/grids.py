@@ -119,7 +119,7 @@ def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, floa
 
 
 def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: tuple[str, str] = ("image", "label")) -> None:
-    """Refuse two files that do not are on the same grid.
+    """Refuse two files that are not on the same grid.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def progress(history: Sequence[Mapping[str, Any]], *, title: str = "", dpi: int 
 
 # heading -> (column of the history, name in the legend, colour, whether it is drawn smoothed over its own values)
 CURVES: dict[str, tuple[tuple[str, str, str, bool], ...]] = {
-    "loss": (("loss", "training", "#1c7ed6", True), ("validation_loss", "validation", "#f76707", True)),
+    "loss": (("loss", "training", "#1c7ed6", True),),
     "validation Dice": (("validation_dice", "mean over the labels", "#2f9e44", False),),
     "learning rate": (("learning_rate", "learning rate", "#7048e8", False),),
     "seconds per step": (("seconds_per_step", "in all", "#495057", False), ("waiting", "waiting for data", "#e03131", False)),

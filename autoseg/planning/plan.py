@@ -1,6 +1,6 @@
 """`Fingerprint` and planner preset become a `Plan`. Pure: no torch, no files.
 
-The one algorithm, forevery preset:
+The one algorithm, for every preset:
 
     1  spacing of the full resolution, axis order, median shape      spacing.py
     2  2d, and for volumes 3d_fullres: patch, batch, width           sizing.py, topology.py

@@ -1,7 +1,7 @@
 """What a run reports: times, one row of figures per epoch, the files of its history.
 
 A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), validation_cases (of
-how many it is; only where a time budget allows fewer than the settings), seconds_per_step,
+how many it is; only where a time budget allows fewer than the settings), learning_rate (of the last step), seconds_per_step,
 data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for progress bars, done, total and
 waiting_for (what keeps the network waiting; None where it hardly waits).
 """
@@ -78,7 +78,15 @@ class EpochWatch:
 
 
 def row_of(
-    *, epoch: int, step: int, losses: Sequence[float], watch: EpochWatch, length: RunLength, share: float, device: torch.device
+    *,
+    epoch: int,
+    step: int,
+    losses: Sequence[float],
+    watch: EpochWatch,
+    length: RunLength,
+    share: float,
+    learning_rate: float,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Return the figures of the epoch that is running, `share` of the whole run being done."""
     seconds_per_step = watch.seconds / max(watch.steps, 1)
@@ -89,6 +97,7 @@ def row_of(
         "elapsed": round(elapsed, 3),
         "loss": files.finite_or_none(float(np.mean(losses))) if losses else None,
         "validation_dice": None,
+        "learning_rate": learning_rate,
         "seconds_per_step": seconds_per_step,
         "data_wait": watch.waiting,
         "augmentation": watch.augmenting,
@@ -140,7 +149,7 @@ def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether both files hold a row forevery epoch."""
+    """Return whether both files hold a row for every epoch."""
     expected = {run.history_jsonl: len(history), run.history_csv: len(history) + 1}
     return all(path.exists() and len(path.read_text().splitlines()) == lines for path, lines in expected.items())
 

@@ -193,7 +193,7 @@ class _Running:
         """Return the figures of the epoch that is running."""
         progress = self.progress
         return row_of(epoch=progress.epoch + 1, step=progress.step, losses=progress.epoch_losses, watch=self.watch,
-                      length=progress.length, share=share, device=self.trainer.device)  # fmt: skip
+                      length=progress.length, share=share, learning_rate=self.trainer.rate, device=self.trainer.device)  # fmt: skip
 
     def probe(self) -> None:
         """Before the first step: can the network learn at all, and does it pay to compile it?"""

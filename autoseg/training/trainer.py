@@ -113,6 +113,11 @@ class Trainer:
             self._forward = compiled
             say(f"compiled: {seconds:.3g} s per step" + (f" instead of {plain_seconds:.3g} s" if math.isfinite(plain_seconds) else ""))
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
     def probe(self, batch: Batch, *, steps: int, learning_rate: float) -> list[Step]:
         """Do some steps on one batch, and one more for the loss they lead to. Everything is reset afterwards.
 

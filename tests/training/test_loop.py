@@ -108,7 +108,13 @@ def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_p
     table = list(csv.DictReader(task.run.history_csv.read_text().splitlines()))
     assert [row["epoch"] for row in rows] == [1, 2, 3] == [int(row["epoch"]) for row in table]
     for row in rows:
-        assert row["loss"] > -2 and row["seconds_per_step"] > 0 and 0 <= row["data_wait"] <= 1 and row["memory"] > 1e6
+        assert (
+            row["learning_rate"] > 0
+            and row["loss"] > -2
+            and row["seconds_per_step"] > 0
+            and 0 <= row["data_wait"] <= 1
+            and row["memory"] > 1e6
+        )
     assert rows[-1]["time_left"] == 0 and drawn == [3] and rows[0]["validation_dice"] is not None
     assert "epoch 1, loss" in loop.line(told[0]) and "left" in loop.line(told[0])
 

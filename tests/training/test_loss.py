@@ -85,7 +85,7 @@ def test_loss_equals_the_reference(golden, batch_dice):
 
 
 def region_targets(channels):
-    """Independent region channels as classes: one class forevery combination of regions."""
+    """Independent region channels as classes: one class for every combination of regions."""
     combination = sum(channels[:, i].long() << i for i in range(3))
     names = {f"c{i}": i for i in range(1, 8)}
     regions = {f"r{i}": (tuple(v for v in range(1, 8) if v >> i & 1), 1 << i) for i in range(3)}

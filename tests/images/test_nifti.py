@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], type[AutosegError], str]] = {
     ),
     "no finite affine": (lambda p: save(p, scan(), srow_x=np.full(4, np.nan), quatern_b=np.nan), GeometryError, "not finite"),
     "absurd spacing": (lambda p: save(p, scan(), srow_x=[1e30, 0, 0, 0]), GeometryError, "absurdly large"),
-    "absurd place": (lambda p: save(p, scan(), srow_x=[-0.7, 0, 0, 1e20]), GeometryError, "absurdly far"),
+    "absurd place": (lambda p: save(p, scan(), srow_x=[-0.7, 0, 0, 1e20]), GeometryError, "implausibly far"),
     "sheared": (lambda p: save(p, scan(), **fields_of(turned(12)), qform_code=0), GeometryError, "sheared"),
     "two equal axes": (lambda p: save(p, scan(), srow_x=[1, 1, 0, 0], srow_y=[0, 0, 0, 0], srow_z=[0, 0, 1, 0]), GeometryError, "sheared"),
     "huge slope": (lambda p: save(p, scan(), scl_slope=3e38), UnreadableFile, "absurdly large"),

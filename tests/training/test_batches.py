@@ -90,7 +90,7 @@ def test_what_the_network_waits_for_is_named(cases, slow, cause):
     for step in range(3):
         batches.batch(step)
     length = RunLength(epochs=1, steps_per_epoch=9)
-    row = row_of(epoch=1, step=3, losses=[1.0], watch=watch, length=length, share=0.3, device=torch.device("cpu"))
+    row = row_of(epoch=1, step=3, losses=[1.0], watch=watch, length=length, share=0.3, learning_rate=0.01, device=torch.device("cpu"))
     batches.close()  # which takes its time
     assert batches.waiting_for.startswith(cause)
     if slow:

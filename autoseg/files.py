@@ -1,7 +1,7 @@
 """Writing files so that nothing half-written is ever read as whole, and reading JSON with errors a user understands.
 
 Every file is written under a temporary name in its own folder, flushed to the disk and renamed. A full disk becomes
-`NotEnough`, with the space that is left. What lies in a file is handled in the rooms below.
+`NotEnough`, with the space that is left. The contents of files are handled in the rooms below.
 """
 
 from __future__ import annotations

@@ -20,13 +20,20 @@ class Intensities(Protocol):
     """Statistics of the data set's foreground in one channel."""
 
     @property
-    def mean(self) -> float: ...  # noqa: D102
+    def mean(self) -> float:
+        """Mean intensity."""
+
     @property
-    def std(self) -> float: ...  # noqa: D102
+    def std(self) -> float:
+        """Standard deviation of the population."""
+
     @property
-    def percentile_00_5(self) -> float: ...  # noqa: D102
+    def percentile_00_5(self) -> float:
+        """Intensity that 0.5 % of the voxels do not exceed."""
+
     @property
-    def percentile_99_5(self) -> float: ...  # noqa: D102
+    def percentile_99_5(self) -> float:
+        """Intensity that 99.5 % of the voxels do not exceed."""
 
 
 _SMALLEST = np.float32(1e-8)  # a smaller spread counts as none. Source: nnU-Net 2.8.1

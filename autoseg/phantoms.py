@@ -23,7 +23,6 @@ LABELS = make_labels(
     {"background": 0, "kidney_left": 1, "kidney_right": 2, "node": 3},
     pairs=(("kidney_left", "kidney_right"),),
 )
-MODALITY = "MR"
 
 _Grid = NDArray[np.float32]
 

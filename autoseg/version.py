@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def other_autoseg() -> Path | None:
-    """Return where a package called "autoseg" is installed; None where there is none.
+    """Return where a package called "autoseg" is installed, or None.
 
     Our distribution is called autoseg-unet. That other project has the same import name and the same command.
     """

@@ -47,11 +47,6 @@ class Workspace:
         """The post-processing rules, from out-of-fold results."""
         return self.root / "postprocessing.json"
 
-    @property
-    def report(self) -> Path:
-        """One HTML page about all of it."""
-        return self.root / "report.html"
-
     def preprocessed(self, name: str) -> Path:
         """The cache of preprocessed cases of one configuration: safe to delete."""
         return self.root / "preprocessed" / name

@@ -53,7 +53,7 @@ def not_as_described(root: Path, paths: Sequence[str], recipe: Recipe) -> Unknow
 
 
 def _lacking_keys(root: Path) -> str:
-    """What a dataset.json that is there would need for the recipes that ask for one; empty where there is none."""
+    """What a dataset.json that is there would need for the recipes that ask for one; empty if no recipe asks for one."""
     if not (root / "dataset.json").is_file():
         return ""
     value = files.read_json(root / "dataset.json")

@@ -49,7 +49,7 @@ class Match:
     """What one recipe makes of a folder."""
 
     recipe: Recipe
-    declared: Mapping[str, Any]  # the JSON file of [names], empty where there is none
+    declared: Mapping[str, Any]  # the JSON file of [names]; empty if the recipe names no file
     cases: Mapping[str, CaseFiles]
     channels: tuple[str, ...]  # names, empty where a single file holds all channels and nobody named them
     paths: Sequence[str]  # of all files in the folder
@@ -113,7 +113,7 @@ def match_recipe(recipe: Recipe, root: Path, paths: Sequence[str]) -> Match | No
 
 
 def _declarations(recipe: Recipe, root: Path) -> Mapping[str, Any] | None:
-    """The JSON file that the recipe reads, empty where there is none; `None` where the recipe needs it, or keys that it lacks."""
+    """Return the JSON file that the recipe reads; empty if it reads none, `None` if the file or a needed key is missing."""
     wanted = recipe.detect.file if recipe.detect else recipe.names.file if recipe.names else None
     value = files.read_json(root / wanted) if wanted is not None and (root / wanted).is_file() else {}
     declared: Mapping[str, Any] = value if isinstance(value, Mapping) else {}

@@ -33,7 +33,7 @@ class ChannelFile:
 
     @cached_property
     def finite(self) -> tuple[tuple[float, float], ...]:
-        """Lowest and highest finite value of each channel; NaN where there is none."""
+        """Return the lowest and highest finite value of each channel; NaN for a channel without any."""
         return tuple(
             extremes if np.isfinite(extremes).all() else _finite_range(channel)
             for channel, extremes in zip(self.image.array, self.extremes, strict=True)

@@ -46,11 +46,11 @@ class _Pair:
     def clear(self) -> NDArray[np.bool_]:
         """Where the way from left to right shows the sides: next to each other rather than above or behind, apart, neither a fragment."""
         length, usual = np.abs(self.gaps), ~self.wrong
-        beside = length[:, 0] >= length[:, 1:].max(axis=1)
-        beside &= bool(np.median(length[usual, 0]) >= np.median(length[usual, 1:], axis=0).max())
+        sideways = length[:, 0] >= length[:, 1:].max(axis=1)
+        sideways &= bool(np.median(length[usual, 0]) >= np.median(length[usual, 1:], axis=0).max())
         apart = length[:, 0] > np.median(length[usual, 0]) * _LIMITS.apart
         whole = self.volumes > np.median(self.volumes[:, usual], axis=1, keepdims=True) * _LIMITS.whole
-        return np.asarray(beside & apart & whole.all(axis=0))
+        return np.asarray(sideways & apart & whole.all(axis=0))
 
 
 def exchanged_sides(cohort: Cohort) -> Iterator[Fault]:

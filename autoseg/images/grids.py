@@ -1,4 +1,4 @@
-"""Affines as files hold them: which can be used, which can be mended, and whether two files are on the same grid.
+"""Affines as files hold them: which can be used, which can be corrected, and whether two files are on the same grid.
 
 Two rules with one number each:
 

@@ -1,4 +1,4 @@
-"""The voxels behind a text header: raw or deflated, in the file itself or in one beside it. For NRRD and MetaImage.
+"""The voxels behind a text header: raw or deflated, in the file itself or in one next to it. For NRRD and MetaImage.
 
 The other readers of these formats accept a deflated body that ends early or fails its checksum, so the bytes are unpacked here:
 whole, checked, and never more memory than the file can fill.

@@ -149,7 +149,7 @@ def lesions(prediction: Mask, reference: Mask, *, overlap: float = 0.1) -> Lesio
     Parameters
     ----------
     prediction, reference : (z, y, x), one shape
-    overlap : a component counts as met when more than this share of its voxels lies in the other mask. Components may meet
+    overlap : a component counts as met when more than this share of its voxels is in the other mask. Components may meet
         several others: lesions that flow together in the prediction are all found.
     """
     found, missed = _met(reference, prediction, overlap)

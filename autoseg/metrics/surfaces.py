@@ -53,7 +53,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Spacing) -> Su
     """How far the surfaces of two masks are from each other.
 
     Surface elements lie at the corners where voxels meet; each has the area that marching cubes gives to the 2 x 2 x 2 voxels
-    around it. What lies outside the array is background, but along an axis of one voxel, so that a planar image has contours.
+    around it. Outside the array is background, but along an axis of one voxel, so that a planar image has contours.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def _surface(mask: Mask, spacing: Spacing) -> tuple[NDArray[np.intp], NDArray[np
     ::
 
         mask      . # #       bits of the two voxels that meet at each corner, along each axis in turn:
-        corners  0 1 2 3      corner i lies between voxel i - 1 and voxel i
+        corners  0 1 2 3      corner i is between voxel i - 1 and voxel i
     """
     codes = mask.view(np.uint8) if mask.flags.c_contiguous else np.ascontiguousarray(mask).view(np.uint8)
     for axis, bits in ((2, 1), (1, 2), (0, 4)):
@@ -94,7 +94,7 @@ def _surface(mask: Mask, spacing: Spacing) -> tuple[NDArray[np.intp], NDArray[np
 
 
 def _meeting(codes: NDArray[np.uint8], axis: int, bits: int) -> NDArray[np.uint8]:
-    """Join the codes of neighbours along an axis; beyond the ends lies background, or the voxel itself where there is only one."""
+    """Join the codes of neighbours along an axis; beyond the ends is background, or the voxel itself where there is only one."""
     if codes.shape[axis] == 1:
         return np.asarray(codes | (codes << bits), dtype=np.uint8)
     shape = list(codes.shape)
@@ -134,7 +134,7 @@ def _element_areas(spacing: Spacing) -> NDArray[np.float64]:
 def _area_vectors() -> tuple[tuple[NDArray[np.float64], ...], ...]:
     """Area vectors of the triangles of marching cubes, with voxels of unit length, for each of the 256 codes.
 
-    Bit 4 z + 2 y + x of a code tells whether that corner of the cube is inside. Corners inside that touch along a diagonal
+    Bit 4 z + 2 y + x of a code says whether that corner of the cube is inside. Corners inside that touch along a diagonal
     only are kept apart; with more than half of the corners inside, inside and outside change roles.
 
     Source: Lorensen & Cline 1987, doi:10.1145/37402.37422.

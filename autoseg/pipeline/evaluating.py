@@ -266,8 +266,8 @@ def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tup
     if given is not None:
         value = files.read_json(given)
         return Labels.from_json(value) if isinstance(value, dict) and "pairs" in value else cases.find(given).labels
-    for beside in (predictions / RECORD,) if predictions.is_dir() else (sidecar(predictions), predictions.parent / RECORD):
-        known = read_record(beside)
+    for record in (predictions / RECORD,) if predictions.is_dir() else (sidecar(predictions), predictions.parent / RECORD):
+        known = read_record(record)
         if known is not None:
             return Labels.from_json(known)
     values: set[int] = set()

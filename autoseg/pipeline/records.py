@@ -87,7 +87,7 @@ def read_summary(file: Path) -> dict[str, Any]:
 
     Raises
     ------
-    MissingPath, UnreadableFile : there is none, or it is damaged
+    MissingPath, UnreadableFile : it is missing or damaged
     """
     fix = "remove the folder it is in and run the training again: the cases are predicted and scored again"
     summary: dict[str, Any] = files.read_json(file)

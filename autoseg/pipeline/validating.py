@@ -44,7 +44,7 @@ def validate_fold(
     """Predict the fold's validation cases with the finished model through the code of `predict`, write and score them.
 
     Goes on where it was stopped: predictions are written whole, and those that the same model made in the same way are kept.
-    Where the first case tells that a time budget will be exceeded, a warning says by how much; the validation is done all the same.
+    If the first case shows that a time budget will be exceeded, a warning says by how much; the validation is done all the same.
     """
     stage = f"validate {configuration.name} {run.root.name}"
     targets = _targets(run, held_out)
@@ -104,7 +104,7 @@ def full_image_dice(
 
 
 def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
-    """Where each case's out-of-fold prediction lies."""
+    """Return the file of each case's out-of-fold prediction."""
     return {case.name: run.validation / f"{case.name}{images.label_suffix(case.images[0])}" for case in held_out}
 
 
@@ -128,7 +128,7 @@ def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
 
 
 def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Path]) -> set[Path]:
-    """The predictions that are there and were made in this way; all else in the folder is removed, but for what lies beside them."""
+    """Return the existing predictions that were made in this way; remove all other files but those that belong to them."""
     try:
         same = files.read_json(run.predicted_with) == how
     except InputError:  # none, or damaged
@@ -137,9 +137,9 @@ def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Pa
         files.remove_tree(run.validation)
         files.write_json(run.predicted_with, how)
     kept = {case: path for case, path in targets.items() if path.exists()}
-    beside = tuple(f"{case}." for case in kept)  # TIFF has its spacing in a file of its own
+    companions = tuple(f"{case}." for case in kept)  # TIFF has its spacing in a file of its own
     for path in run.validation.iterdir():
-        if path.is_file() and not path.name.startswith(beside) and path != run.predicted_with:
+        if path.is_file() and not path.name.startswith(companions) and path != run.predicted_with:
             path.unlink()
     return set(kept.values())
 

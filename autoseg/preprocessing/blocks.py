@@ -2,7 +2,7 @@
 
 Opening a file takes as long as reading a fifth of a patch, and each open file costs a descriptor, of which a process has 1024 on
 most systems: a data set of a thousand cases has more files than that. So the files used last stay open, up to a number. Files are
-mapped into memory, which saves two system calls per block. What lies in them is handled in `codes`.
+mapped into memory, which saves two system calls per block. Their contents are handled in `codes`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autoseg.geometry import Box, nonzero_box
 
-MASKED_OUT = -1  # while labels are resampled only: background that lies outside the mask, a label like any other
+MASKED_OUT = -1  # while labels are resampled only: background outside the mask, a label like any other
 
 
 def crop(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], Box]:

@@ -76,9 +76,9 @@ class ProcessGroup:
         if self.size == 1:
             return share, stop
         number = 0 if stop is None else int(signal.Signals[stop])
-        told = torch.tensor([share if self.is_main else -1.0, float(number)], dtype=torch.float64)
-        distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self.control)
-        return float(told[0]), signal.Signals(int(told[1])).name if told[1] else None
+        shared = torch.tensor([share if self.is_main else -1.0, float(number)], dtype=torch.float64)
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX, group=self.control)
+        return float(shared[0]), signal.Signals(int(shared[1])).name if shared[1] else None
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes in the order of their ranks."""

@@ -1,6 +1,6 @@
 # make demo     everything on synthetic scans: plan, train, predict, evaluate (minutes, no GPU needed)
 # make test     lint, format, types, and the test suite
-# make quick    the same without the slow tests: under a minute
+# make quick    the same without the slow tests: one to two minutes
 # make check    lint, format and types alone
 # make clean    remove everything that the others made
 

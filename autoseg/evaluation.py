@@ -41,7 +41,7 @@ def affordable_metrics(voxels: int, labels: Labels) -> tuple[str, ...]:
     voxels : of the largest case, so that every case of a set has the same metrics
     labels : how many masks are compared
     """
-    return tuple(METRICS) if voxels * len(labels.targets) <= AFFORDABLE_VOXELS else QUICK
+    return tuple(METRICS) if voxels * len(labels.scored) <= AFFORDABLE_VOXELS else QUICK
 
 
 def score_case(
@@ -79,13 +79,13 @@ def score_case(
     Source: counts, Dice and IoU as in nnU-Net 2.8.1, ignored voxels left out; surfaces as in Nikolov et al. 2021, doi:10.2196/26151.
     """
     _check_shapes(prediction, reference)
-    classes = len(labels.labels) + (labels.ignore_class is not None)
+    classes = labels.class_count + (labels.ignore_class is not None)
     counts = confusion(prediction, reference, classes=classes)
     quick = all(METRICS[name].quick for name in metrics)
     boxes = ((), ()) if quick else (ndimage.find_objects(prediction), ndimage.find_objects(reference))
     millilitres = float(np.prod(spacing)) / 1000
     scores: Scores = {}
-    for name, members in labels.targets:
+    for name, members in labels.scored:
         if annotated is not None and name not in annotated:
             continue
         both = overlap_of(counts, members, ignore=labels.ignore_class)
@@ -142,7 +142,7 @@ def summarise(
     have it in neither mask. Numbers that do not exist are `None`, never NaN.
     """
     rng = rng or np.random.default_rng(0)
-    names = [name for name, _ in labels.targets]
+    names = [name for name, _ in labels.scored]
     metrics = [m for m in METRICS if any(m in s for scores in cases.values() for s in scores.values())] or list(QUICK)
     table = {m: _table(cases, names, m) for m in metrics}
     return {

@@ -275,8 +275,8 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
     classes = load_classes(case, labels, like=image)
     box, _ = nonzero_box(image.array, fill=False)
     inside = classes[box.slices]
-    foreground = (inside > 0) & (inside < len(labels.labels))  # what was not annotated is no foreground
-    counts = np.bincount(classes.ravel(), minlength=len(labels.labels))
+    foreground = (inside > 0) & (inside < labels.class_count)  # what was not annotated is no foreground
+    counts = np.bincount(classes.ravel(), minlength=labels.class_count)
     curves = []
     if foreground.any():
         for channel in image.array:

@@ -2,7 +2,7 @@
 
 *Values* are the integers in the user's files, any integers. *Classes* are the consecutive integers 0, 1, 2, ... used inside, in
 the order of the values; class 0 is background. The ignore value becomes the class after the last, `Labels.ignore_class`.
-Readers and writers know values only; everything between knows classes only; `encode` and `decode` are the two doors.
+Readers and writers know values only; everything between knows classes only; `encode` and `decode` convert them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Region:
 class Labels:
     """The label scheme of a data set.
 
-    `labels` holds the background first, then the foreground by ascending value. `pairs` names left/right pairs. `aliases` are
-    values that stand in files for a declared one; they are read as that one and never written.
+    `all` holds the background first, then the foreground by ascending value: one label per class. `pairs` names left/right pairs.
+    `aliases` are values that mean a declared one in some files; they are read as that one and never written.
     """
 
-    labels: tuple[Label, ...]
+    all: tuple[Label, ...]
     regions: tuple[Region, ...] = ()
     ignore: int | None = None
     pairs: tuple[tuple[str, str], ...] = ()
@@ -51,46 +51,49 @@ class Labels:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All label names, background first."""
-        return tuple(label.name for label in self.labels)
+        """Names of all labels, background first."""
+        return tuple(label.name for label in self.all)
 
     @property
     def values(self) -> tuple[int, ...]:
         """The value of each class, background first."""
-        return tuple(label.value for label in self.labels)
+        return tuple(label.value for label in self.all)
 
     @property
     def foreground(self) -> tuple[Label, ...]:
         """All labels but the background; class i + 1 is `foreground[i]`."""
-        return self.labels[1:]
+        return self.all[1:]
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes, the background included and the ignore class not."""
+        return len(self.all)
 
     @property
     def ignore_class(self) -> int | None:
         """The class of voxels that were not annotated, `None` where the data set has no ignore value."""
-        return None if self.ignore is None else len(self.labels)
+        return None if self.ignore is None else len(self.all)
 
     @property
-    def heads(self) -> int:
+    def output_channels(self) -> int:
         """Output channels of a network: one per class, or one per region."""
-        return len(self.regions) or len(self.labels)
+        return len(self.regions) or len(self.all)
 
     @property
-    def targets(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    def scored(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """What is scored: name and classes of every foreground label, or of every region where regions are declared."""
         if self.regions:
             return tuple((region.name, self.classes_of(region.members)) for region in self.regions)
-        return tuple((label.name, (index,)) for index, label in enumerate(self.labels) if index > 0)
+        return tuple((label.name, (index,)) for index, label in enumerate(self.all) if index > 0)
 
     @property
     def paired_classes(self) -> tuple[tuple[int, int], ...]:
         """The left/right pairs as classes."""
-        index = {name: i for i, name in enumerate(self.names)}
-        return tuple((index[left], index[right]) for left, right in self.pairs)
+        return tuple((self.names.index(left), self.names.index(right)) for left, right in self.pairs)
 
     def classes_of(self, values: Iterable[int]) -> tuple[int, ...]:
-        """The classes of some label values."""
-        index = {label.value: i for i, label in enumerate(self.labels)}
-        return tuple(index[value] for value in values)
+        """Return the classes of label values."""
+        return tuple(self.values.index(value) for value in values)
 
     def encode(self, array: NDArray[Any]) -> NDArray[np.integer[Any]]:
         """Return label values as classes, same shape; uint8 where the classes fit, else int16.
@@ -104,7 +107,7 @@ class Labels:
             raise LabelError(
                 "label values that were not declared",
                 found=", ".join(f"{value} ({count} voxels)" for value, count in list(undeclared.items())[:10]),
-                expected=", ".join(f"{label.value} {label.name}" for label in self.labels),
+                expected=", ".join(f"{label.value} {label.name}" for label in self.all),
                 fix="declare the value among the labels, or map it to a declared one",
             )
         return classes
@@ -141,7 +144,7 @@ class Labels:
         return classes, dict(zip(values.tolist(), counts.tolist(), strict=True))
 
     def decode(self, classes: NDArray[Any]) -> NDArray[np.integer[Any]]:
-        """Classes to label values, in the smallest integer type that holds them all."""
+        """Return classes as label values, in the smallest integer type that holds them all."""
         values = np.asarray([*self.values, *([] if self.ignore is None else [self.ignore])], dtype=np.int64)
         kinds = (np.uint8, np.int16, np.uint16, np.int32, np.int64)
         kind = next(k for k in kinds if np.iinfo(k).min <= values.min() and values.max() <= np.iinfo(k).max)
@@ -151,19 +154,19 @@ class Labels:
         return decoded
 
     def paint(self, active: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
-        """Region masks `(regions, ...)` to classes `(...)`: painted in the declared order, later over earlier.
+        """Return region masks `(regions, ...)` as classes `(...)`: painted in the declared order, later over earlier.
 
         Source: nnU-Net 2.8.1, regions_class_order.
         """
-        classes = np.zeros(active.shape[1:], dtype=np.uint8 if len(self.labels) <= 256 else np.int16)
+        classes = np.zeros(active.shape[1:], dtype=np.uint8 if len(self.all) <= 256 else np.int16)
         for region, mask in zip(self.regions, active, strict=True):
             classes[mask] = self.classes_of([region.writes])[0]
         return classes
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
+        """Return plain values for a JSON file."""
         return {
-            "labels": {label.name: label.value for label in self.labels},
+            "labels": {label.name: label.value for label in self.all},
             "regions": {r.name: {"of": list(r.members), "writes": r.writes} for r in self.regions},
             "ignore": self.ignore,
             "pairs": [list(pair) for pair in self.pairs],
@@ -214,7 +217,7 @@ def make_labels(
     pairs: tuple[tuple[str, str], ...] = (),
     aliases: dict[int, int] | None = None,
 ) -> Labels:
-    """A checked label scheme.
+    """Return a checked label scheme.
 
     Parameters
     ----------
@@ -222,47 +225,38 @@ def make_labels(
     regions : region name to (member values, value it writes), in the order in which they are painted
     ignore : value of voxels that were not annotated
     pairs : names of left/right pairs
-    aliases : further values found in files, to the declared value (or ignore value) that each stands for
+    aliases : further values found in files, to the declared value (or ignore value) that each one means
 
     Raises
     ------
-    LabelError : no background, a value used twice, an ignore value that is also a label, an alias that is declared or stands
-        for an undeclared value, a region with unknown members, or regions from which the labels cannot be told apart again:
+    LabelError : no background, a value used twice, an ignore value that is also a label, an alias that is declared or means
+        an undeclared value, a region with unknown members, or regions from which the labels cannot be told apart again:
         painting the regions of a label must give that label back.
     """
-    if not values:
-        raise LabelError("no labels declared", expected="at least one foreground label", fix="declare name and value of each label")
-    background = next((n for n in values if n.casefold() == "background"), None)
-    if background is None:
-        background = next((n for n, v in values.items() if v == 0), None)
-    if background is None:
-        values, background = {"background": _free_value(values), **values}, "background"
-    doubled = sorted({v for v in values.values() if list(values.values()).count(v) > 1})
-    if doubled:
-        raise LabelError(
-            "two labels share a value", found=str(doubled), expected="one value per label", fix="give each label its own value"
-        )
-    if len(values) < 2:
-        raise LabelError("no foreground label declared", found=str(values), expected="at least one label besides the background",
-                         fix="declare name and value of each label")  # fmt: skip
-    if ignore is not None and ignore in values.values():
-        raise LabelError("the ignore value is also a label", found=str(ignore), expected="a value of its own", fix="declare it only once")
-    foreground = sorted((Label(name=n, value=int(v)) for n, v in values.items() if n != background), key=lambda label: label.value)
-    labels = (Label(name=background, value=int(values[background])), *foreground)
-    listed = tuple(Region(name=n, members=tuple(map(int, m)), writes=int(w)) for n, (m, w) in (regions or {}).items())
-    stands_for = tuple(sorted((int(alias), int(value)) for alias, value in (aliases or {}).items()))
-    scheme = Labels(labels=labels, regions=listed, ignore=ignore, pairs=pairs, aliases=stands_for)
+    ordered = _background_first(values)
+    _check_values(list(ordered.values()), ignore)
+    scheme = Labels(
+        all=tuple(Label(name=name, value=int(value)) for name, value in ordered.items()),
+        regions=tuple(Region(name=n, members=tuple(map(int, m)), writes=int(w)) for n, (m, w) in (regions or {}).items()),
+        ignore=ignore,
+        pairs=pairs,
+        aliases=tuple(sorted((int(alias), int(value)) for alias, value in (aliases or {}).items())),
+    )
     _check_aliases(scheme)
     _check_regions(scheme)
     unknown = [name for pair in pairs for name in pair if name not in scheme.names]
     if unknown:
-        raise LabelError("a left/right pair names an unknown label", found=", ".join(unknown), expected=", ".join(scheme.names),
-                         fix="use the names of the labels")  # fmt: skip
+        raise LabelError(
+            "a left/right pair names an unknown label",
+            found=", ".join(unknown),
+            expected=", ".join(scheme.names),
+            fix="use the names of the labels",
+        )
     return scheme
 
 
 def regions_that_write(members: dict[str, tuple[int, ...]], values: Iterable[int]) -> dict[str, tuple[tuple[int, ...], int]] | None:
-    """Which value each region writes, where only its members were declared: the one left when later regions have painted theirs.
+    """Find the value each region writes, where only its members were declared: the one left when later regions have painted theirs.
 
     The declared order is tried first, then the larger regions before the smaller ones.
 
@@ -289,19 +283,13 @@ def regions_that_write(members: dict[str, tuple[int, ...]], values: Iterable[int
                 break
             painted |= own
             found[name] = (members[name], own.pop())
-        if len(found) == len(members) and painted == set(values):
-            regions = {name: found[name] for name in order}
-            try:
-                make_labels({"background": _free_value({str(v): v for v in painted}), **{str(v): v for v in painted}},
-                            regions=regions)  # fmt: skip
-            except LabelError:
-                continue
-            return regions
+        if painted and len(found) == len(members) and painted == set(values):
+            return {name: found[name] for name in order}
     return None
 
 
 def _slices(first: NDArray[Any], second: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Two volumes slice by slice: a table looked up for all voxels at once would hold eight bytes of index for each."""
+    """Yield two volumes slice by slice: looking up a table for all voxels at once would take eight bytes of index for each."""
     if first.ndim < 2:
         yield first, second
     else:
@@ -309,30 +297,29 @@ def _slices(first: NDArray[Any], second: NDArray[Any]) -> Iterator[tuple[NDArray
 
 
 def left_right_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Names that differ only in left/right, L/R, sin/dex: the pairs that mirroring would mix up.
+    """Return the names that differ only in left/right, L/R, sin/dex: the pairs that mirroring would mix up.
 
-    Halves of organs that are no mirror images of each other are none: a mirrored left ventricle of the heart does not look
+    Halves of an organ that are not mirror images of each other do not count: a mirrored left ventricle of the heart does not look
     like a right one. (The lateral ventricles of the brain do.)
 
     >>> left_right_pairs(["background", "kidney_left", "kidney_right", "liver"])
     (('kidney_left', 'kidney_right'),)
     """
-    by_key: dict[tuple[str, ...], dict[str, str]] = {}
+    by_key: dict[tuple[str, ...], dict[bool, str]] = {}
     for name in names:
         words = _words(name)
         if _ONE_SIDED & {*words} or ("ventricle" in words and not {"lateral", "lat"} & {*words}):
             continue
         for position, word in enumerate(words):
-            side = _SIDES.get(word)
-            if side:
+            if word in _LEFT | _RIGHT:
                 key = (*words[:position], "*", *words[position + 1 :])
-                by_key.setdefault(key, {})[side] = name
+                by_key.setdefault(key, {})[word in _LEFT] = name
                 break
-    return tuple((sides["left"], sides["right"]) for sides in by_key.values() if len(sides) == 2)
+    return tuple((sides[True], sides[False]) for sides in by_key.values() if len(sides) == 2)
 
 
-_SIDES = {"left": "left", "l": "left", "lh": "left", "lt": "left", "sin": "left", "links": "left",
-          "right": "right", "r": "right", "rh": "right", "rt": "right", "dex": "right", "rechts": "right"}  # fmt: skip
+_LEFT = frozenset({"left", "l", "lh", "lt", "sin", "links"})
+_RIGHT = frozenset({"right", "r", "rh", "rt", "dex", "rechts"})
 _ONE_SIDED = frozenset({"heart", "cardiac", "atrium", "atrial", "auricle", "coronary", "liver", "hepatic"})
 
 
@@ -343,6 +330,33 @@ def _words(name: str) -> tuple[str, ...]:
 
 def _free_value(values: dict[str, int]) -> int:
     return 0 if 0 not in values.values() else min(values.values()) - 1
+
+
+def _background_first(values: dict[str, int]) -> dict[str, int]:
+    """Return the labels with the background first, added where it is missing, and the others by ascending value."""
+    if not values:
+        raise LabelError("no labels declared", expected="at least one foreground label", fix="declare name and value of each label")
+    candidates = [n for n in values if n.casefold() == "background"] or [n for n, v in values.items() if v == 0]
+    if not candidates:
+        values, candidates = {"background": _free_value(values), **values}, ["background"]
+    return dict(sorted(values.items(), key=lambda item: (item[0] != candidates[0], item[1])))
+
+
+def _check_values(values: list[int], ignore: int | None) -> None:
+    doubled = sorted({value for value in values if values.count(value) > 1})
+    if doubled:
+        raise LabelError(
+            "two labels share a value", found=str(doubled), expected="one value per label", fix="give each label its own value"
+        )
+    if len(values) < 2:
+        raise LabelError(
+            "no foreground label declared",
+            found="only the background",
+            expected="at least one label besides the background",
+            fix="declare name and value of each label",
+        )
+    if ignore in values:
+        raise LabelError("the ignore value is also a label", found=str(ignore), expected="a value of its own", fix="declare it only once")
 
 
 def _check_aliases(scheme: Labels) -> None:
@@ -370,7 +384,7 @@ def _check_regions(scheme: Labels) -> None:
             )
     if not scheme.regions:
         return
-    for label in scheme.labels:
+    for label in scheme.all:
         active = np.array([[label.value in region.members] for region in scheme.regions])
         painted = scheme.values[int(scheme.paint(active)[0])]
         if painted != label.value:

@@ -197,7 +197,7 @@ def candidates(labels: Labels, *, typical: Mapping[str, float] | None = None) ->
     typical : target name -> volume in mm3 that it usually has; the sizes tried are fractions of it, for all foreground together
         of the smallest. Where it is not given, sizes from 1 mm3 to 50 cm3 are tried.
     """
-    names = [name for name, _ in labels.targets]
+    names = [name for name, _ in labels.scored]
     smallest = min(typical.values()) if typical else None
     listed: list[Rule] = []
     for target in [None, *names] if len(names) > 1 else names:
@@ -229,7 +229,7 @@ def measure_case(
     """
     tried = candidates(labels) if tried is None else tried
     prediction = apply(prediction, given or PostprocessingRules(), labels, spacing)
-    size = len(labels.labels) + (labels.ignore_class is not None)
+    size = labels.class_count + (labels.ignore_class is not None)
     counts = confusion(prediction, reference, classes=size)
     boxes = ndimage.find_objects(prediction)
     after: dict[Rule, NDArray[np.float64]] = {}
@@ -307,14 +307,14 @@ def choose(
 def _members(target: str | None, labels: Labels) -> tuple[int, ...]:
     """Classes of a target; all foreground classes for None."""
     if target is None:
-        return tuple(range(1, len(labels.labels)))
-    for name, members in labels.targets:
+        return tuple(range(1, labels.class_count))
+    for name, members in labels.scored:
         if name == target:
             return members
     raise SettingsError(
         "a post-processing rule about an unknown label",
         found=target,
-        expected=", ".join(name for name, _ in labels.targets),
+        expected=", ".join(name for name, _ in labels.scored),
         fix="correct the rule in postprocessing.json, or use the rules made for this data set",
     )
 
@@ -352,7 +352,7 @@ def _beneath(members: Sequence[int], labels: Labels) -> NDArray[np.intp]:
         regions    whole = {1, 2, 3}   core = {2, 3}   enhancing = {3}
         removed    core: 2 -> 1, 3 -> 1       enhancing: 3 -> 2       whole: all -> 0
     """
-    becomes = np.arange(len(labels.labels))
+    becomes = np.arange(labels.class_count)
     gone = set(members)
     around = [not set(labels.classes_of(region.members)) <= gone for region in labels.regions]
     for index in members:
@@ -364,8 +364,8 @@ def _beneath(members: Sequence[int], labels: Labels) -> NDArray[np.intp]:
 
 def _dice(counts: NDArray[np.int64], labels: Labels) -> NDArray[np.float64]:
     """Dice of every target from a confusion matrix; NaN where the target is in neither mask."""
-    inside = np.zeros((len(labels.targets), len(counts)))
-    for row, (_, members) in enumerate(labels.targets):
+    inside = np.zeros((len(labels.scored), len(counts)))
+    for row, (_, members) in enumerate(labels.scored):
         inside[row, list(members)] = 1
     counted = counts.astype(np.float64)
     if labels.ignore_class is not None:

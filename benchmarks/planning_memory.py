@@ -132,7 +132,7 @@ def steps(plan: Plan, configuration: Configuration, device: str, count: int) -> 
     shape = configuration.patch_size
     batch = Batch(
         image=torch.randn(configuration.batch_size, len(plan.channels), *shape, device=device),
-        target=torch.randint(0, len(plan.labels.labels), (configuration.batch_size, *shape), device=device),
+        target=torch.randint(0, plan.labels.class_count, (configuration.batch_size, *shape), device=device),
         annotated=None,
         cases=("random",) * configuration.batch_size,
     )

@@ -84,7 +84,7 @@ def test_a_scheme_that_cannot_work_is_refused(declared: dict[str, int], keys: di
 def test_the_background_is_the_one_called_so_or_the_value_zero() -> None:
     assert make_labels({"x": 1, "Background": 5}).values == (5, 1)
     assert make_labels({"x": 1, "air": 0}).names == ("air", "x")
-    assert make_labels({"x": 1, "y": 2}).labels[0].value == 0
+    assert make_labels({"x": 1, "y": 2}).all[0].value == 0
 
 
 @given(st.lists(st.sets(st.integers(1, 4), min_size=1), min_size=1, max_size=4), st.data())
@@ -126,7 +126,7 @@ def test_nested_regions_are_understood_in_any_order(listed: list[tuple[str, tupl
 
 def test_paint_and_targets_agree() -> None:
     labels = make_labels({"background": 0, "a": 1, "b": 4}, regions={"all": ((1, 4), 1), "core": ((4,), 4)})
-    assert labels.heads == 2 and labels.targets == (("all", (1, 2)), ("core", (2,)))
+    assert labels.output_channels == 2 and labels.scored == (("all", (1, 2)), ("core", (2,)))
     for combination in itertools.product([False, True], repeat=2):
         active = np.array(combination).reshape(2, 1)
         assert labels.paint(active)[0] == (2 if combination[1] else 1 if combination[0] else 0)

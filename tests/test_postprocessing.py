@@ -146,7 +146,7 @@ def test_measured_dice_of_regions_is_that_of_really_applying_each_candidate():
     for rule in candidates(NESTED):
         applied = apply(prediction, PostprocessingRules(rules=(rule,)), NESTED, SPACING)
         expected = []
-        for _, members in NESTED.targets:
+        for _, members in NESTED.scored:
             p, r = np.isin(applied, members), np.isin(reference, members)
             expected.append(2 * (p & r).sum() / (p.sum() + r.sum()) if p.any() or r.any() else np.nan)
         np.testing.assert_allclose(measured.after.get(rule, measured.before), expected)

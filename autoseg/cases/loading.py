@@ -123,7 +123,7 @@ def _from_masks(case: Case, masks: tuple[tuple[str, Path], ...], labels: Labels,
         if name in paths:
             mask = load_label(case, paths[name], like=like).array[0] != 0
             if classes is None:
-                classes = np.zeros(mask.shape, dtype=np.uint8 if len(labels.labels) < 256 else np.int16)
+                classes = np.zeros(mask.shape, dtype=np.uint8 if labels.class_count < 256 else np.int16)
             classes[mask] = index
     if classes is None:
         raise MissingLabel(

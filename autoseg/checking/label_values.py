@@ -31,7 +31,7 @@ def undeclared_values(data: CaseData) -> Iterator[Fault]:
         case=data.case.name,
         file=data.label_file,
         found=listed + (f", and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""),
-        expected=", ".join(f"{label.value} {label.name}" for label in labels.labels[:_LISTED]),
+        expected=", ".join(f"{label.value} {label.name}" for label in labels.all[:_LISTED]),
         remedy=remedy,
     )
 
@@ -40,8 +40,8 @@ def empty_label(data: CaseData) -> Iterator[Fault]:
     """Report a label without any structure, and one without background."""
     if data.voxels is None or data.undeclared:
         return
-    background, *foreground = data.voxels[: len(data.labels.labels)]
-    ignored = data.voxels[len(data.labels.labels) :]
+    background, *foreground = data.voxels[: data.labels.class_count]
+    ignored = data.voxels[data.labels.class_count :]
     if not any(foreground):
         yield warning(
             "empty-label",

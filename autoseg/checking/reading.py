@@ -62,7 +62,7 @@ class CaseData:
         """Voxels of each class, the ignored ones last; `None` where the label could not be read."""
         if self.classes is None:
             return None
-        return tuple(np.bincount(self.classes.ravel(), minlength=len(self.labels.labels) + 1).tolist())
+        return tuple(np.bincount(self.classes.ravel(), minlength=self.labels.class_count + 1).tolist())
 
     @cached_property
     def constant(self) -> tuple[bool, ...]:

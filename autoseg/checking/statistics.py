@@ -106,7 +106,7 @@ def _hash(part: ChannelFile) -> str:
 
 def _of_label(data: CaseData, label: Image) -> dict[str, Any]:
     assert data.classes is not None and data.voxels is not None
-    count = len(data.labels.labels)
+    count = data.labels.class_count
     found: dict[str, Any] = {"voxels": data.voxels[:count]}
     if any(data.voxels[1:count]):
         found["label_hash"] = hashlib.blake2b(np.ascontiguousarray(data.classes).data, digest_size=16).hexdigest()

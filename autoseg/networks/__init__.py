@@ -40,7 +40,7 @@ def build(
     Parameters
     ----------
     channels : input channels: those of the image, plus one per foreground label for the second stage of a cascade
-    heads : output channels, `Labels.heads`
+    heads : output channels, `Labels.output_channels`
     deep_supervision : whether the network in training mode gives the logits of every resolution of the decoder; in evaluation
         mode it gives the full resolution only
     device : where the network shall live; by default torch's default device, "meta" included

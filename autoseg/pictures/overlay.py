@@ -227,7 +227,7 @@ def _enlarged(array: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.fl
 
 def _colours(labels: Labels) -> list[tuple[int, str]]:
     """Class and colour of every foreground label."""
-    return [(index, COLOURS[(index - 1) % len(COLOURS)]) for index in range(1, len(labels.labels))]
+    return [(index, COLOURS[(index - 1) % len(COLOURS)]) for index in range(1, labels.class_count)]
 
 
 def _draw_bar(axes: Any, extent: Sequence[float]) -> None:
@@ -286,12 +286,12 @@ def _draw_list(figure: Any, case: Overlay, labels: Labels, x: float, top: float,
 
 def _dice_rows(case: Overlay, labels: Labels) -> list[tuple[str, int, str]]:
     """Name, class that lends its colour, and Dice of each target that is there; the largest first where there are many."""
-    size = len(labels.labels) + (labels.ignore_class is not None)
+    size = labels.class_count + (labels.ignore_class is not None)
     reference = case.prediction if case.reference is None else case.reference
     counts = confusion(case.prediction, reference, classes=size)
     writes = {region.name: labels.classes_of([region.writes])[0] for region in labels.regions}
     rows = []
-    for name, members in labels.targets:
+    for name, members in labels.scored:
         both = overlap_of(counts, members, ignore=labels.ignore_class)
         if both.dice is not None:
             rows.append((both.reference, name, writes.get(name, members[0]), "" if case.reference is None else f"{both.dice:.3f}"))

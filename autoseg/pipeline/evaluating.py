@@ -173,7 +173,7 @@ def _known_tolerance(tolerance: float | Mapping[str, float], labels: Labels) -> 
     values = tolerance.values() if isinstance(tolerance, Mapping) else (tolerance,)
     if not all(math.isfinite(value) and value >= 0 for value in values):
         raise UsageError("a tolerance is a distance in mm", found=str(tolerance), expected="0 or more", fix="--tolerance 2")
-    known = [name for name, _ in labels.targets]
+    known = [name for name, _ in labels.scored]
     for name in tolerance if isinstance(tolerance, Mapping) else ():
         if name not in known:
             raise UsageError(

@@ -329,5 +329,5 @@ def _beside(target: Path, what: str) -> Path:
 
 
 def _volumes(classes: NDArray[Any], labels: Labels) -> dict[str, int]:
-    counts = np.bincount(classes.reshape(-1), minlength=len(labels.labels))
+    counts = np.bincount(classes.reshape(-1), minlength=labels.class_count)
     return {label.name: int(counts[index + 1]) for index, label in enumerate(labels.foreground)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg import cases, checking, files, fingerprint, machine, presets
-from autoseg.cases import Dataset, folds
+from autoseg.cases import Channel, Dataset, folds
 from autoseg.checking import Fault
 from autoseg.errors import AutosegError, InputError, PlanMismatch, SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
@@ -243,8 +243,8 @@ def require_fit(plan: Plan, dataset: Dataset, workspace: Workspace) -> None:
             raise PlanMismatch(
                 f"the plan was made for other {what}",
                 file=workspace.plan,
-                found=_told(planned),
-                expected=f"{_told(found)} (dataset.json)",
+                found=_described(planned),
+                expected=f"{_described(found)} (dataset.json)",
                 fix="plan this data set again: autoseg plan DATASET -o WORKSPACE",
             )
 
@@ -351,10 +351,10 @@ def _case_names(dataset: Dataset) -> list[str]:
     return [case.name for case in dataset.cases]
 
 
-def _told(what: object) -> str:
+def _described(what: Labels | Iterable[Channel]) -> str:
     if isinstance(what, Labels):
-        return ", ".join(f"{label.name}={label.value}" for label in what.labels) + (" with regions" if what.regions else "")
-    return ", ".join(f"{channel.name} ({channel.modality})" for channel in what)  # type: ignore[attr-defined]
+        return ", ".join(f"{label.name}={label.value}" for label in what.all) + (" with regions" if what.regions else "")
+    return ", ".join(f"{channel.name} ({channel.modality})" for channel in what)
 
 
 def _workspace(output: Path | None, name: str) -> Workspace:

@@ -216,7 +216,7 @@ def _configuration(
         reasons=("As in the plans file.",),
     )
     previous = len(fingerprint.labels.foreground) if configuration.previous_stage else 0
-    cost = footprint(configuration, len(fingerprint.channels) + previous, fingerprint.labels.heads)
+    cost = footprint(configuration, len(fingerprint.channels) + previous, fingerprint.labels.output_channels)
     rules = read_rules(preset.values)
     step = seconds_per_step(cost, machine, rules)
     predicted = Predicted(

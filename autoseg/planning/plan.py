@@ -245,7 +245,7 @@ class _Task:
             spacing=spacing,
             median_shape=(1.0, *median_shape[1:]) if name == "2d" else median_shape,
             dataset_voxels=float(np.prod(counted)) * len(self.fingerprint.cases),
-            counted_labels=(1 + len(labels.regions) if labels.regions else len(labels.labels)) + (labels.ignore is not None),
+            counted_labels=(1 + len(labels.regions) if labels.regions else labels.class_count) + (labels.ignore is not None),
             normalization=self.normalization,
             previous_stage="3d_lowres" if name == "3d_cascade" else None,
         )
@@ -260,7 +260,7 @@ class _Task:
 
     def _cost(self, configuration: Configuration, of: FootprintOf) -> Footprint:
         previous = len(self.fingerprint.labels.foreground) if configuration.previous_stage else 0
-        return of(configuration, len(self.fingerprint.channels) + previous, self.fingerprint.labels.heads)
+        return of(configuration, len(self.fingerprint.channels) + previous, self.fingerprint.labels.output_channels)
 
     def _correction(self, configuration: Configuration) -> float:
         """Memory of the real network over that of the model."""

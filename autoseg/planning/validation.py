@@ -166,7 +166,7 @@ def check_memory(
     footprint = footprint or modelled_footprint
     for c in map(plan.configuration, names):
         channels = len(plan.channels) + (len(plan.labels.foreground) if c.previous_stage else 0)
-        needed = footprint(c, channels, plan.labels.heads).training_bytes
+        needed = footprint(c, channels, plan.labels.output_channels).training_bytes
         if needed > machine.memory_bytes:
             raise NotEnough(
                 f"training {c.name} takes more memory than there is",

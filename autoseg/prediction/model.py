@@ -178,7 +178,7 @@ def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, de
 
 def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device: str, run: Run) -> Network:
     planned = plan.configuration(configuration)
-    network = networks.build(planned, channels=input_channels(plan, planned), heads=plan.labels.heads, deep_supervision=False)
+    network = networks.build(planned, channels=input_channels(plan, planned), heads=plan.labels.output_channels, deep_supervision=False)
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:

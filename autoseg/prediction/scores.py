@@ -186,4 +186,4 @@ def _winners(scores: Tensor) -> Tensor:
 
 
 def _class_type(labels: Labels) -> type[np.integer[Any]]:
-    return np.uint8 if len(labels.labels) <= 256 else np.int16
+    return np.uint8 if labels.class_count <= 256 else np.int16

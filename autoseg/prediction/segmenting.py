@@ -150,7 +150,7 @@ def predict_logits(
         ensemble(networks, device),
         volume,
         patch=configuration.patch_size,
-        heads=plan.labels.heads,
+        heads=plan.labels.output_channels,
         step=step,
         flips=flips_of(plan, configuration, tta=tta),
         device=device,
@@ -197,7 +197,7 @@ def flips_of(plan: Plan, configuration: Configuration, *, tta: bool) -> Flips:
 
 def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: Labels) -> Tensor:
     """The image `(c, z, y, x)` followed by one channel per foreground class of the previous stage's result `(z, y, x)`."""
-    channels = one_hot(torch.from_numpy(previous.astype(np.int16))[None], len(labels.labels))[0]
+    channels = one_hot(torch.from_numpy(previous.astype(np.int16))[None], labels.class_count)[0]
     return torch.cat((volume, channels))
 
 
@@ -220,7 +220,7 @@ def _segment_volume(
         ensemble(networks, device),
         volume,
         patch=configuration.patch_size,
-        heads=plan.labels.heads,
+        heads=plan.labels.output_channels,
         step=step,
         flips=flips_of(plan, configuration, tta=tta),
         device=device,
@@ -233,7 +233,7 @@ def _segment_volume(
             logits = torch.cat([slab.cpu() for _, slab in checked], dim=1).numpy()
             logits = resample_scores(logits, geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back)
             inside = classes_of(logits, labels)
-            beyond = np.zeros((labels.heads, 1, 1, 1), dtype=np.float32)
+            beyond = np.zeros((labels.output_channels, 1, 1, 1), dtype=np.float32)
             beyond[0] = not labels.regions  # beyond the crop all is background. Source: nnU-Net 2.8.1
             chances = geometry.restore(probabilities_of(logits, labels), outside=beyond)
         else:

@@ -24,9 +24,9 @@ def wanted_keys(labels: Labels) -> dict[int, tuple[int, ...]]:
     if labels.regions:
         keys = {i + 1: labels.classes_of(region.members) for i, region in enumerate(labels.regions)}
     else:
-        keys = {index: (index,) for index in range(1, len(labels.labels))}
+        keys = {index: (index,) for index in range(1, labels.class_count)}
     if labels.ignore is not None:
-        keys[ANNOTATED] = tuple(range(len(labels.labels)))
+        keys[ANNOTATED] = tuple(range(labels.class_count))
     return keys
 
 

@@ -155,7 +155,7 @@ class BatchLoader:
         for channel in self._masked_channels:  # nothing but zero was there before noise and warping
             image[:, channel].mul_(maps[0] >= 0)
         if self._previous is not None:
-            extra = one_hot(maps[1], len(plan.labels.labels))
+            extra = one_hot(maps[1], plan.labels.class_count)
             extra = cascade.augment_previous_stage(extra, settings=self._settings.cascade, generator=generator)
             image = torch.cat((image, extra), dim=1)
         return Batch(
@@ -241,7 +241,7 @@ def _annotation_table(cases: Sequence[PatchSource], labels: Labels) -> Tensor | 
     """Return whether a class was annotated, (cases, classes); None where all were, everywhere."""
     if all(case.annotated is None for case in cases):
         return None
-    table = np.ones((len(cases), len(labels.labels)), dtype=bool)
+    table = np.ones((len(cases), labels.class_count), dtype=bool)
     for row, case in enumerate(cases):
         if case.annotated is not None:
             table[row, 1:] = [label.name in case.annotated for label in labels.foreground]

@@ -177,7 +177,7 @@ def _of_regions(
     logits: Tensor, target: Tensor, valid: Tensor | None, annotated: Tensor | None, labels: Labels, settings: LossSettings
 ) -> _Compared:
     members = [labels.classes_of(region.members) for region in labels.regions]
-    table = torch.zeros((len(labels.labels), len(members)), device=logits.device)
+    table = torch.zeros((labels.class_count, len(members)), device=logits.device)
     for index, classes in enumerate(members):
         table[list(classes), index] = 1
     truth = table[target].movedim(-1, 1)  # (n, regions, z, y, x)

@@ -253,7 +253,7 @@ def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
             expected=f"{planned}, as planned, or none",
             fix="write other axes into plan.json (mirror_axes), or mirror from the first draw on: --set augmentation.mirror_from=0",
         )
-    weights, classes = settings.loss.class_weights, [label.name for label in plan.labels.labels]
+    weights, classes = settings.loss.class_weights, plan.labels.names
     if weights and len(weights) != len(classes):
         raise SettingsError(
             "the training setting 'loss.class_weights' does not fit the labels",

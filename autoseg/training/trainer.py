@@ -58,7 +58,7 @@ class Trainer:
         self.network: nn.Module = networks.build(
             configuration,
             channels=input_channels(plan, configuration),
-            heads=plan.labels.heads,
+            heads=plan.labels.output_channels,
             generator=generator_for(seed, 0),
         ).to(device)
         self.averaged: nn.Module = self.network if settings.ema == 0 else copy.deepcopy(self.network).requires_grad_(False)

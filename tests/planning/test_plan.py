@@ -244,7 +244,7 @@ class TestEdgeCases:
         regions = {"whole": ((1, 2, 3), 1), "core": ((2, 3), 2), "enhancing": ((3,), 3)}
         labels = make_labels({"background": 0, "oedema": 1, "necrosis": 2, "enhancing tumour": 3}, regions=regions, ignore=4)
         plan = self.plan(name, machine, [(150, 200, 160)] * 5, [(1.0, 1.0, 1.0)] * 5, labels=labels)
-        assert plan.labels.heads == 3
+        assert plan.labels.output_channels == 3
 
     def test_tiny_images(self, name, machine):
         self.plan(name, machine, [(6, 7, 9)] * 5, [(1.0, 1.0, 1.0)] * 5)

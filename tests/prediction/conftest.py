@@ -64,7 +64,7 @@ def make_workspace(tmp_path: Path, make_plan: Callable[..., Plan]) -> Callable[.
                 network = networks.build(
                     configuration,
                     channels=input_channels(plan, configuration),
-                    heads=plan.labels.heads,
+                    heads=plan.labels.output_channels,
                     generator=torch.Generator().manual_seed(fold),
                 )
                 description = {"plan": plan.to_json(), "configuration": configuration.name, "fold": fold}

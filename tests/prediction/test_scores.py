@@ -52,7 +52,7 @@ def slow_classes(scores: NDArray[np.float32], target: Shape, separate: int | Non
     ],
 )
 def test_classes_equal_those_of_scores_interpolated_everywhere(source: Shape, target: Shape, separate: int | None, labels: Labels) -> None:
-    scores = smooth_scores(labels.heads, source)
+    scores = smooth_scores(labels.output_channels, source)
     slabs = [(start, torch.from_numpy(scores[:, start : start + 5])) for start in range(0, source[0], 5)]
     found = classes_on_grid(iter(slabs), source=source, target=target, anisotropic_axis=separate, labels=labels)
     expected = slow_classes(scores, target, separate, labels)

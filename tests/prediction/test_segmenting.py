@@ -103,7 +103,7 @@ def test_every_configuration_segments_on_the_grid_of_the_scan(
     assert [stage.configuration.name for stage in model.stages] == (["3d_lowres", name] if name == "3d_cascade" else [name])
     result = segment(model, in_memory(), tta=False)
     assert result.classes.shape == SHAPE[::-1]
-    assert result.classes.max() < len(plan.labels.labels) and len(np.unique(result.classes)) > 1
+    assert result.classes.max() < plan.labels.class_count and len(np.unique(result.classes)) > 1
     assert not result.classes[0].any() and not result.classes[:, -3:].any() and not result.classes[..., :2].any(), "beyond the crop"
     assert set(result.seconds) == {"preprocess", "network", "resample"} and min(result.seconds.values()) >= 0
 
@@ -141,7 +141,7 @@ def test_probabilities_lie_on_the_grid_of_the_scan_and_agree_with_the_classes(
     plain = segment(model, in_memory(), tta=False)
     result = segment(model, in_memory(), tta=False, probabilities=True)
     assert plain.probabilities is None and result.probabilities is not None
-    assert result.probabilities.shape == (plan.labels.heads, *SHAPE[::-1])
+    assert result.probabilities.shape == (plan.labels.output_channels, *SHAPE[::-1])
     if regions:
         assert np.array_equal(result.classes, plan.labels.paint(result.probabilities > 0.5))
         assert not result.probabilities[:, 0].any(), "beyond the crop"

@@ -100,7 +100,7 @@ def test_regions_loss_equals_the_reference(golden, batch_dice):
     logits, channels = torch.tensor(given["logits"]), torch.tensor(given["regions_plus_ignore_channel"])
     target, names, regions = region_targets(channels)
     labels = Labels(
-        labels=(Label(name="background", value=0), *(Label(name=n, value=v) for n, v in names.items())),
+        all=(Label(name="background", value=0), *(Label(name=n, value=v) for n, v in names.items())),
         regions=tuple(Region(name=n, members=m, writes=w) for n, (m, w) in regions.items()),
     )
     value = make_loss(labels, batch_dice=batch_dice, settings=SETTINGS)([logits], target, None)

@@ -55,7 +55,7 @@ def test_every_loss_falls_in_ten_steps_of_training(name):
 def test_the_memory_of_every_loss_can_be_traced(name, labels):
     _, configuration = make_plan()
     loss = make_loss(labels, batch_dice=False, settings=chosen(name).loss)
-    assert traced_bytes(configuration, channels=1, heads=labels.heads, precision=torch.float32, loss=loss) > 100_000
+    assert traced_bytes(configuration, channels=1, heads=labels.output_channels, precision=torch.float32, loss=loss) > 100_000
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
@@ -74,7 +74,7 @@ def test_a_perfect_segmentation_has_the_lowest_loss(name, batch_dice):
 @pytest.mark.parametrize("batch_dice", [True, False])
 def test_no_loss_looks_at_ignored_voxels(name, labels, batch_dice):
     logits, target = example()
-    logits = logits[:, : labels.heads]
+    logits = logits[:, : labels.output_channels]
     ignored = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.3
     target = target.masked_fill(ignored, labels.ignore_class)
     loss = make_loss(labels, batch_dice=batch_dice, settings=chosen(name).loss)

@@ -90,7 +90,7 @@ class AutosegError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copied whole, also by a process pool of the caller's; our own processes use `messages`."""
+        """Copy the error whole, from a worker process to its parent, for instance."""
         return (rebuilt, (type(self), self.__dict__.copy()))
 
 

@@ -22,7 +22,7 @@ from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableF
 from autoseg.geometry import Shape, Spacing, nonzero_box
 from autoseg.labels import Labels, LabelsRecord
 from autoseg.version import __version__
-from autoseg.workers import run_cases
+from autoseg.workers import map_cases
 
 FINGERPRINT_FORMAT = 1
 POINTS = 4096  # of the curve that a case's intensities are reduced to: percentiles to within 0.025
@@ -149,7 +149,7 @@ def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress 
     FaultyCases : cases that could not be read or measured, all of them
     """
     work = partial(_measure, labels=dataset.labels, channels=len(dataset.channels), root=dataset.root)
-    outcomes = run_cases(
+    outcomes = map_cases(
         work,
         dataset.cases,
         names=[case.name for case in dataset.cases],

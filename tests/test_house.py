@@ -26,7 +26,6 @@ PACKAGE = REPOSITORY / "autoseg"
 ROOMS = (
     "version",
     "errors",
-    "messages",
     "quantities",
     "files",
     "geometry",
@@ -35,6 +34,7 @@ ROOMS = (
     "metrics",
     "workspace",
     "resources",
+    "outcomes",
     "workers",
     "machine",
     "losses",
@@ -190,12 +190,13 @@ def test_an_installed_wheel_finds_its_presets(wheel: Path, tmp_path: Path) -> No
     assert done.stdout.split() == [str(tmp_path / "autoseg" / name) for name in ("presets.py", *presets.KINDS)] + ["default"]
 
 
-def test_nothing_is_pickled_or_unpickled() -> None:
+def test_nothing_is_pickled_or_unpickled_but_what_goes_between_a_command_and_its_own_workers() -> None:
     modules = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
     wrong = []
     for path in _modules():
         place = path.relative_to(REPOSITORY)
-        wrong += [f"{place}:{line} {name}" for line, name in _libraries(path, inside_functions=True) if name in modules]
+        allowed = {"pickle"} if place == Path("autoseg/workers.py") else set()
+        wrong += [f"{place}:{line} {name}" for line, name in _libraries(path, inside_functions=True) if name in modules - allowed]
         for node in ast.walk(_parsed(path)):
             if isinstance(node, ast.Attribute) and node.attr in ("load", "save") and ast.unparse(node.value) == "torch":
                 wrong.append(f"{place}:{node.lineno} {ast.unparse(node)}")

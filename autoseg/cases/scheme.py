@@ -107,7 +107,7 @@ def _files_of_values(cases: Sequence[Case]) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = {}
     errors: list[AutosegError] = []
     count = 0 if size < _WORTH_WORKERS else None
-    for outcome in workers.run_cases(_values_of, [*labelled.values()], names=[*labelled], stage="reading label values", workers=count):
+    for outcome in workers.map_cases(_values_of, [*labelled.values()], names=[*labelled], stage="reading label values", workers=count):
         if outcome.failure is not None:
             errors.append(outcome.failure.as_error())
         for value in outcome.value or ():

@@ -53,7 +53,7 @@ def _examine_all(
     names = [case.name for case in dataset.cases]
     work = partial(examine, channels=len(dataset.channels), labels=dataset.labels)
     needed = [_bytes_needed(case, len(dataset.channels)) for case in dataset.cases]
-    for outcome in workers.run_cases(work, dataset.cases, names=names, stage="check", workers=count, peak_bytes=needed, progress=progress):
+    for outcome in workers.map_cases(work, dataset.cases, names=names, stage="check", workers=count, peak_bytes=needed, progress=progress):
         if outcome.value is not None:
             statistics[outcome.name] = outcome.value
             faults += outcome.value.faults

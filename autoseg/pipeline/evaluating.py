@@ -99,7 +99,7 @@ def score(
     """
     scores: dict[str, Any] = {}
     faults: list[AutosegError] = []
-    outcomes = workers.run_cases(
+    outcomes = workers.map_cases(
         partial(score_pair, labels=labels, metrics=tuple(metrics), tolerance=tolerance),
         [(predictions[case.name], case) for case in references],
         names=[case.name for case in references],

@@ -42,5 +42,5 @@ class NullReporter:
 
 
 def counter(reporter: Reporter, stage: str) -> Callable[[int, int], None]:
-    """A `(done, total)` callback for `workers.run_cases`, bound to one stage."""
+    """A `(done, total)` callback for `workers.map_cases`, bound to one stage."""
     return lambda done, total: reporter.progress(stage, done, total)

@@ -47,7 +47,7 @@ from autoseg.preprocessing.blocks import forget_open_files, read_box
 from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
-from autoseg.workers import run_cases
+from autoseg.workers import map_cases
 
 STORE_FORMAT = 2  # raised whenever the same input would give other files
 RECORD = "case.json"
@@ -69,7 +69,7 @@ def preprocess_dataset(
     Parameters
     ----------
     folder : of the configuration's cases, `Workspace.preprocessed(name)`
-    workers : as in `workers.run_cases`
+    workers : as in `workers.map_cases`
     progress : called with (done, total)
 
     Raises
@@ -88,7 +88,7 @@ def preprocess_dataset(
         progress(whole, len(dataset.cases))
     needs = [_need(case, recipe) for case in stale]
     _check_disk(folder, sum(need.disk for need in needs))
-    outcomes = run_cases(
+    outcomes = map_cases(
         functools.partial(_make_current, recipe=recipe),
         stale,
         names=[case.name for case in stale],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from autoseg import messages
 from autoseg.errors import SettingsError
 
 PATIENCE = datetime.timedelta(hours=24)  # others wait while the main process prepares and validates
@@ -81,16 +81,17 @@ class ProcessGroup:
         return float(shared[0]), signal.Signals(int(shared[1])).name if shared[1] else None
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes in the order of their ranks."""
+        """Return the values of all processes in the order of their ranks. They travel as JSON: numbers may be NaN, tuples become lists."""
+        text = json.dumps(value)
         if self.size == 1:
-            return [value]
-        message = torch.frombuffer(bytearray(messages.to_bytes(value)), dtype=torch.uint8)
+            return [json.loads(text)]
+        message = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
         distributed.all_gather(lengths, torch.tensor([len(message)]), group=self.control)
         longest = max(int(length) for length in lengths)
-        told = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
-        distributed.all_gather(told, nn.functional.pad(message, (0, longest - len(message))), group=self.control)
-        return [messages.from_bytes(one[: int(length)].numpy().tobytes()) for one, length in zip(told, lengths, strict=True)]
+        padded = [torch.empty(longest, dtype=torch.uint8) for _ in lengths]
+        distributed.all_gather(padded, nn.functional.pad(message, (0, longest - len(message)), value=ord(" ")), group=self.control)
+        return [json.loads(one.numpy().tobytes()) for one in padded]
 
     def wait(self) -> None:
         """Wait until every process is here."""

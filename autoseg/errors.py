@@ -16,7 +16,8 @@
     │   ├── SettingsError             a preset, recipe, setting or hand-edited plan that cannot be used
     │   ├── PlanMismatch              a plan, model or cache made for other data
     │   ├── ModelError                a model without the wanted fold, or a damaged one
-    │   ├── NotEnough                 too little memory, disk or shared memory (also the full disk)
+    │   ├── NotEnough                 too little memory, disk or shared memory
+    │   │   └── DiskFull              no room for a file
     │   ├── TrainingFailed            the network does not learn, or its numbers stay non-finite
     │   └── FaultyCases               several cases at fault; holds the single errors
     ├── WorkerDied               3    a worker process ended without a result
@@ -33,6 +34,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
 MANY = 12  # faults of one kind that are all shown in full
 TOLD = 3  # of more, these are shown in full, the others by their names
 
@@ -154,6 +156,10 @@ class NotEnough(InputError):
     """Too little memory, disk or shared memory."""
 
 
+class DiskFull(NotEnough):
+    """No room for a file; what was written before is whole."""
+
+
 class TrainingFailed(InputError):
     """The network does not learn, or its numbers stay non-finite."""
 
@@ -225,8 +231,10 @@ def short_of_space(error: BaseException) -> NotEnough | None:
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
-            return NotEnough("the disk is full", file=seen.filename, fix="free some space and run the same command again: it continues")
+        if isinstance(seen, DiskFull):
+            return seen
+        if isinstance(seen, OSError) and seen.errno in FULL:
+            return DiskFull("the disk is full", file=seen.filename, fix="free some space and run the same command again: it continues")
         if isinstance(seen, MemoryError):
             return NotEnough(
                 "out of memory", found=str(seen) or None, fix="use fewer --workers, or a smaller plan: autoseg plan --memory 4G"

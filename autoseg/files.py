@@ -13,45 +13,84 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
+import socket
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from autoseg.errors import MissingPath, NotEnough, SettingsError, UnreadableFile
+from autoseg.errors import FULL, DiskFull, MissingPath, SettingsError, UnreadableFile
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+TEMPORARY = ".writing-"
+_OF_WRITER = re.compile(re.escape(TEMPORARY) + r"(?:(?P<host>.+)-)?(?P<pid>\d+)-(?:[0-9a-f]{8}|\d+|[^-].*)", re.DOTALL)
+_FORGOTTEN = 86_400.0  # seconds after which what a process of another machine left half-written is swept away
+
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed to `path` when the block ends well, removed when it does not.
+    """A temporary path, in a folder of its own next to `path`; renamed to `path` when the block ends well, removed when it does not.
 
-    The temporary name keeps the suffix of `path`, because writers choose the format by it.
+    The file keeps its name, because writers choose the format by it, and because a longer one might be too long for the file system.
 
     Raises
     ------
-    NotEnough : the disk is full
+    DiskFull : the disk is full
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with temporary_folder(path.parent) as folder:
+            temporary = folder / path.name
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise disk_full(path) from error
         raise
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, removed when the block ends; where the process is killed before, `sweep` removes it."""
+    folder = Path(parent) / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        remove_tree(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder: temporary folders and files of autoseg whose writer is dead.
+
+    A process of another machine cannot be asked: what it left goes after a day.
+    """
+    for path in Path(folder).glob(f"{TEMPORARY}*"):
+        if (named := _OF_WRITER.fullmatch(path.name)) is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its owner was quicker
+            dead = named["host"] == socket.gethostname() and not _alive(int(named["pid"]))
+            if dead or time.time() - path.lstat().st_mtime > _FORGOTTEN:
+                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -81,10 +120,10 @@ def only_one(folder: Path, *, doing: str) -> Iterator[None]:
         yield
 
 
-def disk_full(path: Path) -> NotEnough:
+def disk_full(path: Path) -> DiskFull:
     """The error for a disk without room for `path`."""
     free = shutil.disk_usage(path.parent).free
-    return NotEnough(
+    return DiskFull(
         "the disk is full",
         file=path,
         found=f"{free / 1e9:.2f} GB free",
@@ -256,7 +295,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def _layout(value: Any, indent: str, width: int) -> str:
-    flat = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
     if len(flat) + len(indent) <= width or not isinstance(value, (dict, list, tuple)) or not value:
         return flat
     inner = indent + "  "
@@ -267,7 +306,8 @@ def _layout(value: Any, indent: str, width: int) -> str:
     return "[\n" + ",\n".join(inner + row for row in rows) + "\n" + indent + "]"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what `json.dumps` cannot write as a value that it can: paths as text, arrays and numbers of numpy as lists and numbers."""
     item: Callable[[], Any] | None = getattr(value, "item", None)
     if isinstance(value, Path):
         return str(value)

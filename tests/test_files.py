@@ -11,7 +11,7 @@ import time
 import pytest
 
 from autoseg import files
-from autoseg.errors import MissingPath, NotEnough, SettingsError, UnreadableFile
+from autoseg.errors import DiskFull, MissingPath, NotEnough, SettingsError, UnreadableFile
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -122,3 +122,41 @@ def test_what_lies_beside_a_header_is_part_of_its_hash(tmp_path):
             (tmp_path / beside).write_bytes(content)
             hashes.append(files.hash_file(tmp_path / header))
         assert len(set(hashes[:3])) == 3 and hashes[3] == hashes[1], header
+
+
+def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from autoseg import files
+with files.whole(Path({str(tmp_path)!r}) / "state.json") as temporary:
+    temporary.write_text("half of it")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+    left = os.listdir(tmp_path)
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == left and len(left) == 1  # its writer is alive
+    writer.kill()
+    writer.communicate()
+    kept = [".writing-x", ".writing-notes-by-me", ".lock", "plan.json", f".writing-another.host-{writer.pid}-0a1b2c3d"]
+    for name in kept:
+        (tmp_path / name).touch()
+    old = tmp_path / ".writing-17-phantom_001.nii.gz"  # as versions before named it
+    old.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    files.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path):
+    files.write_text(tmp_path / ("a" * 250 + ".json"), "{}")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_way_to_have_no_room_is_a_full_disk(tmp_path, code):
+    with pytest.raises(DiskFull), files.whole(tmp_path / "x"):
+        raise OSError(code, os.strerror(code))
+    assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,7 @@ ROOMS = (
     "errors",
     "quantities",
     "files",
+    "checksums",
     "geometry",
     "schema",
     "labels",

@@ -1,8 +1,8 @@
 """Weights together with their plan, and the state of a training: safetensors and JSON, never a pickle.
 
-Each file is a safetensors file that carries its JSON description in its own header, with a SHA-256 over the tensors. It is
-renamed into place when whole, so weights and description can never belong to different moments. `model.json` is the
-readable copy of a model's description.
+Each file is a safetensors file that carries its JSON description in its own header, with a SHA-256 over the tensors and a
+checksum over that and the description. It is renamed into place when whole, so weights and description can never belong to
+different moments. `model.json` is the readable copy of a model's description.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoseg import files
+from autoseg.checksums import KEY, is_unchanged, with_checksum
 from autoseg.errors import MissingPath, ModelError, UnreadableFile
 from autoseg.workspace import Run
 
@@ -48,7 +51,7 @@ def save_model(
     """
     whole = {"format": MODEL_FORMAT, **description}
     written = write_tensors(run.weights, weights, whole)
-    files.write_json(run.description, {**whole, **(remarks or {}), "digest": written})
+    files.write_json(run.description, with_checksum({**whole, **(remarks or {}), "digest": written}))
 
 
 def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -71,14 +74,15 @@ def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def holds(run: Run, weights: Mapping[str, Tensor], *, steps: int) -> bool:
-    """Whether `model.safetensors` and `model.json` are whole, and are these weights after that many steps."""
-    expected = {"steps": steps, "digest": digest(weights)}
+    """Whether `model.safetensors` and `model.json` are whole, say the same, and are these weights after that many steps."""
     try:
         found, description = load_model(run)
         readable = files.read_json(run.description)
     except (MissingPath, ModelError, UnreadableFile):
         return False
-    alike = description.get("steps") == steps and digest(found) == expected["digest"]
+    same = digest(weights)
+    expected = {**json.loads(json.dumps(description)), "steps": steps, "digest": same}
+    alike = description.get("steps") == steps and digest(found) == same and is_unchanged(readable) is not False
     return alike and isinstance(readable, dict) and {name: readable.get(name) for name in expected} == expected
 
 
@@ -131,9 +135,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     plain = _without_sharing(plain)
     sha256 = digest(plain)
-    header = json.dumps({_DIGEST: sha256, _DESCRIPTION: description}, allow_nan=False)
+    header = json.dumps(with_checksum({_DIGEST: sha256, _DESCRIPTION: description}), allow_nan=False)
     with files.whole(path) as temporary:
-        save_file(plain, temporary, metadata={_HEADER: header})
+        _save(plain, temporary, header)
     return sha256
 
 
@@ -154,8 +158,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = json.loads(metadata[_HEADER])
         if _DIGEST in metadata:  # how versions before the first release wrote it
             header = {_DIGEST: metadata[_DIGEST], _DESCRIPTION: header}
+        elif header.keys() - {KEY} != {_DIGEST, _DESCRIPTION} or is_unchanged(header) is False:
+            raise ValueError("the description in its header was changed since it was written")
         description, recorded = header[_DESCRIPTION], header[_DIGEST]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except PermissionError:
+        raise MissingPath("the model file is not readable", file=path, found="permission denied", fix=f"chmod +r {path}") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(description, dict):
         raise _damaged(path, "the description in its header is not a table")
@@ -172,6 +180,19 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()
+
+
+def _save(tensors: dict[str, Tensor], path: Path, header: str) -> None:
+    """Write a safetensors file: a full disk is an OSError as everywhere else, and others may read it where the umask lets them."""
+    try:
+        save_file(tensors, path, metadata={_HEADER: header})
+    except SafetensorError as error:
+        if (code := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    other = path.with_name("mode")
+    other.touch()
+    path.chmod(other.stat().st_mode)
 
 
 def _damaged(path: Path, found: str) -> ModelError:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, images, postprocessing, prediction, schema
+from autoseg import cases, files, images, postprocessing, prediction, schema
 from autoseg.cases import Case
 from autoseg.errors import (
     AutosegError,
@@ -85,6 +85,7 @@ def predict(
         labels=opened.plan.labels,
     )
     targets = _targets(found, Path(output), single=record.single)
+    files.sweep(record.folder)
     earlier = record.read()
     if not overwrite:
         _refuse_to_replace(targets, earlier)

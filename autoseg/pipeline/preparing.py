@@ -153,6 +153,7 @@ def plan(
         result = import_plan(files.read_json(plans_file), facts, preset=preset, machine=offered, footprint=trace)
     split = None if checked is None else _split(checked.dataset, facts, splits=splits, seed=seed)
     _preflight(result, facts, workspace, reporter, folds=5 if split is None else len(split))
+    files.sweep(workspace.root)
     if not overwrite:
         _refuse_to_orphan(workspace, result, checked, split)
     if checked is not None:

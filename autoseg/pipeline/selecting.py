@@ -41,6 +41,7 @@ def select(root: Path | str | Workspace, *, reporter: Reporter | None = None) ->
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
     require_fit(plan, dataset, workspace)
+    files.sweep(workspace.root)
     candidates = {c.name: _validated(workspace, c.name) for c in plan.configurations}
     candidates = {name: folds for name, folds in candidates.items() if folds}
     if not candidates:

@@ -190,12 +190,20 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[s
     for k in folds:
         run = work.workspace.run(name, k)
         with files.only_one(run.root, doing=f"training {name} fold {k}") if work.processes.is_main else contextlib.nullcontext():
-            if work.overwrite and work.processes.is_main:
-                files.empty_folder(run.root)
+            if work.processes.is_main:
+                _tidy(run, overwrite=work.overwrite)
             work.processes.wait()
             results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k)
         work = _clock_restarted(work)
     return results
+
+
+def _tidy(run: Run, *, overwrite: bool) -> None:
+    """Remove what killed processes left half-written in the folders of a fold; everything in them where the fold is trained again."""
+    for folder in (run.root, run.state, run.validation):
+        files.sweep(folder)
+    if overwrite:
+        files.empty_folder(run.root)
 
 
 def _wanted(plan: Plan, configuration: str | None) -> list[str]:

@@ -24,8 +24,6 @@ import json
 import math
 import os
 import shutil
-import socket
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +36,8 @@ from numpy.typing import NDArray
 
 from autoseg import files, images, schema
 from autoseg.cases import Case, Dataset, load_classes, load_image
-from autoseg.errors import AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
+from autoseg.checksums import checked, with_checksum, without_checksum
+from autoseg.errors import FULL, AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.normalization import NORMALIZATIONS
@@ -80,7 +79,7 @@ def preprocess_dataset(
     """
     forget_open_files()
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    files.sweep(folder)
     recipe = _Recipe(plan=plan, configuration=configuration, folder=folder)
     stale = [case for case in dataset.cases if not _is_current(case, recipe)]
     whole = len(dataset.cases) - len(stale)
@@ -98,7 +97,7 @@ def preprocess_dataset(
         progress=None if progress is None else lambda done, _: progress(whole + done, len(dataset.cases)),
     )
     errors = [outcome.failure.as_error() for outcome in outcomes if outcome.failure is not None]
-    _sweep(folder)
+    files.sweep(folder)
     full = next((error for error in errors if isinstance(error, NotEnough)), None)
     if len(errors) == 1 or full is not None:  # a full disk is one fault, however many cases met it
         raise full or errors[0]
@@ -111,7 +110,7 @@ def stored_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     places = (path.parent.name for path in folder.glob(f"*/{RECORD}"))
-    return tuple(sorted(urllib.parse.unquote(place) for place in places if not place.startswith(_TEMPORARY)))
+    return tuple(sorted(urllib.parse.unquote(place) for place in places if not place.startswith(files.TEMPORARY)))
 
 
 def open_case(folder: Path, name: str) -> StoredCase:
@@ -305,7 +304,11 @@ def _key(case: Case, recipe: _Recipe) -> str:
 
 def _read_record(place: Path) -> _Record:
     fix = "run the same command again: it prepares what is missing"
-    return schema.read(_Record, place / RECORD, what="a preprocessed case", fix=fix, error=UnreadableFile)
+    what, file = "a preprocessed case", place / RECORD
+    value = files.read_json(file, fix=fix)
+    record = schema.parse(_Record, without_checksum(value), what=what, fix=fix, file=file, error=UnreadableFile)
+    checked(value, file=file, what=what, fix=fix)
+    return record
 
 
 def _kept_record(place: Path) -> _Record | None:
@@ -409,7 +412,7 @@ def _write_arrays(place: Path, prepared: Preprocessed, labels: Labels, *, planar
 
 def _write_record(place: Path, record: _Record) -> None:
     """Write the record, then give all files one time: the seal that `_sealed` looks for."""
-    (place / RECORD).write_text(json.dumps(schema.dump(record), allow_nan=False) + "\n")
+    (place / RECORD).write_text(json.dumps(with_checksum(schema.dump(record)), allow_nan=False) + "\n")
     now = time.time_ns()
     for name in (*record.files, RECORD):
         os.utime(place / name, ns=(now, now))
@@ -418,20 +421,16 @@ def _write_record(place: Path, record: _Record) -> None:
 @contextlib.contextmanager
 def _replacing(place: Path, *, keep: Sequence[str] | Mapping[str, Any] = ()) -> Iterator[Path]:
     """A temporary folder that takes the place of `place` when the block ends well; with those files of the old one in `keep`."""
-    temporary = place.with_name(f"{_TEMPORARY}{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}")
-    files.remove_tree(temporary)
-    temporary.mkdir(parents=True)
     try:
-        for name in keep:
-            os.replace(place / name, temporary / name)
-        yield temporary
-        _put(temporary, place)
+        with files.temporary_folder(place.parent) as temporary:
+            for name in keep:
+                os.replace(place / name, temporary / name)
+            yield temporary
+            _put(temporary, place)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise files.disk_full(place) from error
         raise
-    finally:
-        files.remove_tree(temporary)
 
 
 def _put(temporary: Path, place: Path) -> None:
@@ -464,27 +463,3 @@ def _check_disk(folder: Path, needed: float) -> None:
 
 def _told(amount: float) -> str:
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
-
-
-_TEMPORARY = ".writing-"
-_FORGOTTEN = 86_400.0  # seconds after which what another machine left half-written is swept away
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        host, pid, _ = path.name.removeprefix(_TEMPORARY).rsplit("-", 2)
-        with contextlib.suppress(FileNotFoundError):  # its owner was quicker
-            old = time.time() - path.stat().st_mtime > _FORGOTTEN
-            if (host == socket.gethostname() and not _alive(int(pid))) or old:
-                files.remove_tree(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from autoseg import files
-from autoseg.errors import MissingPath, ModelError
+from autoseg.errors import DiskFull, MissingPath, ModelError
 from autoseg.networks import checkpoint
 from autoseg.workspace import Run
 
@@ -119,7 +121,7 @@ def test_a_write_that_fails_leaves_the_model_before_as_it_was(run: Run, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", dies)
-    with pytest.raises(files.NotEnough):
+    with pytest.raises(DiskFull):
         checkpoint.save_model(run, {"a": torch.zeros(3)}, {"epochs": 2})
     weights, description = checkpoint.load_model(run)
     assert weights["a"].tolist() == [1, 1, 1] and description["epochs"] == 1
@@ -172,3 +174,57 @@ def test_the_same_model_is_the_same_file_however_often_it_is_written_and_however
         checkpoint.save_model(run, weights, {"x": 1, "y": [2]}, remarks={"seconds": seconds})
     assert len({run.weights.read_bytes() for run in runs}) == 1
     assert [json.loads(run.description.read_text())["seconds"] for run in runs] == list(range(8))
+
+
+def _changed(path: Path, before: str, after: str) -> None:
+    """Replace a text of the header of a safetensors file by one of the same length."""
+    assert len(before) == len(after) and path.read_bytes().count(before.encode()) == 1
+    path.write_bytes(path.read_bytes().replace(before.encode(), after.encode()))
+
+
+@pytest.mark.parametrize(("before", "after"), [("123.25", "623.25"), ("checksum", "checksun"), ('"fold\\\\": 0', '"fold\\\\": 1')])
+def test_a_changed_description_is_noticed_although_the_weights_are_whole(run: Run, before: str, after: str) -> None:
+    checkpoint.save_model(run, {"a": torch.randn(50)}, {"plan": {"intensities": [{"mean": 123.25}]}, "fold": 0})
+    before, after = before.encode().decode("unicode_escape"), after.encode().decode("unicode_escape")
+    _changed(run.weights, before, after)
+    with pytest.raises(ModelError, match="damaged"):
+        checkpoint.load_model(run)
+
+
+def test_a_model_of_an_earlier_version_has_no_checksum_and_opens(run: Run) -> None:
+    weights = {"a": torch.randn(50)}
+    header = {"sha256": checkpoint.digest(weights), "description": {"format": 1, "configuration": "2d"}}
+    run.root.mkdir()
+    save_file(weights, run.weights, metadata={"autoseg": json.dumps(header)})
+    assert checkpoint.load_model(run)[1]["configuration"] == "2d"
+
+
+def test_a_model_json_that_says_something_else_is_not_held(run: Run) -> None:
+    weights = {"a": torch.randn(50)}
+    checkpoint.save_model(run, weights, {"steps": 3, "plan": {"mean": 123.25}}, remarks={"seconds": 7.5})
+    assert checkpoint.holds(run, weights, steps=3)
+    for before, after in (("123.25", "623.25"), ("7.5", "9.5")):
+        whole = run.description.read_text()
+        run.description.write_text(whole.replace(before, after))
+        assert not checkpoint.holds(run, weights, steps=3)
+        run.description.write_text(whole)
+
+
+def test_a_model_may_be_read_by_whom_the_umask_lets_read(run: Run) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint.save_model(run, {"a": torch.randn(5)}, {})
+    finally:
+        os.umask(before)
+    assert run.weights.stat().st_mode & 0o777 == 0o640 == run.description.stat().st_mode & 0o777
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(DiskFull, match="disk is full"):
+        checkpoint.save_state(run.state, {"a": torch.randn(5)})
+    assert list(run.state.iterdir()) == []

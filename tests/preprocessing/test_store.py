@@ -458,3 +458,37 @@ def test_a_damaged_record_is_named_and_the_case_made_again(
         store.open_case(folder, one.cases[0].name)
     prepare(one, plan, folder)
     assert contents(folder).keys() == before.keys() and store.open_case(folder, one.cases[0].name).channels == len(plan.channels)
+
+
+@pytest.mark.parametrize("damage", [{"scale": [7.0]}, {"offset": [-3.5]}])
+def test_a_record_that_was_changed_but_can_be_read_is_refused_and_the_case_made_again(
+    tmp_path: Path, dataset: Dataset, make_plan: PlanMaker, damage: dict[str, Any]
+) -> None:
+    plan = make_plan()
+    folder, one = tmp_path / "cache", dataset.only([dataset.cases[0].name])
+    prepare(one, plan, folder)
+    file = folder / one.cases[0].name / "case.json"
+    before = json.loads(file.read_text())
+    damage = {name: values * len(plan.channels) for name, values in damage.items()}
+    file.write_text(json.dumps({**before, **damage}))
+    with pytest.raises(UnreadableFile, match="changed since it was written"):
+        store.open_case(folder, one.cases[0].name)
+    prepare(one, plan, folder)
+    assert json.loads(file.read_text()) == before
+
+
+def test_a_record_of_an_earlier_version_without_a_checksum_is_current(tmp_path: Path, dataset: Dataset, make_plan: PlanMaker) -> None:
+    plan = make_plan()
+    folder, one = tmp_path / "cache", dataset.only([dataset.cases[0].name])
+    prepare(one, plan, folder)
+    file = folder / one.cases[0].name / "case.json"
+    record = json.loads(file.read_text())
+    del record["checksum"]
+    times = file.stat()
+    file.write_text(json.dumps(record))
+    for path in file.parent.iterdir():
+        os.utime(path, ns=(times.st_mtime_ns, times.st_mtime_ns))
+    os.utime(file, ns=(times.st_mtime_ns, times.st_mtime_ns))
+    made = made_at(folder)
+    prepare(one, plan, folder)
+    assert made_at(folder) == made and "checksum" not in json.loads(file.read_text())

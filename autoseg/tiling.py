@@ -88,25 +88,6 @@ def gaussian_weights(patch: Shape) -> Tensor:
     return (PEAK * weights[0]).clamp(min=SMALLEST).to(torch.float32)
 
 
-def predict_volume(
-    network: Network,
-    volume: Tensor,
-    *,
-    patch: Shape,
-    heads: int,
-    step: float = 0.5,
-    flips: Flips | None = None,
-    device: str | torch.device = "cpu",
-    batch: int | None = None,
-) -> Tensor:
-    """The logits of a whole volume, float32 `(heads, z, y, x)` on the CPU. See `predict_slabs` for the parameters."""
-    logits = torch.empty((heads, *volume.shape[1:]), dtype=torch.float32)
-    slabs = predict_slabs(network, volume, patch=patch, heads=heads, step=step, flips=flips, device=device, batch=batch)
-    for start, slab in slabs:
-        logits[:, start : start + slab.shape[1]] = slab.cpu()
-    return logits
-
-
 def predict_slabs(
     network: Network,
     volume: Tensor,

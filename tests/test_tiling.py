@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoseg import tiling
-from autoseg.tiling import Flips, gaussian_weights, predict_slabs, predict_volume, tile_starts
+from autoseg.tiling import Flips, gaussian_weights, predict_slabs, tile_starts
 
 
 def test_positions_equal_the_reference(golden: Path) -> None:
@@ -93,12 +94,16 @@ def slow_prediction(network: tiling.Network, volume: Tensor, patch: tuple[int, i
     return sums / total
 
 
+def whole(network: tiling.Network, volume: Tensor, **settings: Any) -> torch.Tensor:
+    return torch.cat([slab.cpu() for _, slab in predict_slabs(network, volume, **settings)], dim=1)
+
+
 @pytest.mark.parametrize("flips", [Flips(), Flips(axes=(0, 2)), Flips(axes=(0, 1, 2), swap_axis=2, pairs=((1, 2),))])
 @pytest.mark.parametrize("batch", [None, 1, 4])
 def test_a_volume_equals_the_slow_sum_over_patches(flips: Flips, batch: int | None) -> None:
     volume = torch.randn((2, 11, 9, 14), generator=torch.Generator().manual_seed(1))
     network = affected_by_everything(4)
-    found = predict_volume(network, volume, patch=(4, 6, 8), heads=4, flips=flips, batch=batch)
+    found = whole(network, volume, patch=(4, 6, 8), heads=4, flips=flips, batch=batch)
     assert torch.allclose(found.double(), slow_prediction(network, volume, (4, 6, 8), 4, flips), atol=1e-4)
 
 
@@ -110,7 +115,7 @@ def test_a_volume_smaller_than_the_patch_is_seen_between_zeros_and_cut_back() ->
         return x
 
     volume = torch.randn(1, 3, 10, 5)
-    assert torch.allclose(predict_volume(network, volume, patch=(6, 8, 8), heads=1), volume, atol=1e-6)
+    assert torch.allclose(whole(network, volume, patch=(6, 8, 8), heads=1), volume, atol=1e-6)
     assert all(tuple(x.shape[2:]) == (6, 8, 8) for x in seen)
     assert not seen[0][:, :, 0].any() and not seen[0][:, :, 4:].any() and not seen[0][..., 0].any() and not seen[0][..., 6:].any()
 
@@ -133,7 +138,7 @@ def test_channels_of_a_previous_stage_change_sides_with_the_flip() -> None:
         return x
 
     volume = torch.arange(3.0).view(3, 1, 1, 1) + torch.arange(4.0)
-    predict_volume(network, volume, patch=(1, 1, 4), heads=3, flips=Flips(axes=(2,), swap_axis=2, pairs=((1, 2),), input_pairs=((1, 2),)))
+    whole(network, volume, patch=(1, 1, 4), heads=3, flips=Flips(axes=(2,), swap_axis=2, pairs=((1, 2),), input_pairs=((1, 2),)))
     straight, flipped = (x[0, :, 0, 0] for x in seen)
     assert torch.equal(flipped, straight[[0, 2, 1]].flip(1))
 

@@ -24,7 +24,7 @@ from autoseg.prediction.scores import classes_of, classes_on_grid, probabilities
 from autoseg.preprocessing.case import GridTransform, preprocess_case
 from autoseg.preprocessing.resampling import resample_scores
 from autoseg.preprocessing.store import StoredCase
-from autoseg.tiling import Flips, predict_slabs, predict_volume
+from autoseg.tiling import Flips, predict_slabs
 
 STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
 
@@ -140,21 +140,6 @@ def segment_preprocessed(
     finally:
         network.train(training)
     return classes
-
-
-def predict_logits(
-    networks: Sequence[nn.Module], volume: Tensor, *, plan: Plan, configuration: Configuration, tta: bool, device: str, step: float = STEP
-) -> Tensor:
-    """Mean logits of the networks, float32 `(heads, z, y, x)`, on the grid of a preprocessed volume `(c, z, y, x)`."""
-    return predict_volume(
-        ensemble(networks, device),
-        volume,
-        patch=configuration.patch_size,
-        heads=plan.labels.output_channels,
-        step=step,
-        flips=flips_of(plan, configuration, tta=tta),
-        device=device,
-    )
 
 
 def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], Tensor]:

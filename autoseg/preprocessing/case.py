@@ -37,11 +37,6 @@ class GridTransform:
     target_spacing: Spacing  # mm, plan axes, after resampling
 
     @property
-    def shape_after_crop(self) -> Shape:
-        """Voxels, plan axes, between crop and resampling."""
-        return self.box.shape
-
-    @property
     def anisotropic_axis(self) -> int | None:
         """The plan axis along which the case was not interpolated."""
         return anisotropic_axis(self.spacing, self.target_spacing)

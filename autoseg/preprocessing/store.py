@@ -105,14 +105,6 @@ def preprocess_dataset(
         raise FaultyCases(errors, fix="fix these cases, or leave them out; the others are done and will not be done again")
 
 
-def stored_names(folder: Path) -> tuple[str, ...]:
-    """The cases in a cache, sorted."""
-    if not folder.is_dir():
-        return ()
-    places = (path.parent.name for path in folder.glob(f"*/{RECORD}"))
-    return tuple(sorted(urllib.parse.unquote(place) for place in places if not place.startswith(files.TEMPORARY)))
-
-
 def open_case(folder: Path, name: str) -> StoredCase:
     """A stored case, ready to be read in parts.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from torch import Tensor
 from autoseg import images, prediction
 from autoseg.errors import ModelError, PlanMismatch, UnreadableFile
 from autoseg.images import Image
-from autoseg.planning.configuration import Plan
-from autoseg.prediction import Model, open_model, predict_logits, segment, segment_preprocessed
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.prediction import Model, open_model, segment, segment_preprocessed
 from autoseg.prediction.segmenting import ensemble, flips_of
 from autoseg.preprocessing.case import preprocess_case
-from autoseg.tiling import Flips
+from autoseg.tiling import Flips, predict_slabs
 from autoseg.workspace import Workspace
 
 from .conftest import REGIONS, only
@@ -94,6 +94,17 @@ def test_all_48_axis_orders_of_a_file_give_one_segmentation_on_the_grid_of_each_
     assert expected is not None and len(np.unique(expected)) > 2, "the random network draws too little to test anything"
 
 
+def logits_of(networks: Sequence[torch.nn.Module], volume: Tensor, plan: Plan, configuration: Configuration) -> Tensor:
+    slabs = predict_slabs(
+        ensemble(networks, "cpu"),
+        volume,
+        patch=configuration.patch_size,
+        heads=plan.labels.output_channels,
+        flips=flips_of(plan, configuration, tta=True),
+    )
+    return torch.cat([slab for _, slab in slabs], dim=1)
+
+
 @pytest.mark.parametrize("name", ["3d_fullres", "2d", "3d_lowres", "3d_cascade"])
 def test_every_configuration_segments_on_the_grid_of_the_scan(
     name: str, make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
@@ -114,14 +125,7 @@ def test_the_label_map_is_that_of_resampling_all_scores_at_once(
     model = open_model(make_workspace(only(make_plan(), "3d_fullres")).root, device="cpu")
     image = in_memory()
     prepared = preprocess_case(image, None, plan=model.plan, configuration=model.configuration)
-    logits = predict_logits(
-        model.stages[0].networks,
-        torch.from_numpy(prepared.image),
-        plan=model.plan,
-        configuration=model.configuration,
-        tta=True,
-        device="cpu",
-    )
+    logits = logits_of(model.stages[0].networks, torch.from_numpy(prepared.image), model.plan, model.configuration)
     size = prepared.geometry.box.shape
     assert prepared.geometry.anisotropic_axis_back is None, "else this slow version is not the same rule"
     dense = torch.nn.functional.interpolate(logits[None].double(), size=size, mode="trilinear", align_corners=False)[0]
@@ -242,12 +246,10 @@ def test_a_lateral_phantom_keeps_its_sides_under_flips(make_plan: Callable[..., 
     plan = make_plan()
     sided = Sided()
     volume = torch.zeros(2, 4, 12, 16)
-    logits = predict_logits([sided], volume, plan=plan, configuration=plan.configuration("3d_fullres"), tta=True, device="cpu")
+    logits = logits_of([sided], volume, plan, plan.configuration("3d_fullres"))
     classes = logits.argmax(0)
     assert (classes[:2] == 2).all() and (classes[2:] == 1).all()
-    confused = predict_logits(
-        [sided], volume, plan=replace(plan, swap_axis=None), configuration=plan.configuration("3d_fullres"), tta=True, device="cpu"
-    )
+    confused = logits_of([sided], volume, replace(plan, swap_axis=None), plan.configuration("3d_fullres"))
     assert torch.allclose(confused[1], confused[2], atol=1e-5), "the oracle: without the exchange the sides are a tie"
 
 

@@ -39,7 +39,7 @@ def test_crop_comes_first_then_normalisation_then_resampling(make_plan: PlanMake
     np.testing.assert_allclose(prepared.image, resample_image(normalized, shape, anisotropic_axis=None), atol=1e-5)
     np.testing.assert_array_equal(prepared.label, resample_labels(classes[1:-2, 3:-1, 2:], shape, anisotropic_axis=None))
     assert prepared.geometry.shape == prepared.image.shape[1:] == shape
-    assert prepared.geometry.box.start == (1, 3, 2) and prepared.geometry.shape_after_crop == (9, 16, 15)
+    assert prepared.geometry.box.start == (1, 3, 2) and prepared.geometry.box.shape == (9, 16, 15)
     assert prepared.mask is None
 
 

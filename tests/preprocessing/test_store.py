@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,13 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
+def stored_names(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(urllib.parse.unquote(path.parent.name) for path in folder.glob(f"[!.]*/{store.RECORD}")))
+
+
 def made_at(folder: Path) -> dict[str, int]:
     """When the image of each case was written."""
-    return {name: (folder / name / "image.b2nd").stat().st_mtime_ns for name in store.stored_names(folder)}
+    return {name: (folder / name / "image.b2nd").stat().st_mtime_ns for name in stored_names(folder)}
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_stored_arrays_are_the_prepared_ones(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, name: str) -> None:
     plan = make_plan()
     prepare(dataset, plan, tmp_path / "store", name=name)
-    assert store.stored_names(tmp_path / "store") == ("case_0", "case_1", "case_2", "case_3")
+    assert stored_names(tmp_path / "store") == ("case_0", "case_1", "case_2", "case_3")
     for case in dataset.cases:
         image = load_image(case, channels=1)
         classes = load_classes(case, plan.labels, like=image)
@@ -90,7 +95,7 @@ def test_integers_that_are_not_resampled_lose_nothing(dataset: Dataset, make_pla
     prepare(dataset.only(["case_0"]), plan, tmp_path / "store")
     image = load_image(dataset.cases[0], channels=1)
     prepared = preprocess_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
-    assert prepared.geometry.shape == prepared.geometry.shape_after_crop
+    assert prepared.geometry.shape == prepared.geometry.box.shape
     stored = store.open_case(tmp_path / "store", "case_0").image()
     np.testing.assert_allclose(stored, prepared.image, atol=3e-7 * np.abs(prepared.image).max())
 
@@ -148,7 +153,7 @@ def test_odd_names_of_cases_are_names_of_folders(dataset: Dataset, make_plan: Pl
     names = ("..", "a/b", "Müller, Änne", ".writing-x", "%41")
     cases = tuple(dataclasses.replace(dataset.cases[0], name=name) for name in names)
     prepare(dataclasses.replace(dataset, cases=cases), make_plan(), tmp_path / "store")
-    assert store.stored_names(tmp_path / "store") == tuple(sorted(names))
+    assert stored_names(tmp_path / "store") == tuple(sorted(names))
     assert all(store.open_case(tmp_path / "store", name).name == name for name in names)
 
 
@@ -312,7 +317,7 @@ def test_one_faulty_case_is_told_and_the_others_are_there(dataset: Dataset, make
         store.preprocess_dataset(
             dataset, plan, plan.configuration("3d_fullres"), tmp_path / "store", workers=0, progress=lambda *c: calls.append(c)
         )
-    assert store.stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
+    assert stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
     assert calls == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -322,7 +327,7 @@ def test_several_faulty_cases_are_told_together(dataset: Dataset, make_plan: Pla
     with pytest.raises(FaultyCases) as raised:
         prepare(dataset, make_plan(), tmp_path / "store", workers=2)
     assert [error.case for error in raised.value.errors] in (["case_0", "case_1"], ["case_1", "case_0"])
-    assert store.stored_names(tmp_path / "store") == ("case_2", "case_3")
+    assert stored_names(tmp_path / "store") == ("case_2", "case_3")
 
 
 def test_a_missing_case_and_a_damaged_one_say_what_to_do(dataset: Dataset, make_plan: PlanMaker, tmp_path: Path) -> None:
@@ -357,7 +362,7 @@ def test_a_worker_killed_in_the_middle_is_told_and_the_others_finish(
     with pytest.raises(WorkerDied, match="SIGKILL") as raised:
         prepare(dataset, plan, tmp_path / "store", workers=2)
     assert raised.value.case == "case_1" and raised.value.exit_code == 3
-    assert store.stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
+    assert stored_names(tmp_path / "store") == ("case_0", "case_2", "case_3")
 
 
 def test_a_disk_too_small_is_told_before_work_begins(
@@ -415,7 +420,7 @@ def test_a_killed_run_leaves_whole_cases_and_the_next_ends_as_if_undisturbed(
         run = subprocess.Popen([*command, str(folder)], cwd=Path(__file__).parents[2])
         aim = len(finished) + int(rng.integers(2, 12))
         deadline = time.monotonic() + 60
-        while len(store.stored_names(folder)) < aim and time.monotonic() < deadline:
+        while len(stored_names(folder)) < aim and time.monotonic() < deadline:
             time.sleep(0.0005)
         run.kill()
         run.wait()

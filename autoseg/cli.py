@@ -6,8 +6,6 @@ Heavy imports stay inside the commands, so that `--help` is instant.
 from __future__ import annotations
 
 import enum
-import os
-import shutil
 import signal
 import sys
 import time
@@ -19,8 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
-from autoseg.quantities import clock, seconds
-from autoseg.version import __version__, other_autoseg
+from autoseg.quantities import seconds
+from autoseg.terminal import Terminal
+from autoseg.version import __version__
 
 app = typer.Typer(
     name="autoseg",
@@ -91,7 +90,7 @@ def check(
     from autoseg import checking, files
     from autoseg.pipeline import preparing
 
-    with _Terminal(quiet=quiet) as terminal:
+    with Terminal(quiet=quiet) as terminal:
         found = preparing.check(
             dataset,
             recipe=recipe,
@@ -140,7 +139,7 @@ def plan(
     from autoseg import files, machine
     from autoseg.pipeline import preparing
 
-    with _Terminal(quiet=quiet) as terminal:
+    with Terminal(quiet=quiet) as terminal:
         workspace = preparing.plan(
             dataset,
             output=output,
@@ -197,7 +196,7 @@ def train(
     from autoseg import files
     from autoseg.pipeline import training
 
-    with _Terminal(quiet=quiet) as terminal:
+    with Terminal(quiet=quiet) as terminal:
         results = training.train(
             workspace,
             configuration=None if configuration is None else configuration.value,
@@ -243,7 +242,7 @@ def predict(
     from autoseg import files
     from autoseg.pipeline import predicting
 
-    with _Terminal(quiet=quiet) as terminal:
+    with Terminal(quiet=quiet) as terminal:
         results = predicting.predict(
             model,
             inputs,
@@ -284,7 +283,7 @@ def evaluate(
     from autoseg import files
     from autoseg.pipeline import evaluating
 
-    with _Terminal(quiet=quiet) as terminal:
+    with Terminal(quiet=quiet) as terminal:
         summary = evaluating.evaluate(
             predictions,
             references,
@@ -306,7 +305,7 @@ def select(workspace: WorkspaceArgument, json: JsonFile = None, quiet: Quiet = F
     from autoseg import files
     from autoseg.pipeline import selecting
 
-    with _Terminal(quiet=quiet) as terminal:
+    with Terminal(quiet=quiet) as terminal:
         result = selecting.select(workspace, reporter=terminal)
         if json is not None:
             files.write_json(json, result)
@@ -322,7 +321,7 @@ def demo(
     """Run everything on a small built-in phantom data set, in minutes on a laptop CPU."""
     from autoseg import demo as road
 
-    with _Terminal(quiet=False) as terminal:
+    with Terminal(quiet=False) as terminal:
         road.run(output, time_budget=time_budget, device=device, seed=seed, command=_run_in_process, reporter=terminal)
 
 
@@ -388,88 +387,6 @@ def _run_in_process(arguments: Sequence[str]) -> int:
     if code:
         raise typer.Exit(code)
     return code
-
-
-class _Terminal:
-    """Draws what a command says: progress in place on a terminal, plain lines elsewhere."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        if sys.stderr is None:  # closed by who started us, as daemons do
-            sys.stderr = open(os.devnull, "w")
-        self.live = sys.stderr.isatty()
-        self._open = False  # a progress line stands unfinished
-        self._stage = ""
-        self._started = 0.0
-        self._last = 0.0
-
-    def __enter__(self) -> _Terminal:
-        if (folder := other_autoseg()) is not None:
-            self.say(f"warning: another project called autoseg is installed as well and may replace parts of this one ({folder}): "
-                     "pip uninstall autoseg, then install this one from its checkout again")  # fmt: skip
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._close_line()
-
-    def show(self, text: str) -> None:
-        """The result of a command: printed even where the rest is quiet."""
-        self._print(text)
-
-    def say(self, text: str) -> None:
-        """A finished fact; `--quiet` keeps warnings only."""
-        if self.quiet and not text.lstrip().startswith("warning"):
-            return
-        self._print(text)
-
-    def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """Done of total, rate and time left; drawn at most ten times a second, elsewhere every ten seconds and at the end."""
-        now = time.monotonic()
-        if stage != self._stage:
-            self._close_line()
-            self._stage, self._started, self._last = stage, now, 0.0
-        finished = done >= total
-        if self.quiet or (now - self._last < (0.1 if self.live else 10.0) and not finished):
-            return
-        self._last = now
-        line = _progress_line(stage, done, total, now - self._started, detail)
-        try:
-            if self.live:
-                width = shutil.get_terminal_size().columns - 1  # a longer line would leave a copy of itself behind at every step
-                print(f"\r\x1b[K{line[:width]}", end="", file=sys.stderr, flush=True)
-                self._open = True
-            else:
-                print(line, file=sys.stderr, flush=True)
-        except (BrokenPipeError, ValueError):  # nobody reads any more; the work continues, and a stopped training still saves its state
-            sys.stderr = open(os.devnull, "w")
-        if finished:
-            self._close_line()
-            self._stage = ""
-
-    def _print(self, text: str) -> None:
-        """Print a line; the work continues if nobody reads any more: `autoseg train ... | head`."""
-        self._close_line()
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")
-
-    def _close_line(self) -> None:
-        if self._open:
-            print(file=sys.stderr)
-            self._open = False
-
-
-def _progress_line(stage: str, done: int, total: int, elapsed: float, detail: str) -> str:
-    line = f"{stage} {done}/{total}"
-    if detail:
-        return f"{line}  {detail}"
-    if done and elapsed > 0.5:
-        rate = done / elapsed
-        line += f"  {rate:.1f}/s" if rate >= 1 else f"  {60 * rate:.1f}/min"
-        if done < total:
-            line += f", {clock((total - done) / rate)} left"
-    return line
 
 
 def _plural(number: int, word: str) -> str:

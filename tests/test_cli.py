@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from autoseg import cli
+from autoseg import cli, terminal
 
 COMMANDS = ("check", "plan", "train", "predict", "evaluate", "select", "demo")
 
@@ -155,7 +155,7 @@ def test_another_project_of_the_same_name_is_reported(capsys, monkeypatch, tmp_p
         (tmp_path / "site-packages/autoseg_unet-0.1.0.dist-info").mkdir()
         found = version.other_autoseg()
         assert found is not None and found.name == "autoseg-1.1.1.dist-info"
-    monkeypatch.setattr(cli, "other_autoseg", lambda: found)
+    monkeypatch.setattr(terminal, "other_autoseg", lambda: found)
     assert "pip uninstall autoseg" in "".join(run(capsys, "check", tmp_path)[1:])
 
 
@@ -164,11 +164,11 @@ def test_a_closed_stderr_does_not_end_the_work(tmp_path):
     program = "import sys; from autoseg import cli; sys.exit(cli.main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "demo", "--help"]
     assert subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.DEVNULL, check=False).returncode == 0
-    terminal = (
-        "import sys; from autoseg.cli import _Terminal\n"
-        "with _Terminal(quiet=False) as t: t.progress('predict', 0, 3); t.say('done'); t.progress('predict', 3, 3)"
+    program_of_bars = (
+        "import sys; from autoseg.terminal import Terminal\n"
+        "with Terminal(quiet=False) as t: t.progress('predict', 0, 3); t.say('done'); t.progress('predict', 3, 3)"
     )
     done = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", terminal], capture_output=True, text=True, check=False
+        ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program_of_bars], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and done.stdout == "done\n"

@@ -203,5 +203,5 @@ def test_a_metric_is_one_record(monkeypatch):
     summary = summarise(scores, LABELS)
     assert summary["labels"]["liver"]["twice"]["mean"] == pytest.approx(2 * summary["labels"]["liver"]["dice"]["mean"])
     assert "twice is twice the Dice." in summary["rules"]
-    assert "twice" in evaluating.table(summary).splitlines()[0]
-    assert "1.600" in evaluating.table(summary).splitlines()[1]
+    assert "twice" in str(evaluating.table(summary)).splitlines()[0]
+    assert "1.600" in str(evaluating.table(summary)).splitlines()[1]

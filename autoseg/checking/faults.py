@@ -25,6 +25,7 @@ from autoseg.errors import (
     UnreadableFile,
     listed,
 )
+from autoseg.tables import Table
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -148,40 +149,60 @@ def sentence(fault: Fault) -> str:
     return f"{head} ({rest})" if rest else head
 
 
-def table(faults: Sequence[Fault]) -> str:
-    """Return all faults for the terminal, errors first, one block each; the same remark about many cases is shown once.
+def table(faults: Sequence[Fault]) -> Table:
+    """Return all faults to be shown, errors first, one row each; the same remark about many cases is shown once.
 
     Of many errors of one kind, the first are shown in full; the others are named.
     """
-    blocks = []
+    rows: list[tuple[str, str, _Lines]] = []
     for group in _alike(faults):
-        if group[0].severity == "error":
-            blocks += [_block([fault]) for fault in (group if len(group) <= MANY else group[:TOLD])]
-            if len(group) > MANY:
-                blocks.append(_others(group[TOLD:]))
-        else:
-            blocks.append(_block(group))
-    return "\n".join(blocks)
+        shown = [[fault] for fault in group] if group[0].severity == "error" else [group]
+        few = shown if len(shown) <= MANY else shown[:TOLD]
+        rows += [(group[0].severity, group[0].code, _lines(some)) for some in few]
+        if len(few) < len(shown):
+            rows.append((group[0].severity, group[0].code, _others(group[TOLD:])))
+    return Table(
+        text="\n".join(_block(severity, code, lines) for severity, code, lines in rows),
+        columns=("", "check", "what was found, and the remedy"),
+        rows=tuple(
+            (severity, code, "\n".join(f"{name}: {text}" if name else text for name, text in lines)) for severity, code, lines in rows
+        ),
+    )
 
 
-def _block(group: Sequence[Fault]) -> str:
-    """The rows of one fault, or of one remark about several cases."""
+_Lines = list[tuple[str, str]]  # the name of each part of a fault, and its text
+
+
+def _lines(group: Sequence[Fault]) -> _Lines:
+    """Return the parts of one fault, or of one remark about several cases."""
     first = group[0]
     cases = list(dict.fromkeys(fault.case for fault in group if fault.case))
     named = ", ".join(cases[:_NAMED]) + (f", ... ({len(cases)} cases)" if len(cases) > _NAMED else "")
-    rows = [f"{first.severity:<8}{first.code:<18}{named + ': ' if named else ''}{first.summary}"]
-    if len(group) == 1:
-        rows += _rows("file", first.file) + _rows("found", first.found)
-    else:
-        rows += _rows("found", "\n".join(f"{fault.case}: {fault.found}" for fault in group[:_SHOWN] if fault.found and fault.case))
-    return "\n".join(rows + _rows("expected", first.expected) + _rows("fix", first.remedy))
+    found = "\n".join(f"{fault.case}: {fault.found}" for fault in group[:_SHOWN] if fault.found and fault.case)
+    parts = [
+        ("", f"{named}: {first.summary}" if named else first.summary),
+        ("file", first.file if len(group) == 1 else None),
+        ("found", first.found if len(group) == 1 else found),
+        ("expected", first.expected),
+        ("fix", first.remedy),
+    ]
+    return [(name, text) for name, text in parts if text]
 
 
-def _others(group: Sequence[Fault]) -> str:
-    """The names of the cases that have the same fault as those already shown."""
+def _others(group: Sequence[Fault]) -> _Lines:
+    """Return the names of the cases that have the same fault as those already shown."""
     names = dict.fromkeys(name for fault in group if (name := fault.case or fault.file))
-    head = f"{group[0].severity:<8}{group[0].code:<18}{len(group)} more: {group[0].summary}"
-    return "\n".join([head, *_rows("cases", "\n".join(listed(names)))])
+    return [("", f"{len(group)} more: {group[0].summary}"), ("cases", "\n".join(listed(names)))]
+
+
+def _block(severity: str, code: str, lines: _Lines) -> str:
+    """Return a fault as plain lines: severity, check, and its parts below each other."""
+    (_, summary), *parts = lines
+    text = [f"{severity:<8}{code:<18}{summary}"]
+    for name, part in parts:
+        first, *rest = part.splitlines()
+        text += [f"{'':<8}{name:<18}{first}", *(f"{'':<26}{line}" for line in rest)]
+    return "\n".join(text)
 
 
 def ordered(faults: Iterable[Fault]) -> tuple[Fault, ...]:
@@ -195,13 +216,6 @@ def _alike(faults: Sequence[Fault]) -> list[list[Fault]]:
     for fault in ordered(faults):
         groups.setdefault((fault.severity, fault.code, fault.summary), []).append(fault)
     return list(groups.values())
-
-
-def _rows(name: str, text: str | None) -> list[str]:
-    if not text:
-        return []
-    first, *rest = text.splitlines()
-    return [f"{'':<8}{name:<18}{first}", *(f"{'':<26}{line}" for line in rest)]
 
 
 def _error_of(fault: Fault) -> InputError:

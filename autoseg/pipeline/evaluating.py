@@ -23,6 +23,7 @@ from autoseg.metrics import METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.presets import nearest
+from autoseg.tables import Table
 
 
 def evaluate(
@@ -129,29 +130,35 @@ def dice_text(summary: Mapping[str, Any]) -> str:
     return "none (no label occurs)" if value is None else f"{value:.4f}"
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """Return the summary for a terminal: one line per label, and one for their mean."""
+def table(summary: Mapping[str, Any]) -> Table:
+    """Return the summary to be shown: one row per label, and one for their mean."""
     shown = [name for name, metric in METRICS.items() if metric.shown and name in summary["mean"]]
-    width = max(len("label"), *(len(name) for name in summary["labels"]))
-    heads = [f"{METRICS[name].title:>{_column(name)}}" for name in shown]
-    heads.insert(1, "  std")
-    lines = [f"{'label':<{width}}  {'  '.join(heads)}  cases  absent  missed  false positive"]
+    heads = [METRICS[name].title for name in shown]
+    columns = ("label", heads[0], "std", *heads[1:], "cases", "absent", "missed", "false positive")
+    rows = []
     for name, row in [*summary["labels"].items(), ("mean", summary["mean"])]:
-        figures = [f"{_figure(row[metric]['mean']):>{_column(metric)}}" for metric in shown]
-        figures.insert(1, _figure(row[shown[0]]["std"]))
-        counts = f"{len(summary['cases']):5d}"
+        first, *others = (_figure(row[metric]["mean"]) for metric in shown)
+        counts = [str(len(summary["cases"])), "", "", ""]
         if name in summary["labels"]:
-            counts = f"{row[shown[0]]['n']:5d}  {row['absent']:6d}  {row['missed']:6d}  {row['false_positive']:14d}"
-        lines.append(f"{name:<{width}}  {'  '.join(figures)}  {counts}")
-    return "\n".join(lines)
+            counts = [str(value) for value in (row[shown[0]]["n"], row["absent"], row["missed"], row["false_positive"])]
+        rows.append((name, first, _figure(row[shown[0]]["std"]), *others, *counts))
+    return Table(text=_aligned(columns, rows), columns=columns, rows=tuple(rows), figures=True)
 
 
-def _column(metric: str) -> int:
-    return max(5, len(METRICS[metric].title))
+def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return lines with the first column set to the left, the others to the right."""
+    lines = (columns, *rows)
+    widths = [max(5, *map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def _figure(value: float | None) -> str:
-    return "    -" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _metric_names(wanted: str | Sequence[str]) -> tuple[str, ...]:

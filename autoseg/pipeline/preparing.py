@@ -17,12 +17,13 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
 from autoseg.networks import footprint
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
-from autoseg.planning.configuration import Plan
+from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.importing import import_plan
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import preflight
 from autoseg.planning.validation import validate_plan
 from autoseg.resources import free_memory
+from autoseg.tables import Table
 from autoseg.training.loss import make_loss
 from autoseg.training.settings import read_settings
 from autoseg.version import __version__
@@ -250,27 +251,41 @@ def require_fit(plan: Plan, dataset: Dataset, workspace: Workspace) -> None:
             )
 
 
-def describe_plan(plan: Plan) -> str:
-    """The plan for the terminal: one block per configuration, its figures and then its reasons."""
-    lines = [f"plan '{plan.planner}' for {plan.name} on {plan.device.get('name', plan.device.get('device'))}"]
-    lines += [f"  - {reason}" for reason in plan.reasons]
-    for c in plan.configurations:
-        figures = [
-            f"patch {'x'.join(map(str, c.patch_size))}",
-            f"batch {c.batch_size}",
-            f"spacing {'x'.join(f'{s:g}' for s in (round(s, 3) for s in c.spacing))} mm",
-            f"{c.stages} stages",
-            f"features {c.features_per_stage[0]}..{c.features_per_stage[-1]}",
-        ]
-        if c.predicted is not None:
-            figures.append(f"{c.predicted.parameters / 1e6:.2f} M weights")
-            if c.predicted.training_memory_bytes:
-                figures.append(f"{c.predicted.training_memory_bytes / 1e9:.1f} GB")
-            if c.predicted.seconds_per_epoch:
-                figures.append(f"{c.predicted.seconds_per_epoch:.0f} s per epoch")
-        lines.append(f"{c.name}: {', '.join(figures)}")
-        lines += [f"  - {reason}" for reason in c.reasons]
-    return "\n".join(lines)
+def describe_plan(plan: Plan) -> Table:
+    """Return the plan to be shown: the figures of each configuration, and the reasons for them."""
+    head = f"plan '{plan.planner}' for {plan.name} on {plan.device.get('name', plan.device.get('device'))}"
+    figures = {c.name: _figures(c) for c in plan.configurations}
+    columns = list(dict.fromkeys(column for row in figures.values() for column in row))
+    blocks = [(head, plan.reasons), *((f"{c.name}: {', '.join(figures[c.name].values())}", c.reasons) for c in plan.configurations)]
+    return Table(
+        text="\n".join(line for first, reasons in blocks for line in (first, *(f"  - {reason}" for reason in reasons))),
+        columns=("", *columns),
+        rows=tuple(
+            (name, *(row.get(column, "").removeprefix(f"{column} ").removesuffix(f" {column}") for column in columns))
+            for name, row in figures.items()
+        ),
+        figures=True,
+        title=head,
+        remarks=(("all configurations", plan.reasons), *((c.name, c.reasons) for c in plan.configurations)),
+    )
+
+
+def _figures(c: Configuration) -> dict[str, str]:
+    """Return the figures of a configuration by the head of their column."""
+    figures = {
+        "patch": f"patch {'x'.join(map(str, c.patch_size))}",
+        "batch": f"batch {c.batch_size}",
+        "spacing": f"spacing {'x'.join(f'{s:g}' for s in (round(s, 3) for s in c.spacing))} mm",
+        "stages": f"{c.stages} stages",
+        "features": f"features {c.features_per_stage[0]}..{c.features_per_stage[-1]}",
+    }
+    if c.predicted is not None:
+        figures["weights"] = f"{c.predicted.parameters / 1e6:.2f} M weights"
+        if c.predicted.training_memory_bytes:
+            figures["memory"] = f"{c.predicted.training_memory_bytes / 1e9:.1f} GB"
+        if c.predicted.seconds_per_epoch:
+            figures["s per epoch"] = f"{c.predicted.seconds_per_epoch:.0f} s per epoch"
+    return figures
 
 
 def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, reporter: Reporter, *, folds: int) -> None:
@@ -285,7 +300,8 @@ def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, reporter: R
         memory_free=free_memory(),
         time_budget=plan.time_budget,
     )
-    reporter.say("\n".join(f"{what:<28} {needed:>12}   {there}" for what, needed, there in found.rows))
+    text = "\n".join(f"{what:<28} {needed:>12}   {there}" for what, needed, there in found.rows)
+    reporter.say(Table(text=text, columns=("", "this takes", "there is"), rows=tuple(tuple(row) for row in found.rows)))
     if found.problem is not None:
         raise found.problem
 

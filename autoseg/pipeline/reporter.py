@@ -6,14 +6,16 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from autoseg.tables import Table
+
 log = logging.getLogger("autoseg")
 
 
 class Reporter(Protocol):
     """Receives what a stage has to say while it works."""
 
-    def say(self, text: str) -> None:
-        """A finished fact: one or more lines to keep."""
+    def say(self, text: str | Table) -> None:
+        """A finished fact: one or more lines to keep, or a table."""
 
     def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """`done` of `total` items of `stage` are finished; replaces the last such line."""
@@ -22,9 +24,9 @@ class Reporter(Protocol):
 class LoggingReporter:
     """The reporter of Python callers: everything goes to the `autoseg` logger."""
 
-    def say(self, text: str) -> None:
+    def say(self, text: str | Table) -> None:
         """A finished fact goes to the log."""
-        log.info(text)
+        log.info("%s", text)
 
     def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Progress goes to the log at a lower level."""
@@ -34,7 +36,7 @@ class LoggingReporter:
 class NullReporter:
     """The reporter of a process that another one speaks for."""
 
-    def say(self, text: str) -> None:
+    def say(self, text: str | Table) -> None:
         """Nothing."""
 
     def progress(self, stage: str, done: int, total: int, detail: str = "") -> None:

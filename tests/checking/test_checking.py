@@ -59,7 +59,7 @@ def codes(root: Path, **keys: Any) -> list[tuple[str | None, str, str]]:
 def test_each_broken_set_gets_what_it_asks_for(data: Path, folder: str, case: str, severity: str, code: str, named: list[str]) -> None:
     faults = telling(checking.check(find(data / "broken-cases" / folder), workers=0))
     assert {(f.case, f.severity, f.code) for f in faults} == ({(case, severity, code)} if code else set())
-    text = checking.table(faults)
+    text = str(checking.table(faults))
     for words in named:
         assert words in text, text
     if severity == "error":

@@ -75,8 +75,8 @@ def test_sound_organs_have_no_fault(organs: Callable[..., Path]) -> None:
 def test_a_label_in_the_wrong_place_is_told(organs: Callable[..., Path], spoil: Any, told: str) -> None:
     root = organs(spoil)
     found = faults_of(root)
-    assert {(fault.case, fault.code) for fault in found} == {("c", "label-place")}, checking.table(found)
-    assert any(told in fault.summary for fault in found), checking.table(found)
+    assert {(fault.case, fault.code) for fault in found} == {("c", "label-place")}, str(checking.table(found))
+    assert any(told in fault.summary for fault in found), str(checking.table(found))
     assert all(fault.remedy and "--exclude c" in fault.remedy for fault in found)
 
 

@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that `--help` is instant.
 from __future__ import annotations
 
 import enum
+import io
 import signal
 import sys
 import time
@@ -341,6 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : without the program's name; by default those of this process
     """
     _on_signals(signal.default_int_handler, "SIGTERM", "SIGUSR1")  # as Ctrl-C does; the training loop has its own
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the bytes of a path need not be text
     code = _answered(list(sys.argv[1:] if arguments is None else arguments))
     if arguments is None:
         _on_signals(signal.SIG_IGN, "SIGTERM", "SIGUSR1", "SIGINT")  # Python's own end would make them the exit code of finished work

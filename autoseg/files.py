@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever read as whole, and reading JSON with errors a user understands.
+"""Writing files so that nothing half-written is ever read as whole, and reading JSON, TOML and CSV with errors a user understands.
 
 Every file is written under a temporary name in its own folder, flushed to the disk and renamed. A full disk becomes
 `NotEnough`, with the space that is left. The contents of files are handled in the rooms below.
@@ -7,8 +7,10 @@ Every file is written under a temporary name in its own folder, flushed to the d
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -18,7 +20,8 @@ import shutil
 import socket
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,9 @@ except ImportError:  # Windows
 TEMPORARY = ".writing-"
 _OF_WRITER = re.compile(re.escape(TEMPORARY) + r"(?:(?P<host>.+)-)?(?P<pid>\d+)-(?:[0-9a-f]{8}|\d+|[^-].*)", re.DOTALL)
 _FORGOTTEN = 86_400.0  # seconds after which what a process of another machine left half-written is swept away
+
+
+_DEEPEST = 100  # tables in one key of TOML, with dots between; tomllib's time grows with their square
 
 
 @contextlib.contextmanager
@@ -138,8 +144,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` as UTF-8, whole or not at all; bytes of file names that are no text become escapes, as JSON has them."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -183,10 +189,74 @@ def read_toml(path: Path) -> dict[str, Any]:
     UnreadableFile : it cannot be read
     SettingsError : it is not TOML; the message names line and column
     """
+    return parse_toml(read_utf8(path, kind="TOML"), file=path)
+
+
+def parse_toml(text: str, *, file: Path | None = None) -> dict[str, Any]:
+    """Return the tables of a TOML text.
+
+    Raises
+    ------
+    SettingsError : it is not TOML, or is nested too deeply, or holds a number of thousands of digits
+    """
     try:
-        return tomllib.loads(read_utf8(path, kind="TOML"))
+        keys = (line.partition("=")[0] for line in text.splitlines() if not line.lstrip().startswith("#"))
+        if any(key.count(".") > _DEEPEST for key in keys):
+            raise RecursionError
+        return tomllib.loads(text)
     except (RecursionError, ValueError) as error:
-        raise SettingsError("not a TOML file", file=path, found=too_much(error), expected="TOML", fix="correct that line") from None
+        raise SettingsError("not a TOML file", file=file, found=too_much(error), expected="TOML", fix="correct that line") from None
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that are not empty, column to text; the separator is the one that is most frequent in its head.
+
+    Raises
+    ------
+    MissingPath : there is no such file
+    UnreadableFile : not in UTF-8, or not CSV: a quote that does not end
+    SettingsError : two columns of one name, or a row with more fields than there are columns
+    """
+    text = read_utf8(path, kind="CSV")
+    head = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max((",", ";", "\t"), key=head.count), strict=True)
+    rows = []
+    try:
+        _refuse_repeated_columns(reader.fieldnames or (), path)
+        for row in reader:
+            if None in row:
+                raise SettingsError(
+                    "a row has more fields than the head",
+                    file=path,
+                    found=f"line {reader.line_num}: {row[None]}",
+                    expected=f"{len(row) - 1} fields",
+                    fix="put paths with the separator in them into quotes",
+                )
+            filled = {str(key).strip(): (value or "").strip() for key, value in row.items() if key}
+            if any(filled.values()):
+                rows.append(filled)
+    except csv.Error as error:
+        raise UnreadableFile(
+            "the file is not valid CSV",
+            file=path,
+            found=f"{error}, after line {reader.line_num}",
+            expected='every quote " closed before the next separator',
+            fix="close the quote, or remove it",
+        ) from None
+    return rows
+
+
+def _refuse_repeated_columns(head: Sequence[str], path: Path) -> None:
+    names = [name.strip() for name in head if name and name.strip()]
+    folded = Counter(name.casefold() for name in names)
+    if repeated := [name for name in names if folded[name.casefold()] > 1]:
+        raise SettingsError(
+            "two columns have one name",
+            file=path,
+            found=", ".join(repeated),
+            expected="each column under a name of its own",
+            fix="rename one of them, or remove it",
+        )
 
 
 def read_utf8(path: Path, *, kind: str, fix: str | None = None) -> str:
@@ -206,7 +276,9 @@ def read_utf8(path: Path, *, kind: str, fix: str | None = None) -> str:
     except FileNotFoundError:
         raise MissingPath("no such file", file=path, fix=fix or "check the spelling of the path") from None
     except UnicodeDecodeError as error:
-        raise UnreadableFile("the text is not UTF-8", file=path, found=str(error), expected=f"{kind} in UTF-8",
+        place = f"byte 0x{error.object[error.start]:02x} in line {len(error.object[: error.start + 1].splitlines())}"
+        found = "UTF-16" if error.object.startswith((b"\xff\xfe", b"\xfe\xff")) else place
+        raise UnreadableFile("the text is not UTF-8", file=path, found=found, expected=f"{kind} in UTF-8",
                              fix=fix or "save it again as UTF-8") from None  # fmt: skip
     except OSError as error:
         raise UnreadableFile("the file cannot be read", file=path, found=error.strerror or str(error),

@@ -160,3 +160,32 @@ def test_every_way_to_have_no_room_is_a_full_disk(tmp_path, code):
     with pytest.raises(DiskFull), files.whole(tmp_path / "x"):
         raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "[" * 60_000 + "]" * 60_000])
+def test_json_that_python_cannot_hold_is_a_named_error(tmp_path, text):
+    (tmp_path / "big.json").write_text(text)
+    with pytest.raises(UnreadableFile, match=r"(?s)big\.json.*(nested too deeply|too many digits)"):
+        files.read_json(tmp_path / "big.json")
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "9" * 5000, "a" + ".a" * 20_000 + " = 1", "a = 1\na = 2"])
+def test_toml_that_python_cannot_hold_is_a_named_error_at_once(tmp_path, text):
+    (tmp_path / "big.toml").write_text(text)
+    begin = time.process_time()
+    with pytest.raises(SettingsError, match=r"(?s)not a TOML file.*big\.toml"):
+        files.read_toml(tmp_path / "big.toml")
+    assert time.process_time() - begin < 2, "tomllib takes 13 s for 20,000 dots"
+
+
+@pytest.mark.parametrize(("encoding", "found"), [("utf-16", "UTF-16"), ("latin-1", "byte 0xe4 in line 2")])
+@pytest.mark.parametrize("read", [files.read_json, files.read_toml, files.read_csv])
+def test_another_encoding_is_named_with_the_place(tmp_path, read, encoding, found):
+    (tmp_path / "x").write_bytes("a = 1\nb = 'ä'\n".encode(encoding))
+    with pytest.raises(UnreadableFile, match=f"(?s)not UTF-8.*{found}"):
+        read(tmp_path / "x")
+
+
+def test_bytes_of_a_file_name_that_are_no_text_are_written_and_read_back(tmp_path):
+    files.write_json(tmp_path / "x.json", {"path": "scan\udcff.nii.gz"})
+    assert files.read_json(tmp_path / "x.json") == {"path": "scan\udcff.nii.gz"}

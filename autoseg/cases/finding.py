@@ -11,7 +11,7 @@ from typing import Any
 
 from autoseg import presets
 from autoseg.cases.hints import NearestFiles, some
-from autoseg.cases.incomplete import listed_otherwise, problem_of
+from autoseg.cases.incomplete import file_exists, is_text, listed_otherwise, problem_of
 from autoseg.cases.layout_errors import no_such_path, not_as_described, unknown_layout
 from autoseg.cases.lists import channels_of_most, is_list, read_list
 from autoseg.cases.matching import CaseFiles, Match, match_recipe
@@ -54,7 +54,7 @@ def find(
     UnreadableFile : dataset.json is not JSON, or a label file that had to be asked for its values cannot be read
     """
     path = Path(os.path.abspath(path))  # without .. and with links as they are
-    if not path.exists():
+    if not file_exists(path) or not is_text(path):
         raise no_such_path(path)
     if path.is_file() and path.name == "dataset.json" and not is_list(path):
         path = path.parent

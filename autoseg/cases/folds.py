@@ -88,11 +88,12 @@ def check_folds(
     """
     if not isinstance(splits, list) or not splits or not all(isinstance(split, Mapping) for split in splits):
         raise _unfit("not a list of folds", "split", '[{"train": [names], "validation": [names]}, ...]')
+    known = frozenset(names)
     for number, split in enumerate(splits):
         train, validation = (_names_of(split, key, number) for key in ("train", "validation"))
         for name in (*train, *validation):
-            if name not in names:
-                close = presets.nearest(name, list(names))
+            if name not in known:
+                close = presets.nearest(name, sorted(known))
                 raise _unfit(f"fold {number} names a case that is not there", name, f"did you mean '{close}'?")
         if not train:
             raise _unfit(f"fold {number} has nothing to train on", "an empty list", "names of cases under 'train'")

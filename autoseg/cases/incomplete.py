@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoseg import images
 from autoseg.cases.hints import NearestFiles, some
-from autoseg.cases.lists import broken_link
 from autoseg.cases.matching import CaseFiles, Match
 from autoseg.cases.recipes import Pattern
-from autoseg.cases.values import can_name_files, left_out, printable
+from autoseg.cases.values import can_name_files, composed, left_out, printable, unfit_name
 from autoseg.errors import AutosegError, InputError, MissingChannel, MissingLabel, MissingPath, SettingsError
 
 
@@ -37,13 +36,7 @@ def problem_of(root: Path, name: str, case: CaseFiles, match: Match, nearest: Ne
             fix="take one of them away, or state a recipe that distinguishes them",
         )
     if not can_name_files(name):
-        return SettingsError(
-            "the name of a case holds characters that no file name should have",
-            case=printable(name),
-            file=printable(str(root / case.paths[0])),
-            expected="letters, digits and signs that can be printed",
-            fix="rename the files of the case",
-        )
+        return unfit_name(name, root / case.paths[0])
     if case.missing(match.channels):
         return _missing_channel(root, name, case, match, nearest)
     extra = [key for key in case.images if isinstance(key, (str, int)) and key not in range(max(1, len(match.channels)))]
@@ -57,10 +50,8 @@ def problem_of(root: Path, name: str, case: CaseFiles, match: Match, nearest: Ne
             fix="declare the further channel, or take its files away",
         )
     for path in case.paths:
-        if (root / path).is_symlink() and not (root / path).exists():
-            return broken_link(name, root / path)
-        if not (root / path).exists():
-            return MissingPath("a listed file is not there", case=name, file=root / path, fix=_way_to_complete(root, path, nearest))
+        if absent := absent_file(name, root / path, lambda path: _way_to_complete(root, path, nearest)):
+            return absent
     if not case.has_label:
         wanted = match.recipe.label[0] if match.recipe.label else None
         expected = _expand(wanted, case.parts) if wanted else "a label"
@@ -111,7 +102,7 @@ def listed_otherwise(root: Path, match: Match, nearest: NearestFiles) -> tuple[l
         name = _bare(relative)
         listed.add(name)
         image = entry.get("image")
-        if name not in match.cases and not (root / relative).exists():
+        if name not in match.cases and not file_exists(root / relative):
             problems.append(
                 MissingPath(
                     "a case that dataset.json lists is not there",
@@ -142,7 +133,7 @@ def listed_otherwise(root: Path, match: Match, nearest: NearestFiles) -> tuple[l
 def _bare(path: str) -> str:
     """The name of a file without folder and suffix, in the form in which the cases are named."""
     name = Path(path).name
-    return unicodedata.normalize("NFC", name.removesuffix(images.suffix_of(name) or ""))
+    return composed(name.removesuffix(images.suffix_of(name) or ""))
 
 
 def _expand(pattern: Pattern, parts: Mapping[str, str]) -> str:
@@ -152,6 +143,50 @@ def _expand(pattern: Pattern, parts: Mapping[str, str]) -> str:
     )
 
 
-def _way_to_complete(root: Path, expected: str, nearest: NearestFiles) -> str:
+def absent_file(name: str, path: Path, way: Callable[[Path], str]) -> MissingPath | None:
+    """Return the error for a file of a case that is not there, or a link to one, as git-annex and moved disks leave them.
+
+    Parameters
+    ----------
+    name : of the case
+    path : of the file
+    way : from the path to what the user can do
+    """
+    if not is_text(path):
+        return MissingPath(
+            "a path that is not valid UTF-8",
+            case=name,
+            file=printable(str(path)),
+            expected="letters, digits and signs",
+            fix="rename the file or folder",
+        )
+    if file_exists(path):
+        return None
+    if file_exists(path, follow=False):
+        return MissingPath(
+            "the link leads to no file",
+            case=name,
+            file=path,
+            found=f"a link to {os.readlink(path)}",
+            expected="the file itself",
+            fix="mount the disk or fetch the file (git annex get, datalad get), or link it again",
+        )
+    return MissingPath("a listed file is not there", case=name, file=printable(str(path)), fix=way(path))
+
+
+def is_text(path: Path) -> bool:
+    """Return whether a path can be written into a file; bytes that a file system takes need not be UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in str(path))
+
+
+def file_exists(path: Path, *, follow: bool = True) -> bool:
+    """Return whether there is a file or folder; `False` also for a path that none could have: too long, or not text."""
+    try:
+        return path.exists() if follow else path.is_symlink()
+    except OSError:
+        return False
+
+
+def _way_to_complete(root: Path, expected: str | Path, nearest: NearestFiles) -> str:
     close = nearest(root / expected)
     return f"put the file there, or rename the one that is meant (nearest there: {', '.join(close)})" if close else "put the file there"

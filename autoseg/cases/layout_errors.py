@@ -8,13 +8,17 @@ from pathlib import Path
 
 from autoseg import files, images, presets
 from autoseg.cases.hints import NearestFiles, some
+from autoseg.cases.incomplete import is_text
 from autoseg.cases.matching import Match
 from autoseg.cases.recipes import Recipe, glob_of, read_recipe
+from autoseg.cases.values import printable
 from autoseg.errors import MissingPath, UnknownLayout
 
 
 def no_such_path(path: Path) -> MissingPath:
-    """Return the error for a path that does not exist, with the nearest names in its folder."""
+    """Return the error for a path that does not exist, with the nearest names in its folder; or for one whose bytes are no text."""
+    if not is_text(path):
+        return MissingPath("a path that is not valid UTF-8", file=printable(str(path)), fix="rename the file or folder")
     close = NearestFiles()(path)
     return MissingPath("no such folder or file", file=path, fix=f"did you mean {' or '.join(close)}?" if close else "check the spelling")
 

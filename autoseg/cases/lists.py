@@ -14,6 +14,7 @@ folder that holds all its files, and otherwise from the values in the label file
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,13 @@ from typing import Any
 
 from autoseg import files, images
 from autoseg.cases.hints import NearestFiles
+from autoseg.cases.incomplete import absent_file, file_exists
 from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.recipes import MODALITIES
-from autoseg.cases.rows import Row, rows_of_csv, rows_of_json
+from autoseg.cases.rows import Row, rows_of_json
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
-from autoseg.cases.values import Case, Channel, Dataset, can_name_files, left_out, printable
-from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
+from autoseg.cases.values import Case, Channel, Dataset, can_name_files, composed, left_out, unfit_name
+from autoseg.errors import AutosegError, MissingChannel, MissingLabel, SettingsError, UnknownLayout
 from autoseg.labels import Labels
 from autoseg.presets import refuse_unknown
 
@@ -37,7 +39,8 @@ _CHANNELS = ("channels", "images", "image", "channel")
 _LABEL = ("label", "labels", "mask", "segmentation", "seg")
 _GROUP = ("group", "site", "subject")
 _ANNOTATED = ("annotated",)
-_IGNORED = ("fold", "spacing", "comment", "notes", "split")
+_COMMENTS = ("comment", "comments", "note", "notes", "remark", "remarks")
+_IGNORED = ("fold", "spacing", "split")  # never channels
 _SUFFIXES = (".csv", ".tsv", ".json")
 
 _ASKED = 50  # images whose header is read for the number of channels, where nobody named them
@@ -81,7 +84,7 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
             return _checked(Dataset.from_json(value), file=path)
         rows, declared = rows_of_json(value, file=path)
     elif path.suffix.casefold() in _SUFFIXES:
-        rows, declared = rows_of_csv(path), {}
+        rows, declared = [*files.read_csv(path)], {}
     else:
         raise UnknownLayout(
             "neither a folder nor a list of cases",
@@ -92,12 +95,13 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
     if not rows:
         raise SettingsError("the list holds no case", file=path, expected="one row per case", fix="add the cases")
     columns = _columns_of(rows, path, labelled=labelled)
-    cases, problems = _complete(rows, columns, path, labelled=labelled)
+    names = _names_in(rows, columns)
+    cases, problems = _complete(rows, columns, names, path, labelled=labelled)
     notes: list[str] = []
     if not declared:
         declared, where = _declarations_nearby(path, cases)
         notes += [f"channels and labels are declared by {where}"] if where else []
-    channels, channel_notes = _channels(declared, _names_in(rows, columns), cases, file=path)
+    channels, channel_notes = _channels(declared, names, cases, file=path)
     problems += [problem for case in cases if (problem := _wrong_number(case, channels)) is not None]
     faulty = {problem.case for problem in problems}
     whole = tuple(sorted((case for case in cases if case.name not in faulty), key=lambda case: case.name))
@@ -113,18 +117,27 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
         cases=whole,
         notes=(*notes, *channel_notes, *label_notes),
         problems=tuple(problems),
+        warnings=_unused(columns, path),
     )
+
+
+def _unused(columns: _Columns, path: Path) -> tuple[AutosegError, ...]:
+    """What is to be reported of columns that nothing is taken from."""
+    if not columns.unused:
+        return ()
+    fix = "call a column with images by the name of its channel, one with patients or sites 'group'; folds are given with --splits"
+    return (SettingsError("columns of the list are not used", file=path, found=", ".join(columns.unused), fix=fix),)
 
 
 def _checked(dataset: Dataset, *, file: Path) -> Dataset:
     """A data set from JSON that anyone may have written, held to what a list is held to: its names become those of files."""
     _refuse_repeated([case.name for case in dataset.cases], file)
     refuse_unknown([channel.modality for channel in dataset.channels], MODALITIES, what="modality", file=file)
-    unfit = [case for case in dataset.cases if not case.name or not can_name_files(case.name)]
+    unfit = [case for case in dataset.cases if not can_name_files(case.name)]
     return replace(
         dataset,
         cases=tuple(case for case in dataset.cases if case not in unfit),
-        problems=(*dataset.problems, *(_unfit_name(case.name, file) for case in unfit)),
+        problems=(*dataset.problems, *(unfit_name(case.name, file) for case in unfit)),
     )
 
 
@@ -138,6 +151,7 @@ class _Columns:
     annotated: str | None
     channels: str | None
     single: tuple[str, ...]  # one per channel, where no column holds them all
+    unused: tuple[str, ...]  # nothing is taken from them
 
 
 def _columns_of(rows: Sequence[Row], path: Path, *, labelled: bool) -> _Columns:
@@ -145,8 +159,11 @@ def _columns_of(rows: Sequence[Row], path: Path, *, labelled: bool) -> _Columns:
     case, label, group, annotated, channels = (
         next((folded[name] for name in known if name in folded), None) for known in (_CASE, _LABEL, _GROUP, _ANNOTATED, _CHANNELS)
     )
-    others = [key for key in rows[0] if key not in (case, label, group, annotated) and key.casefold() not in _IGNORED]
-    if channels is None and not others:
+    known = (case, label, group, annotated, channels)
+    others = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in known and key.casefold() not in _COMMENTS]
+    candidates = [] if channels else [key for key in others if key.casefold() not in _IGNORED]
+    single = [key for key in candidates if _holds_paths(rows, key, path.parent)] or candidates
+    if channels is None and not single:
         raise SettingsError(
             "the list has no column with images",
             file=path,
@@ -162,8 +179,35 @@ def _columns_of(rows: Sequence[Row], path: Path, *, labelled: bool) -> _Columns:
             expected="case, channels, label (and group)",
             fix="name the column with the reference segmentations 'label'",
         )
-    single = tuple(others) if channels is None else ()
-    return _Columns(case=case, label=label, group=group, annotated=annotated, channels=channels, single=single)
+    unused = tuple(key for key in others if key not in single)
+    found = _Columns(case=case, label=label, group=group, annotated=annotated, channels=channels, single=tuple(single), unused=unused)
+    _check_cells(rows, found, path)
+    return found
+
+
+def _holds_paths(rows: Sequence[Row], column: str, folder: Path) -> bool:
+    """Whether a column holds the files of a channel, and not ages or names: some value is a path, or looks like one."""
+    values = [value for row in rows if isinstance(value := row.get(column), str) and value]
+    return any(images.suffix_of(text) or "/" in text or "\\" in text for text in values) or any(
+        file_exists(_resolved(text, folder)) for text in values[:_ASKED]
+    )
+
+
+def _check_cells(rows: Sequence[Row], columns: _Columns, path: Path) -> None:
+    """Refuse what only JSON can hold in place of text: lists, tables, NaN."""
+    for column in (columns.case, columns.label, columns.group, columns.annotated, columns.channels, *columns.single):
+        several = () if column not in (columns.channels, columns.annotated) else list if column == columns.annotated else (list, dict)
+        for number, row in enumerate(rows if column else (), start=1):
+            value = row.get(column or "")
+            items = (value.values() if isinstance(value, dict) else value) if isinstance(value, several) else (value,)
+            if not all(isinstance(item, str | int | None) for item in items):
+                raise SettingsError(
+                    "a row holds something else than text",
+                    file=path,
+                    found=f"{json.dumps(value, ensure_ascii=False)[:60]} under '{column}' in row {number}",
+                    expected="text" + (" or a list of texts" if several else ""),
+                    fix="write a name or a path",
+                )
 
 
 def _names_in(rows: Sequence[Row], columns: _Columns) -> tuple[str, ...] | None:
@@ -173,9 +217,11 @@ def _names_in(rows: Sequence[Row], columns: _Columns) -> tuple[str, ...] | None:
     return next((tuple(map(str, value)) for row in rows if isinstance(value := row.get(columns.channels), dict)), None)
 
 
-def _complete(rows: Sequence[Row], columns: _Columns, path: Path, *, labelled: bool) -> tuple[list[Case], list[AutosegError]]:
+def _complete(
+    rows: Sequence[Row], columns: _Columns, names: tuple[str, ...] | None, path: Path, *, labelled: bool
+) -> tuple[list[Case], list[AutosegError]]:
     """The complete cases, and what is wrong with each of the others."""
-    listed = [_listed_images(row, columns) for row in rows]
+    listed = [_listed_images(row, columns, names or (), path) for row in rows]
     cases = [_case(row, columns, paths, path.parent) for row, paths in zip(rows, listed, strict=True)]
     _refuse_repeated([case.name for case in cases], path)
     nearest = NearestFiles()
@@ -190,12 +236,16 @@ def _complete(rows: Sequence[Row], columns: _Columns, path: Path, *, labelled: b
     return complete, problems
 
 
-def _listed_images(row: Row, columns: _Columns) -> list[str]:
+def _listed_images(row: Row, columns: _Columns, names: Sequence[str], path: Path) -> list[str]:
+    """The paths of a row, one per channel; those under names in the order of the channels."""
     if columns.channels is None:
         return [str(row.get(column) or "") for column in columns.single]
     value = row.get(columns.channels)
-    if isinstance(value, dict | list):
-        return [str(item) for item in (value.values() if isinstance(value, dict) else value)]
+    if isinstance(value, dict):
+        refuse_unknown([*value], names, what="channel", file=path)
+        return [str(value.get(name) or "") for name in names]
+    if isinstance(value, list):
+        return [str(item or "") for item in value]
     return [item.strip() for item in str(value or "").split(";") if item.strip()]
 
 
@@ -215,27 +265,16 @@ def _case(row: Row, columns: _Columns, listed: Sequence[str], folder: Path) -> C
 
 
 def _refuse_repeated(names: Iterable[str], file: Path) -> None:
-    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    repeated = next((name for name, count in Counter(map(composed, names)).items() if count > 1), None)
     if repeated is not None:
         raise SettingsError(
             "a case is listed twice", file=file, found=repeated, expected="one row per case", fix="give each case its own name"
         )
 
 
-def _unfit_name(name: str, file: Path) -> SettingsError:
-    return SettingsError(
-        "a name that no file could have",
-        case=printable(name),
-        file=file,
-        found=repr(name),
-        expected="letters, digits and signs, no slash",
-        fix="give the case another name",
-    )
-
-
 def _problem(case: Case, listed: Sequence[str], file: Path, nearest: NearestFiles, *, labelled: bool) -> AutosegError | None:
     if not can_name_files(case.name):
-        return _unfit_name(case.name, file)
+        return unfit_name(case.name, file)
     lacking = [index for index, item in enumerate(listed) if not item]
     if lacking or not listed:
         return MissingChannel(
@@ -255,13 +294,14 @@ def _problem(case: Case, listed: Sequence[str], file: Path, nearest: NearestFile
             fix=f"complete the row, or leave the case out with {left_out(case.name)}",
         )
     for path in (*case.images, *([case.label] if isinstance(case.label, Path) else [])):
-        if path.is_symlink() and not path.exists():
-            return broken_link(case.name, path)
-        if not path.exists():
-            close = nearest(path)
-            hint = f"nearest there: {', '.join(close)}" if close else "correct the path; it is relative to the list"
-            return MissingPath("a listed file is not there", case=case.name, file=path, fix=hint)
+        if absent := absent_file(case.name, path, lambda path: _correction(path, nearest)):
+            return absent
     return None
+
+
+def _correction(path: Path, nearest: NearestFiles) -> str:
+    close = nearest(path)
+    return f"nearest there: {', '.join(close)}" if close else "correct the path; it is relative to the list"
 
 
 def _wrong_number(case: Case, channels: Sequence[Channel]) -> AutosegError | None:
@@ -297,10 +337,10 @@ def _channels(
     declared: Mapping[str, Any], names: tuple[str, ...] | None, cases: Sequence[Case], *, file: Path
 ) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
     value = next((declared[key] for key in ("channels", "channel_names", "modality") if key in declared), None)
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+    if isinstance(value, list) and value and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
         stated = [item.get("modality") for item in value]
         refuse_unknown([str(modality) for modality in stated if modality is not None], MODALITIES, what="modality", file=file)
-        return channels_from([str(item["name"]) for item in value], stated=stated)
+        return channels_from([item["name"] for item in value], stated=stated)
     if names is None and value is not None:
         names = channel_names(value, file=file)
     if names is not None:
@@ -320,18 +360,6 @@ def channels_of_most(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[
             many = ("R", "G", "B") if header.channels == 3 and not header.stored.has_position else None
             kinds[many or tuple(f"channel {index}" for index in range(header.channels)) if header.channels > 1 else ("image",)] += 1
     return channels_from(kinds.most_common(1)[0][0] if kinds else ("image",))
-
-
-def broken_link(name: str, path: Path) -> MissingPath:
-    """Return the error for a link to a missing file, as git-annex and moved disks leave them."""
-    return MissingPath(
-        "the link leads to no file",
-        case=name,
-        file=path,
-        found=f"a link to {os.readlink(path)}",
-        expected="the file itself",
-        fix="mount the disk or fetch the file (git annex get, datalad get), or link it again",
-    )
 
 
 def _labels(
@@ -358,7 +386,10 @@ def _labels(
 
 
 def _resolved(text: str, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / Path(text).expanduser()))
+    path = Path(os.path.normpath(folder / os.path.expanduser(text)))
+    if "\\" in text and os.sep == "/" and not file_exists(path):  # a list from Windows
+        return _resolved(text.replace("\\", "/"), folder)
+    return path
 
 
 def _stem(text: str) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from autoseg import files, images
+from autoseg import files, images, schema
 from autoseg.cases.names import channel_names
 from autoseg.cases.recipes import Pattern, Recipe, fill
-from autoseg.errors import SettingsError
+from autoseg.cases.values import composed
 
 
 @dataclass
@@ -101,7 +100,7 @@ def match_recipe(recipe: Recipe, root: Path, paths: Sequence[str]) -> Match | No
     ending = str(declared.get(names.file_ending, "")) if names and names.file_ending else ""
     offered = [path for path in paths if path.casefold().endswith(ending.casefold())] or paths
     if names and names.table and isinstance(declared.get(names.table), Mapping):
-        cases = _from_table(declared[names.table], root, file=root / names.file)
+        cases = _from_table(declared[names.table], file=root / names.file)
     else:
         cases = _collect(recipe, offered)
     channels = _declared_channels(recipe, declared, file=root / (names.file if names else "dataset.json"))
@@ -139,7 +138,7 @@ def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, CaseFiles]:
                 taken.add(path)
                 filled = fill(recipe.case_names, parts)
                 assert filled is not None, "parse_recipe holds each pattern against the templates"
-                name = unicodedata.normalize("NFC", filled)  # a Mac writes "ü" as two characters where others write one
+                name = composed(filled)
                 place: tuple[str, Any] = (kind, parts.get("label") if kind == "label" else parts.get("channel", index))
                 _put(cases.setdefault(name, CaseFiles()), place, path, rank, parts)
     return cases
@@ -165,22 +164,20 @@ def _put(case: CaseFiles, place: tuple[str, Any], path: str, rank: int, parts: M
         case.label = path
 
 
-def _from_table(table: Mapping[str, Any], root: Path, *, file: Path) -> dict[str, CaseFiles]:
+@dataclass(frozen=True, kw_only=True)
+class _TableEntry:
+    images: Annotated[tuple[str, ...], schema.OneOrMany()]
+    label: str | None = None
+
+
+def _from_table(table: Mapping[str, Any], *, file: Path) -> dict[str, CaseFiles]:
     """nnU-Net v2's `dataset` table: paths relative to the folder, or absolute, with environment variables."""
+    picked = {str(name): schema.pick(_TableEntry, entry) for name, entry in table.items()}
+    entries = schema.parse(dict[str, _TableEntry], picked, what="the table of cases", fix="complete these entries", file=file)
     cases = {}
-    for name, entry in table.items():
-        if not isinstance(entry, Mapping) or "images" not in entry:
-            raise SettingsError(
-                "an entry of the table of cases lacks its images",
-                file=file,
-                found=f"{name}: {entry!r}",
-                expected='{"images": [paths], "label": path}',
-                fix="complete the entry",
-            )
-        listed = [entry["images"]] if isinstance(entry["images"], str) else entry["images"]
-        numbered: dict[str | int | None, str] = {index: os.path.expandvars(str(path)) for index, path in enumerate(listed)}
-        label = entry.get("label")
-        cases[str(name)] = CaseFiles(parts={"case": str(name)}, images=numbered, label=label and os.path.expandvars(str(label)))
+    for name, entry in entries.items():
+        numbered: dict[str | int | None, str] = {index: os.path.expandvars(path) for index, path in enumerate(entry.images)}
+        cases[name] = CaseFiles(parts={"case": name}, images=numbered, label=entry.label and os.path.expandvars(entry.label))
     return cases
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoseg.cases.values import Channel
+from autoseg.cases.values import Channel, printable
 from autoseg.errors import LabelError, SettingsError
 from autoseg.labels import Labels, left_right_pairs, make_labels, regions_that_write
 
@@ -74,7 +74,8 @@ def channel_names(value: Any, *, file: Path) -> tuple[str, ...]:
             numbered = sorted((int(key), str(name)) for key, name in value.items())
         except ValueError:
             numbered = sorted((number, str(name)) for name, item in value.items() if (number := _integer(item)) is not None)
-        if [number for number, _ in numbered] == list(range(len(value))):
+        words = all(isinstance(part, str | int) for part in (*value.keys(), *value.values()))
+        if words and [number for number, _ in numbered] == list(range(len(value))):
             return tuple(name for _, name in numbered)
     if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
         return tuple(value)
@@ -177,6 +178,14 @@ def _split_declaration(declared: Any, *, file: Path) -> tuple[dict[str, int], di
         elif (number := _integer(value)) is not None:
             single[str(key)] = number
         elif (number := _integer(key)) is not None:
+            if (taken := single.get(str(value))) is not None:
+                raise LabelError(
+                    "two values have one label name",
+                    file=file,
+                    found=f"{value}: {taken} and {number}",
+                    expected="one name per value",
+                    fix=f"give each its own name; or, if they are one structure, declare one and give --map-labels {number}={taken}",
+                )
             single[str(value)] = number
         else:
             raise LabelError(
@@ -186,6 +195,8 @@ def _split_declaration(declared: Any, *, file: Path) -> tuple[dict[str, int], di
                 expected="an integer, or a list of integers",
                 fix=f'write {{"{key}": 1}}, with the value that the label has in the files',
             )
+    if unfit := next((name for name in (*single, *grouped) if printable(name) != name), None):
+        raise LabelError("a label name that cannot be printed", file=file, found=printable(unfit), expected="text", fix="give another name")
     if grouped and all(len(members) == 1 for members in grouped.values()):
         grouped = {}
     return single, grouped

@@ -14,6 +14,7 @@ from autoseg.errors import AutosegError, SettingsError
 from autoseg.labels import Labels, LabelsRecord
 
 GRID_FIXES = ("copy-image", "resample-label")  # what to do with a label that is not on its image's grid
+LONGEST_NAME = 200  # bytes; a file system takes 255, and `.writing-PID-` and `_probabilities.nii.gz` are put around a case's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,38 @@ def left_out(case: str) -> str:
 
 
 def can_name_files(name: str) -> bool:
-    """Whether files can be called by a case's name: no slashes, control characters, or bytes that are no text in the file system.
+    """Whether files can be called by a case's name: not too long, no slashes, control characters, or bytes that are no text.
 
     Spaces of all kinds are welcome: macOS puts U+202F into the names of screenshots, a Japanese keyboard writes U+3000.
     """
-    return name not in (".", "..") and not any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
+    if name in ("", ".", "..") or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return False
+    return len(name.encode()) <= LONGEST_NAME
+
+
+def unfit_name(name: str, file: Path) -> SettingsError:
+    """Return the error for a case by whose name no file can be called.
+
+    Parameters
+    ----------
+    name : of the case
+    file : that has the name, or the list that holds it
+    """
+    size = len(name.encode(errors="replace"))
+    long = size > LONGEST_NAME
+    return SettingsError(
+        "the name of the case is too long" if long else "a name that no file could have",
+        case=printable(name),
+        file=printable(str(file)),
+        found=f"{size} bytes" if long else repr(name),
+        expected=f"at most {LONGEST_NAME}; a letter beyond A to Z takes two or three" if long else "letters, digits and signs, no slash",
+        fix="give the case another name, or rename its files",
+    )
+
+
+def composed(name: str) -> str:
+    """Return a name in one form of Unicode: a Mac writes "ü" as two characters where others write one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def printable(text: str) -> str:
@@ -74,6 +102,7 @@ class Dataset:
     cases: tuple[Case, ...]  # with a label, sorted by name
     notes: tuple[str, ...] = ()  # what was assumed or left aside, for the user to read
     problems: tuple[AutosegError, ...] = ()  # cases that could not be made whole: a channel or a label missing; not written to JSON
+    warnings: tuple[AutosegError, ...] = ()  # what of the user's is not used, or seems to be forgotten; not written to JSON
 
     def without(self, names: Sequence[str]) -> Dataset:
         """The data set with some cases left out, whole or not; names are compared in one Unicode form, whichever keyboard wrote them.
@@ -83,9 +112,9 @@ class Dataset:
         SettingsError : there is no case of such a name
         """
         known = {case.name for case in self.cases} | {problem.case for problem in self.problems if problem.case}
-        composed = {_composed(name) for name in known}
+        known_forms = {composed(name) for name in known}
         for name in names:
-            if _composed(name) not in composed:
+            if composed(name) not in known_forms:
                 close = presets.nearest(name, sorted(known))
                 raise SettingsError(
                     f"there is no case '{name}' to leave out",
@@ -93,11 +122,11 @@ class Dataset:
                     expected=f"names such as {', '.join(sorted(known)[:3])}",
                     fix=f"did you mean '{close}'?" if close else "check the spelling",
                 )
-        excluded = {_composed(name) for name in names}
+        excluded = {composed(name) for name in names}
         return replace(
             self,
-            cases=tuple(case for case in self.cases if _composed(case.name) not in excluded),
-            problems=tuple(problem for problem in self.problems if _composed(problem.case or "") not in excluded),
+            cases=tuple(case for case in self.cases if composed(case.name) not in excluded),
+            problems=tuple(problem for problem in self.problems if composed(problem.case or "") not in excluded),
         )
 
     def only(self, names: Sequence[str]) -> Dataset:
@@ -184,11 +213,6 @@ def _case_to_json(case: Case, root: Path) -> dict[str, Any]:
         "annotated": schema.dump(case.annotated),
         **({"grid_fix": case.grid_fix} if case.grid_fix else {}),
     }
-
-
-def _composed(name: str) -> str:
-    """A Mac writes "ü" as two characters where others write one."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -7,6 +7,7 @@ note reports what was assumed or fixed. The checks themselves are listed in `reg
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from autoseg import images, workers
@@ -49,6 +50,7 @@ def _examine_all(
 ) -> tuple[tuple[CaseStatistics, ...], list[Fault]]:
     """The statistics of every case that could be examined, in the order of the cases, and the faults of single cases."""
     faults = [fault_of(problem) for problem in dataset.problems]
+    faults += [replace(fault_of(unused), severity="warning", code="unused") for unused in dataset.warnings]
     statistics: dict[str, CaseStatistics] = {}
     names = [case.name for case in dataset.cases]
     work = partial(examine, channels=len(dataset.channels), labels=dataset.labels)

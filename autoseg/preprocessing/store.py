@@ -371,6 +371,7 @@ def _bytes_per_voxel(channels: int) -> float:
 def _place(folder: Path, name: str) -> Path:
     """The folder of a case; characters that a file system might not take are spelt out."""
     quoted = urllib.parse.quote(name, safe=" ()[]+,=@")
+    quoted = quoted if len(quoted) <= _LONGEST_PLACE else name.replace("%", "%25")  # quoted, a letter beyond A to Z takes six signs
     return folder / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)
 
 
@@ -455,3 +456,6 @@ def _check_disk(folder: Path, needed: float) -> None:
 
 def _told(amount: float) -> str:
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
+
+
+_LONGEST_PLACE = 250  # bytes of a folder's name

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from autoseg import losses, presets, schema
+from autoseg import files, losses, presets, schema
 from autoseg.errors import SettingsError
 from autoseg.planning.configuration import Plan
 
@@ -303,6 +302,6 @@ def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _parsed(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return files.parse_toml(f"value = {text}")["value"]
+    except SettingsError:
         return text

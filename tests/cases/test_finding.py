@@ -249,7 +249,7 @@ def test_a_link_that_leads_nowhere_and_a_name_that_cannot_be_printed_are_told(to
     (root / CASES[-1]).symlink_to("../.git/annex/objects/x")
     told = {problem.case: str(problem) for problem in find(root).problems}
     assert set(told) == {"bad\\nname", "p2_t0"}
-    assert "rename the files" in told["bad\\nname"] and "a link to ../.git/annex/objects/x" in told["p2_t0"]
+    assert "rename its files" in told["bad\\nname"] and "a link to ../.git/annex/objects/x" in told["p2_t0"]
 
 
 def test_a_name_that_differs_in_upper_and_lower_case_is_the_nearest(touch: Touch) -> None:
@@ -322,3 +322,28 @@ def test_a_case_is_listed_and_left_out_by_its_name_in_any_unicode_form(touch: To
     assert not dataset.problems and not [note for note in dataset.notes if "does not list" in note]
     for written in ("Mu\u0308ller", "M\u00fcller"):
         assert [case.name for case in dataset.without([written]).cases] == ["p"]
+
+
+def test_two_values_of_one_label_name_are_refused(touch: Touch) -> None:
+    root = declare(touch(*CASES), labels={"0": "background", "1": "kidney", "2": "kidney"})
+    with pytest.raises(LabelError, match="(?s)two values have one label name.*--map-labels 2=1"):
+        find(root)
+
+
+@pytest.mark.parametrize("entry", [{"images": 5}, {"images": [None]}, {"label": "x"}, 7, {"images": ["x"], "label": 7}])
+def test_an_entry_of_the_table_of_cases_that_cannot_be_understood_is_named(touch: Touch, entry: Any) -> None:
+    with pytest.raises(SettingsError, match=r"(?s)table of cases.*p9"):
+        find(declare(touch(*CASES), dataset={"p9": entry}))
+
+
+@pytest.mark.parametrize("channels", [{"0": {"a": 1}}, {"0": None}, {"0": ["CT"]}])
+def test_a_channel_whose_name_is_no_text_is_refused(touch: Touch, channels: Any) -> None:
+    with pytest.raises(SettingsError, match="channels are not declared"):
+        find(declare(touch(*CASES), channel_names=channels))
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_any_work(tmp_path: Path) -> None:
+    root = tmp_path / "set\udcff"
+    root.mkdir()
+    with pytest.raises(MissingPath, match="not valid UTF-8"):
+        find(root)

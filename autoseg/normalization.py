@@ -138,17 +138,18 @@ class Normalization:
 NORMALIZATIONS: Mapping[str, Normalization] = {
     "ct": Normalization(
         apply=_ct, absolute=True, dataset_intensities=True,
-        words="is CT, whose values mean the same everywhere: clipped to {intensities.percentile_00_5:.4g} .. "
-        "{intensities.percentile_99_5:.4g} (the 0.5 and 99.5 percentiles inside the labels), minus {intensities.mean:.4g}, over "
-        "{intensities.std:.4g}"),
+        words="holds CT values, which mean the same in every scan: clipped to {intensities.percentile_00_5:.4g} .. "
+        "{intensities.percentile_99_5:.4g} (the 0.5 and 99.5 percentiles inside the labels), then minus {intensities.mean:.4g}, divided "
+        "by {intensities.std:.4g}"),
     "zscore": Normalization(
         apply=_zscore, inside_mask="zscore_mask",
-        words="({channel.modality}) has no absolute scale: each image minus its mean, over its standard deviation"),
+        words="({channel.modality}) has no absolute scale: the mean of each image is subtracted, and the result divided by its "
+        "standard deviation"),
     "zscore_mask": Normalization(
         apply=_zscore_mask, masked=True,
-        words="({channel.modality}) has no absolute scale: each image minus its mean, over its standard deviation, both inside its "
-        "non-zero region"),
-    "rescale_0_1": Normalization(apply=_rescale, words="is scaled from its smallest and largest value to 0 .. 1"),
-    "rgb_0_1": Normalization(apply=_rgb, absolute=True, words="is a colour of 0 .. 255, divided by 255"),
-    "none": Normalization(apply=_none, absolute=True, words="is taken as it is"),
+        words="({channel.modality}) has no absolute scale: the mean of each image is subtracted, and the result divided by its "
+        "standard deviation, both taken over the non-zero region"),
+    "rescale_0_1": Normalization(apply=_rescale, words="is scaled so that each image ranges from 0 to 1"),
+    "rgb_0_1": Normalization(apply=_rgb, absolute=True, words="is a colour from 0 to 255, divided by 255"),
+    "none": Normalization(apply=_none, absolute=True, words="is used unchanged"),
 }  # fmt: skip

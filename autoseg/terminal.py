@@ -8,7 +8,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING
 
-from autoseg.quantities import clock
+from autoseg.quantities import format_duration
 from autoseg.tables import Table
 from autoseg.version import other_autoseg
 
@@ -183,4 +183,4 @@ def _rate(done: int, total: int, elapsed: float) -> str:
         return ""
     rate = done / elapsed
     text = f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
-    return text if done >= total else f"{text}, {clock((total - done) / rate)} left"
+    return text if done >= total else f"{text}, {format_duration((total - done) / rate)} left"

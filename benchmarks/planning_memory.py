@@ -22,10 +22,10 @@ from _report import report
 from autoseg import machine, presets
 from autoseg.cases import Channel
 from autoseg.labels import make_labels
-from autoseg.networks.footprint import tracer
+from autoseg.networks.memory_estimate import tracer
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.constants import read_constants
 from autoseg.planning.memory import modelled_footprint
-from autoseg.planning.rules import read_rules
 from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.topology import features_per_stage, first_entries, plan_topology
 from autoseg.training.batches import Batch
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     offered = machine.describe(arguments.device)
     preset = presets.planner("default")
-    rules = read_rules(preset.values)
+    constants = read_constants(preset.values)
     trace = tracer(offered)
     print(f"{'plan':22} {'measured':>9} {'traced':>9} {'ratio':>6} {'model':>6}   {'s/step':>7} {'predicted':>9} {'ratio':>6}")
     memory, model, seconds = {}, {}, {}
@@ -68,7 +68,7 @@ def main() -> None:
         modelled = modelled_footprint(configuration, channels, labels, value_bytes=2 if offered.bf16 else 4)
         step = measured_seconds(plan, configuration, arguments.device) if arguments.time else None
         peak = measured_bytes(plan, configuration, arguments.device)
-        expected = seconds_per_step(predicted, offered, rules)
+        expected = seconds_per_step(predicted, offered, constants)
         memory[name], model[name] = predicted.training_bytes / peak, modelled.training_bytes / peak
         line = f"{name:22} {peak / 1e6:7.0f}MB {predicted.training_bytes / 1e6:7.0f}MB {memory[name]:6.2f} {model[name]:6.2f}"
         if step is not None and expected is not None:

@@ -3,7 +3,7 @@
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.quantities import clock, seconds
+from autoseg.quantities import format_duration, seconds
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_what_is_no_duration_is_refused_with_an_example(text):
 
 
 def test_long_and_short_times_are_told_in_their_own_units():
-    assert [clock(s) for s in (5, 125, 3725)] == ["5 s", "2 min 05 s", "1 h 02 min"]
+    assert [format_duration(s) for s in (5, 125, 3725)] == ["5 s", "2 min 05 s", "1 h 02 min"]

@@ -15,7 +15,7 @@ from autoseg.checking import Fault
 from autoseg.errors import AutosegError, InputError, PlanMismatch, SettingsError, UsageError
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
-from autoseg.networks import footprint
+from autoseg.networks import memory_estimate
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.importing import import_plan
@@ -147,7 +147,7 @@ def plan(
         facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, reporter=reporter)
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
-    trace = footprint.tracer(offered, loss=_loss_to_trace(preset, facts.labels))
+    trace = memory_estimate.tracer(offered, loss=_loss_to_trace(preset, facts.labels))
     if plans_file is None:
         result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=trace)
     else:
@@ -167,7 +167,7 @@ def plan(
     return workspace
 
 
-def _loss_to_trace(preset: presets.Preset, labels: Labels) -> footprint.TraceLoss | None:
+def _loss_to_trace(preset: presets.Preset, labels: Labels) -> memory_estimate.TraceLoss | None:
     """Return the loss of a preset, where it is not the usual one: it may take more memory."""
     chosen = read_settings(preset.values["training"]).loss
     if chosen.voxel_loss == "cross_entropy" and chosen.region_loss == "dice":

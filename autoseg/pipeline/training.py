@@ -30,7 +30,7 @@ from autoseg.planning import validation
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.planning.memory import modelled_footprint
 from autoseg.preprocessing import store
-from autoseg.quantities import clock
+from autoseg.quantities import format_duration
 from autoseg.training import batchgenerators_backend, loop
 from autoseg.training import tensorboard as board
 from autoseg.training.length import RunLength
@@ -246,8 +246,10 @@ def _settled_length(
     if not given and plan.time_budget is not None:
         length = replace(length, time_budget=plan.time_budget)
         if deterministic:
-            loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {clock(plan.time_budget)}")
-        reporter.say(f"each fold trains for {clock(plan.time_budget)}, as planned; --time-budget or --epochs choose another length")
+            loop.refuse_time_budget(found=f"--deterministic, and a plan that gives each fold {format_duration(plan.time_budget)}")
+        reporter.say(
+            f"each fold trains for {format_duration(plan.time_budget)}, as planned; --time-budget or --epochs choose another length"
+        )
     elif deterministic and length.seconds is not None:
         loop.refuse_time_budget(found="--deterministic with --time-budget")
     return length

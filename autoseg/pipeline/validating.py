@@ -20,7 +20,7 @@ from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import Reporter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
-from autoseg.quantities import clock
+from autoseg.quantities import format_duration
 from autoseg.training.length import RunLength
 from autoseg.version import __version__
 from autoseg.workspace import Run
@@ -113,7 +113,8 @@ def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, 
     left = max(0.0, time_budget - spent)
     if seconds > left + LATE * time_budget:
         reporter.say(
-            f"warning: {stage} takes about {clock(seconds)}, and {clock(left)} are left of the time budget of {clock(time_budget)}; "
+            f"warning: {stage} takes about {format_duration(seconds)}, and {format_duration(left)} are left of the time budget of "
+            f"{format_duration(time_budget)}; "
             "it is done all the same, and resumes where it is stopped; a longer --time-budget would hold it"
         )
 

@@ -1,8 +1,8 @@
-"""The reference's own plans file, `nnUNetPlans.json`, as a `Plan`: what was planned elsewhere is trained here as it stands."""
+"""Imports `nnUNetPlans.json`, the plans file of nnU-Net, as a `Plan` that is trained unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, Literal, TypeVar
@@ -12,18 +12,18 @@ import numpy as np
 from autoseg import schema
 from autoseg.errors import PlanMismatch, SettingsError
 from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import Axes, permuted
+from autoseg.geometry import Axes, permuted, triple
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
-from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, Predicted
+from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
+from autoseg.planning.constants import read_constants
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.mirroring import choose_mirroring
-from autoseg.planning.plan import hash_fingerprint, with_disk
-from autoseg.planning.rules import read_rules
+from autoseg.planning.plan import assemble_plan, predict_cost
 from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.validation import validate_plan
 from autoseg.presets import Preset
-from autoseg.version import __version__
+from autoseg.quantities import format_spacing
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ SCHEMES = {
     "RescaleTo01Normalization": "rescale_0_1",
     "RGBTo01Normalization": "rgb_0_1",
 }
-_FIX = "plan with a planner instead: --planner nnunet"
+_FIX = "plan these data with a planner instead: --planner nnunet"
 TOLERANCE = 0.02  # relative, of the median spacing: the same data measured by two programs
 
 
@@ -48,7 +48,7 @@ def import_plan(
     machine: Machine,
     footprint: Callable[[Configuration, int, int], Footprint] | None = None,
 ) -> Plan:
-    """A plan from the content of a reference plans file.
+    """Return the plan in a plans file of nnU-Net.
 
     Parameters
     ----------
@@ -74,32 +74,24 @@ def import_plan(
     measure = footprint or modelled_footprint
     configurations = [_configuration(name, table, order, fingerprint, preset, machine, measure) for name, table in found.items()]
     configurations.sort(key=lambda c: CONFIGURATION_NAMES.index(c.name))
-    planar = all(c.planar for c in configurations)
-    mirroring = choose_mirroring(fingerprint.labels, order, planar=planar)
-    plan = Plan(
+    plan = assemble_plan(
+        fingerprint,
+        preset,
+        machine,
         planner=file.plans_name,
-        planner_values=preset.documented,
-        device={**machine.to_json(), "time_budget": None},
-        name=fingerprint.name,
-        channels=fingerprint.channels,
-        labels=fingerprint.labels,
-        intensities=fingerprint.intensities,
-        axis_order=order,
-        mirror_axes=mirroring.axes,
-        swap_axis=mirroring.swap_axis,
-        configurations=tuple(configurations),
-        settings=dict(preset.values.get("training", {})),
-        fingerprint=hash_fingerprint(fingerprint),
-        reasons=(f"Taken from the plans file '{file.plans_name}' of {file.dataset_name}, planned by nnU-Net.",),
-        version=__version__,
+        time_budget=None,
+        order=order,
+        mirroring=choose_mirroring(fingerprint.labels, order, planar=all(c.planar for c in configurations)),
+        configurations=configurations,
+        why=(f"Imported from '{file.plans_name}' of {file.dataset_name}, which nnU-Net planned.",),
     )
     validate_plan(plan)
-    return replace(plan, configurations=tuple(with_disk(c, plan, fingerprint) for c in plan.configurations))
+    return plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PlansFile:
-    """What is read of nnUNetPlans.json."""
+    """The keys of nnUNetPlans.json that are read."""
 
     plans_name: str
     dataset_name: str = "a data set"
@@ -110,7 +102,7 @@ class _PlansFile:
 
 @dataclass(frozen=True, kw_only=True)
 class _Table:
-    """What is read of one of its configurations: the network as `architecture`, or as keys of its own before nnU-Net 2.4."""
+    """The keys of one of its configurations that are read: the network as `architecture`, or as keys of its own before nnU-Net 2.4."""
 
     spacing: tuple[float, ...]
     median_image_size_in_voxels: tuple[float, ...]
@@ -153,7 +145,7 @@ def _parsed(kind: type[T], value: Any) -> T:
 
 
 def _resolved(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A configuration with all that it inherits."""
+    """Return a configuration with all that it inherits."""
     if name in seen:
         raise SettingsError("configurations of the plans file inherit from each other in a circle", found=" -> ".join((*seen, name)))
     if name not in tables:
@@ -164,7 +156,7 @@ def _resolved(name: str, tables: Mapping[str, Any], seen: tuple[str, ...] = ()) 
 
 
 def _axis_order(file: _PlansFile, fingerprint: Fingerprint) -> Axes:
-    """Canonical axes in the order of the plan's.
+    """Return the canonical axis of each plan axis.
 
     The reference counts axes as they are stored, autoseg after turning to the canonical orientation. `transpose_forward` is
     taken if it gives the median spacing that the file notes, else the permutation that does.
@@ -173,14 +165,14 @@ def _axis_order(file: _PlansFile, fingerprint: Fingerprint) -> Axes:
     noted, wanted = file.original_median_spacing_after_transp, file.transpose_forward
     if noted is None or len(noted) != 3 or noted[0] > 100 * max(noted[1:]):  # planar pictures: the reference notes 999 across them
         return wanted
-    for order in (wanted, *permutations(range(3))):
+    for order in (wanted, *map(triple, permutations(range(3)))):
         if np.allclose(permuted(median, order), noted, rtol=TOLERANCE):
-            return order  # type: ignore[return-value]
+            return order
     raise PlanMismatch(
         "the plans file was made for other data",
-        found=f"median spacing {_mm(permuted(median, wanted))}",
-        expected=_mm(noted),
-        fix="plan these data with --planner nnunet",
+        found=f"median spacing {format_spacing(permuted(median, wanted))}",
+        expected=format_spacing(noted),
+        fix=_FIX,
     )
 
 
@@ -200,7 +192,7 @@ def _configuration(
     configuration = Configuration(
         name=name,
         spacing=_triple(table.spacing, planar, across),
-        median_shape=tuple(map(float, _triple(table.median_image_size_in_voxels, planar, 1))),  # type: ignore[arg-type]
+        median_shape=_triple(table.median_image_size_in_voxels, planar, 1.0),
         patch_size=_triple(table.patch_size, planar, 1),
         batch_size=table.batch_size,
         strides=tuple(_triple(stride, planar, 1) for stride in architecture.strides),
@@ -217,26 +209,20 @@ def _configuration(
     )
     previous = len(fingerprint.labels.foreground) if configuration.previous_stage else 0
     cost = footprint(configuration, len(fingerprint.channels) + previous, fingerprint.labels.output_channels)
-    rules = read_rules(preset.values)
-    step = seconds_per_step(cost, machine, rules)
-    predicted = Predicted(
-        parameters=cost.parameters,
-        training_memory_bytes=cost.training_bytes,
-        seconds_per_epoch=None if step is None else step * rules.steps_per_epoch,
-        forward_flops=cost.forward_flops,
-    )
-    return Configuration(**{**vars(configuration), "predicted": predicted})
+    constants = read_constants(preset.values)
+    step = seconds_per_step(cost, machine, constants)
+    return replace(configuration, predicted=predict_cost(cost, step, constants))
 
 
 def _schemes(table: _Table, channels: int) -> tuple[str, ...]:
     names, masks = table.normalization_schemes, table.use_mask_for_norm
     if len(names) != channels or len(masks) != channels:
-        raise PlanMismatch("the plans file was made for other data", found=f"{channels} channels", expected=f"{len(names)} channels",
-                           fix="plan these data with --planner nnunet")  # fmt: skip
+        raise PlanMismatch(
+            "the plans file was made for other data", found=f"{channels} channels", expected=f"{len(names)} channels", fix=_FIX
+        )
     unknown = [name for name in names if name not in SCHEMES]
     if unknown:
-        raise SettingsError("a normalisation that autoseg does not have", found=", ".join(unknown), expected=", ".join(SCHEMES),
-                            fix="plan with --planner nnunet")  # fmt: skip
+        raise SettingsError("a normalisation that autoseg does not have", found=", ".join(unknown), expected=", ".join(SCHEMES), fix=_FIX)
     return tuple(NORMALIZATIONS[SCHEMES[n]].inside_mask or SCHEMES[n] if mask else SCHEMES[n] for n, mask in zip(names, masks, strict=True))
 
 
@@ -255,15 +241,12 @@ def _architecture(table: _Table) -> tuple[str, _Architecture]:
             n_conv_per_stage_decoder=table.n_conv_per_stage_decoder,
         )
     if kind not in NETWORKS:
-        raise SettingsError(
-            "an architecture that autoseg does not have", found=kind, expected=", ".join(NETWORKS), fix="plan with --planner nnunet"
-        )
+        raise SettingsError("an architecture that autoseg does not have", found=kind, expected=", ".join(NETWORKS), fix=_FIX)
     return NETWORKS[kind], given
 
 
-def _triple(values: Sequence[Any], planar: bool, first: Any) -> tuple[Any, Any, Any]:
-    return (first, *values) if planar and len(values) == 2 else tuple(values)  # type: ignore[return-value]
-
-
-def _mm(spacing: Sequence[float]) -> str:
-    return " x ".join(f"{mm:.3g}" for mm in spacing) + " mm"
+def _triple(values: tuple[T, ...], planar: bool, first: T) -> tuple[T, T, T]:
+    """Return three values per axis of a table that holds two for a planar configuration."""
+    if len(values) != (2 if planar else 3):
+        raise SettingsError("the plans file cannot be understood", found=f"{list(values)} for the axes of an image", fix=_FIX)
+    return triple((first, *values) if planar else values)

@@ -1,7 +1,7 @@
 """What a network costs, from its configuration alone: feature maps, parameters, floating-point operations, bytes. No torch.
 
 The closed forms for feature maps and parameters are exact; those for bytes are a model of the network's forward and backward
-pass, held to the traced network (`autoseg.networks.footprint`) by a test.
+pass, held to the traced network (`autoseg.networks.memory_estimate`) by a test.
 """
 
 from __future__ import annotations

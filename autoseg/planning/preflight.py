@@ -1,4 +1,4 @@
-"""Before anything expensive: what preprocessing and training will need, held against what there is. Pure arithmetic."""
+"""Compares what preprocessing and training will need with what there is, before anything expensive. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from autoseg.errors import NotEnough
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import permuted, resampled_shape
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.quantities import format_bytes, format_estimate
 
 STATE_TENSORS = 5  # of the weights' size: weights, averaged weights, two moments, the model that is predicted with
 WORKER_BYTES = 0.3e9  # a Python process with numpy, scipy and a reader of images
@@ -29,37 +30,37 @@ class Preflight:
 
     @property
     def rows(self) -> tuple[tuple[str, str, str], ...]:
-        """What, needed, there: for a table."""
+        """Rows of a table: what, needed, available."""
         disk = sum(self.disk_needed.values())
         hours = [
-            (f"training {name}", f"{_time(seconds)} a fold, {_time(seconds * self.folds)} for {self.folds}", "")
+            (f"training {name}", f"{format_estimate(seconds)} a fold, {format_estimate(seconds * self.folds)} for {self.folds}", "")
             for name, seconds in self.seconds.items()
             if seconds is not None
         ]
         return (
             ("cases", str(self.cases), f"{self.folds} folds"),
-            ("disk", _gb(disk), f"{_gb(self.disk_free)} free"),
-            ("memory for the largest case", _gb(self.memory_needed), f"{_gb(self.memory_free)} free"),
+            ("disk", format_bytes(disk), f"{format_bytes(self.disk_free)} free"),
+            ("memory for the largest case", format_bytes(self.memory_needed), f"{format_bytes(self.memory_free)} free"),
             *hours,
         )
 
     @property
     def problem(self) -> NotEnough | None:
-        """What makes it impossible, with the remedy; None if nothing does."""
+        """Why the plan cannot be followed, with the remedy; None: it can be."""
         disk = sum(self.disk_needed.values())
         if disk > self.disk_free:
-            parts = ", ".join(f"{name} {_gb(amount)}" for name, amount in self.disk_needed.items())
+            parts = ", ".join(f"{name} {format_bytes(amount)}" for name, amount in self.disk_needed.items())
             return NotEnough(
                 "the disk has no room for the preprocessed cases and models",
-                found=f"{_gb(self.disk_free)} free",
-                expected=f"{_gb(disk)}: {parts}",
+                found=f"{format_bytes(self.disk_free)} free",
+                expected=f"{format_bytes(disk)}: {parts}",
                 fix="choose a workspace on another disk with -o, or train fewer configurations with --configuration",
             )
         if self.memory_needed > self.memory_free:
             return NotEnough(
                 "the largest case does not fit into the memory while it is preprocessed",
-                found=f"{_gb(self.memory_free)} free",
-                expected=_gb(self.memory_needed),
+                found=f"{format_bytes(self.memory_free)} free",
+                expected=format_bytes(self.memory_needed),
                 fix="leave that case out with --exclude, or use a machine with more memory",
             )
         return None
@@ -68,7 +69,7 @@ class Preflight:
 def preflight(
     plan: Plan, fingerprint: Fingerprint, *, folds: int, epochs: int, disk_free: float, memory_free: float, time_budget: float | None = None
 ) -> Preflight:
-    """What training all configurations of a plan on all folds will need.
+    """Estimate what training all configurations of a plan on all folds will need.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def preflight(
 
 
 def stored_bytes(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> float:
-    """Bytes of the preprocessed cases on disk, about.
+    """Estimate the bytes of the preprocessed cases on disk.
 
     Source: measured on CT and MR by the preprocessing room: 0.8 to 1.2 bytes per voxel and channel, compressed.
     """
@@ -99,7 +100,7 @@ def stored_bytes(configuration: Configuration, plan: Plan, fingerprint: Fingerpr
 
 
 def _peak(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> float:
-    """Memory that the largest case takes while it is read, resampled or stored: float32 in and out, and the label."""
+    """Return the memory that the largest case takes while it is read, resampled or stored: float32 in and out, and the label."""
     channels = len(plan.channels)
     pairs = _voxels(configuration, plan, fingerprint)
     return WORKER_BYTES + max(
@@ -108,7 +109,7 @@ def _peak(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) ->
 
 
 def _voxels(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> list[tuple[float, float]]:
-    """Voxels of each case before cropping, and after resampling."""
+    """Return voxels of each case before cropping, and after resampling."""
     pairs = []
     for case in fingerprint.cases:
         spacing, shape = permuted(case.spacing, plan.axis_order), permuted(case.shape_after_crop, plan.axis_order)
@@ -120,13 +121,3 @@ def _voxels(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) 
 def _seconds(configuration: Configuration, epochs: int) -> float | None:
     predicted = configuration.predicted
     return None if predicted is None or predicted.seconds_per_epoch is None else predicted.seconds_per_epoch * epochs
-
-
-def _gb(amount: float) -> str:
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e8 else f"{amount / 1e6:.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 5400:
-        return f"{max(seconds, 60) / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from autoseg.machine import Machine
+from autoseg.planning.constants import PlannerConstants
 from autoseg.planning.memory import Footprint
-from autoseg.planning.rules import Rules
 
 TRAINING_PASSES = 3.0  # a backward pass computes twice what the forward pass does: gradients of inputs and of weights
 
 
-def steps_within(time_budget: float, rules: Rules) -> float:
+def steps_within(time_budget: float, constants: PlannerConstants) -> float:
     """Optimisation steps that a training of `time_budget` seconds should see.
 
     Of more time, one half (in the exponent) goes into more steps and one into a larger network: with a hundred times the time,
     ten times the steps of a network that costs ten times as much.
     """
-    return rules.steps * (time_budget / rules.cpu_seconds) ** 0.5
+    return constants.steps * (time_budget / constants.cpu_seconds) ** 0.5
 
 
-def seconds_per_step(footprint: Footprint, machine: Machine, rules: Rules) -> float | None:
+def seconds_per_step(footprint: Footprint, machine: Machine, constants: PlannerConstants) -> float | None:
     """Seconds of one optimisation step; None for a device whose rate is not known.
 
     On a processor: the convolutions at its measured rate; what norms and activations, loss, optimizer and augmentation need beside
@@ -29,12 +29,12 @@ def seconds_per_step(footprint: Footprint, machine: Machine, rules: Rules) -> fl
     """
     flops = TRAINING_PASSES * footprint.forward_flops
     if not machine.cpu:
-        return None if machine.conv_flops is None else flops / (machine.conv_flops * rules.card_efficiency)
-    rate = machine.conv_flops or machine.cores * rules.cpu_flops_per_core
+        return None if machine.conv_flops is None else flops / (machine.conv_flops * constants.card_efficiency)
+    rate = machine.conv_flops or machine.cores * constants.cpu_flops_per_core
     beside = (
-        footprint.values * rules.cpu_value_seconds
-        + footprint.scores * rules.cpu_score_seconds
-        + footprint.parameters * rules.cpu_weight_seconds
-        + footprint.inputs * rules.cpu_input_seconds
+        footprint.values * constants.cpu_value_seconds
+        + footprint.scores * constants.cpu_score_seconds
+        + footprint.parameters * constants.cpu_weight_seconds
+        + footprint.inputs * constants.cpu_input_seconds
     )
-    return flops / rate + beside / machine.cores + footprint.layers * rules.cpu_layer_seconds
+    return flops / rate + beside / machine.cores + footprint.layers * constants.cpu_layer_seconds

@@ -10,8 +10,8 @@ from autoseg.errors import NotEnough, SettingsError
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
+from autoseg.planning.constants import NORMS
 from autoseg.planning.memory import Footprint, modelled_footprint
-from autoseg.planning.rules import NORMS
 
 
 def validate_plan(

@@ -155,7 +155,7 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     if late:
         folder = training.Workspace(root=workspace).preprocessed("3d_fullres")
         first, second = (math.prod(training.store.open_case(folder, f"phantom_00{i}").shape) for i in range(2))
-        assert validating.clock(40.0 * (first + second) / first) in told[0]
+        assert validating.format_duration(40.0 * (first + second) / first) in told[0]
         assert "15 s are left of the time budget of 1 min 00 s" in told[0] and "--time-budget" in told[0]
 
 

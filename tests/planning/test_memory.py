@@ -10,7 +10,7 @@ import torch
 
 from autoseg import networks
 from autoseg.labels import make_labels
-from autoseg.networks import footprint
+from autoseg.networks import memory_estimate
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import feature_maps, forward_flops, modelled_footprint, parameters, scored_shapes, stage_shapes
 from autoseg.planning.topology import features_per_stage, first_entries, plan_topology
@@ -87,15 +87,15 @@ def test_stage_shapes_end_at_the_bottleneck():
 @pytest.mark.parametrize(("channels", "heads"), [(1, 2), (6, 40)])
 def test_the_model_of_memory_is_near_the_traced_network(kind, channels, heads):
     c = replace(KINDS[kind], batch_size=8)
-    traced = footprint.traced_bytes(c, channels=channels, heads=heads, precision=torch.bfloat16)
+    traced = memory_estimate.traced_bytes(c, channels=channels, heads=heads, precision=torch.bfloat16)
     modelled = modelled_footprint(c, channels, heads).training_bytes
     assert modelled == pytest.approx(traced, rel=0.15)
 
 
 def test_single_precision_takes_more():
     c = KINDS["isotropic"]
-    single = footprint.traced_bytes(c, channels=1, heads=3, precision=torch.float32)
-    half = footprint.traced_bytes(c, channels=1, heads=3, precision=torch.bfloat16)
+    single = memory_estimate.traced_bytes(c, channels=1, heads=3, precision=torch.float32)
+    half = memory_estimate.traced_bytes(c, channels=1, heads=3, precision=torch.bfloat16)
     assert 1.3 * half < single < 2 * half
     assert modelled_footprint(c, 1, 3, value_bytes=4).training_bytes == pytest.approx(single, rel=0.15)
 
@@ -108,8 +108,8 @@ def test_the_stand_in_loss_takes_the_memory_of_the_real_one():
     c, heads = KINDS["isotropic"], 30
     labels = make_labels({"background": 0, **{f"label {i}": i for i in range(1, heads)}})
     real = make_loss(labels, batch_dice=False, settings=read_settings(presets.planner("default").values["training"]).loss)
-    own = footprint.traced_bytes(c, channels=1, heads=heads, precision=torch.bfloat16)
-    with_real = footprint.traced_bytes(
+    own = memory_estimate.traced_bytes(c, channels=1, heads=heads, precision=torch.bfloat16)
+    with_real = memory_estimate.traced_bytes(
         c, channels=1, heads=heads, precision=torch.bfloat16, loss=lambda outputs, target: real(outputs, target, None)
     )
     assert own == pytest.approx(with_real, rel=0.08)
@@ -128,8 +128,8 @@ def test_what_does_not_change_the_memory_is_not_traced_again(monkeypatch):
         traced.append(c)
         return 10**6
 
-    monkeypatch.setattr(footprint, "traced_bytes", count)
-    trace = footprint.tracer(CPU)
+    monkeypatch.setattr(memory_estimate, "traced_bytes", count)
+    trace = memory_estimate.tracer(CPU)
     c = KINDS["isotropic"]
     first = trace(c, 1, 3)
     again = trace(replace(c, name="3d_lowres", batch_dice=True, spacing=(2.0, 2.0, 2.0), reasons=("for a test",)), 1, 3)
@@ -142,6 +142,6 @@ def test_what_does_not_change_the_memory_is_not_traced_again(monkeypatch):
 def test_the_bytes_of_a_batch_grow_with_its_patches():
     c = KINDS["residual"]
     one, two, four = (
-        footprint.traced_bytes(replace(c, batch_size=n), channels=1, heads=3, precision=torch.bfloat16) for n in (32, 64, 128)
+        memory_estimate.traced_bytes(replace(c, batch_size=n), channels=1, heads=3, precision=torch.bfloat16) for n in (32, 64, 128)
     )
     assert four - two == pytest.approx(2 * (two - one), rel=0.02)

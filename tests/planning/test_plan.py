@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.labels import make_labels
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.constants import read_constants
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import stored_bytes
-from autoseg.planning.rules import read_rules
-from autoseg.planning.sizing import Wanted, ladder
+from autoseg.planning.sizing import SizingRequest, candidates
 from autoseg.planning.validation import validate_plan
 from tests.planning.fingerprints import CPU, TWO_LABELS, card, make_fingerprint, preset
 
@@ -125,7 +125,7 @@ def test_a_processor_gets_a_narrow_network_and_is_told_what_the_reference_would_
     c = plan.configuration("3d_fullres")
     assert (c.patch_size, c.batch_size) == ((32, 48, 32), 2)
     assert c.features_per_stage == (24, 48, 96, 192)
-    assert any("nnU-Net plans patch 40 x 56 x 40, batch" in reason for reason in c.reasons)
+    assert any("would take patch 40 x 56 x 40, batch" in reason for reason in c.reasons)
     assert c.predicted is not None and c.predicted.seconds_per_epoch is not None
     assert plan.device["time_budget"] == 600
 
@@ -134,7 +134,7 @@ def test_reasons_tell_the_numbers_behind_thick_slices():
     plan = make_plan(make_fingerprint([(20, 256, 256)] * 9, [(6.0, 1.0, 1.0)] * 9), preset=preset(), machine=CPU)
     text = " ".join([*plan.reasons, *plan.configuration("3d_fullres").reasons])
     assert "6 mm along z" in text
-    assert "6.0 times the spacing in plane" in text
+    assert "6.0 times the in-plane spacing" in text
     assert "1 x 3 x 3" in text
 
 
@@ -152,7 +152,7 @@ def test_a_time_budget_shapes_nothing_on_a_card_whose_speed_is_unknown():
     free, bound = (make_plan(fingerprint, preset=preset(), machine=card(24e9), time_budget=budget) for budget in (None, 600))
     for one, other in zip(free.configurations, bound.configurations, strict=True):
         assert replace(one, reasons=()) == replace(other, reasons=())
-    assert "how fast it is, is not known here" in bound.reasons[0]
+    assert "Its speed is unknown here" in bound.reasons[0]
 
 
 def test_a_time_budget_asks_for_a_low_resolution_stage_that_sees_half_of_the_case():
@@ -176,7 +176,7 @@ def test_a_time_budget_is_not_spent_on_padding(median, patch):
 
 @pytest.mark.parametrize("edge", [39, 79, 159])
 def test_a_little_padding_is_no_reason_to_see_less_of_the_case(edge):
-    wanted = Wanted(
+    request = SizingRequest(
         name="3d_fullres",
         spacing=(1.0, 1.0, 1.0),
         median_shape=(edge,) * 3,
@@ -184,7 +184,7 @@ def test_a_little_padding_is_no_reason_to_see_less_of_the_case(edge):
         counted_labels=3,
         normalization=("zscore",),
     )
-    timed, free = (ladder(wanted, read_rules(preset().values), timed=timed)[-1].patch_size for timed in (True, False))
+    timed, free = (candidates(request, read_constants(preset().values), timed=timed)[-1].patch_size for timed in (True, False))
     assert timed == free == (edge + 1,) * 3
 
 

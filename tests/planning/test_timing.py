@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from autoseg.machine import Machine
+from autoseg.planning.constants import read_constants
 from autoseg.planning.memory import Footprint
-from autoseg.planning.rules import read_rules
 from autoseg.planning.timing import seconds_per_step, steps_within
 from tests.planning.fingerprints import CPU, card, preset
 
-RULES = read_rules(preset().values)
+RULES = read_constants(preset().values)
 ONE_CORE = Machine(device="cpu", name="one core", memory_bytes=10**10, cores=1, bf16=True, conv_flops=194.5e9)
 
 # processor seconds of one core for one step of the real trainer, measured on an AMD EPYC (Zen 4); counts in millions

@@ -9,7 +9,7 @@ import torch
 from autoseg import losses, presets
 from autoseg.errors import SettingsError
 from autoseg.labels import make_labels
-from autoseg.networks.footprint import traced_bytes
+from autoseg.networks.memory_estimate import traced_bytes
 from autoseg.training.batches import BatchLoader
 from autoseg.training.loss import make_loss
 from autoseg.training.losses.lovasz import lovasz

@@ -32,7 +32,7 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class PlannerConstants:
     """Every constant a plan depends on. Units as in `planners/default.toml`, where each has its source."""
 
     anisotropy: float = schema.key("spacing.anisotropy")
@@ -97,15 +97,15 @@ class Rules:
         return self.most_features_2d if planar else self.most_features_3d
 
 
-def read_rules(values: Mapping[str, Any]) -> Rules:
-    """Return the rules of a preset, given as nested tables of plain values.
+def read_constants(values: Mapping[str, Any]) -> PlannerConstants:
+    """Return the constants of a preset, given as nested tables of plain values.
 
     Raises
     ------
     SettingsError : a table or key is missing, or a value is not one of those allowed; each is named
     """
     found: dict[str, Any] = {}
-    for name in schema.names(Rules):
+    for name in schema.names(PlannerConstants):
         value: Any = values
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -115,12 +115,12 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
         found["normalization"] = {modality: scheme for modality, scheme in schemes.items() if modality != "mask_below"}
     if values.get("training", {}).get("augmentation", {}).get("mirror_axes") != "auto":
         found.pop("training.augmentation.mirror_from", None)
-    rules = schema.parse(Rules, found, what="the planner preset", fix="let it extend 'default', or correct these values")
+    constants = schema.parse(PlannerConstants, found, what="the planner preset", fix="let it extend 'default', or correct these values")
     for name, value, allowed in (
-        ("sizing.method", rules.sizing, SIZINGS),
-        ("network.kind", rules.network, tuple(ARCHITECTURES)),
-        ("network.norm", rules.norm, NORMS),
-        *((f"normalization.{modality}", scheme, tuple(NORMALIZATIONS)) for modality, scheme in rules.schemes.items()),
+        ("sizing.method", constants.sizing, SIZINGS),
+        ("network.kind", constants.network, tuple(ARCHITECTURES)),
+        ("network.norm", constants.norm, NORMS),
+        *((f"normalization.{modality}", scheme, tuple(NORMALIZATIONS)) for modality, scheme in constants.schemes.items()),
     ):
         if value not in allowed:
             raise SettingsError(
@@ -129,13 +129,13 @@ def read_rules(values: Mapping[str, Any]) -> Rules:
                 expected="one of " + ", ".join(allowed),
                 fix="choose one of those",
             )
-    if "other" not in rules.schemes:
+    if "other" not in constants.schemes:
         raise SettingsError("the planner preset has no normalisation for modality 'other'", fix="add normalization.other")
-    if rules.target_spacing and (len(rules.target_spacing) != 3 or min(rules.target_spacing) <= 0):
+    if constants.target_spacing and (len(constants.target_spacing) != 3 or min(constants.target_spacing) <= 0):
         raise SettingsError(
             "spacing.target must be three positive lengths, or empty",
-            found=str(list(rules.target_spacing)),
+            found=str(list(constants.target_spacing)),
             expected="[z, y, x] in mm",
             fix="give three lengths, or [] to let the data decide",
         )
-    return rules
+    return constants

@@ -309,38 +309,9 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, as hexadecimal digits; of a folder, such as a DICOM series, of its files' names and hashes.
-
-    What belongs to a file is part of it: the voxels beside a MetaImage or NRRD header, the spacing beside a TIFF.
-    """
-    path = Path(path)
-    parts = sorted(path.iterdir()) if path.is_dir() else _beside(path)
-    if path.is_dir() or parts:
-        listing = [f"{item.name} {hash_file(item)}" for item in parts]
-        listing += [] if path.is_dir() else [_digest(path)]
-        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
-    return _digest(path)
-
-
-def _digest(path: Path) -> str:
+    """Return the SHA-256 of the file's bytes, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _beside(path: Path) -> list[Path]:
-    """The files that hold another part of an image whose header or picture `path` is."""
-    suffix = path.suffix.casefold()
-    names: list[str] = []
-    if suffix in (".mhd", ".nhdr"):
-        with open(path, "rb") as file:
-            head = file.read(1 << 16).decode("utf-8", "replace")
-        names = re.findall(
-            r"^(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*(\S[^\r\n]*?)[ \t]*\r?$", head, re.MULTILINE | re.IGNORECASE
-        )
-    elif suffix in (".tif", ".tiff"):
-        names = [f"{path.stem}.json", f"{re.sub(r'_[0-9]{4}$', '', path.stem)}.json"]
-    found = [path.parent / name for name in dict.fromkeys(names)]
-    return [item for item in found if item.is_file() and item != path]
 
 
 def readable_json(value: Any, *, width: int = 140) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import files, images, schema
+from autoseg import images, schema
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile
 from autoseg.geometry import Shape, Spacing, nonzero_box
@@ -308,7 +308,7 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
 def _hashes(case: Case, root: Path) -> dict[str, str]:
     label = [case.label] if isinstance(case.label, Path) else [path for _, path in case.label or ()]
     names = {path: str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in (*case.images, *label)}
-    return {name: files.hash_file(path) for path, name in names.items()}
+    return {name: images.hash_image(path) for path, name in names.items()}
 
 
 def _peak_bytes(case: Case, channels: int) -> float:

@@ -112,18 +112,6 @@ with files.only_one(Path({str(tmp_path)!r}), doing="training fold 0"):
         assert os.listdir(tmp_path) == [".lock"]
 
 
-def test_what_lies_beside_a_header_is_part_of_its_hash(tmp_path):
-    (tmp_path / "scan.mhd").write_text("NDims = 3\nElementDataFile = scan.raw\n")
-    (tmp_path / "scan.nhdr").write_text("NRRD0004\ndata file: voxels.raw\n")
-    (tmp_path / "scan_0000.tif").write_bytes(b"pixels")
-    for header, beside in (("scan.mhd", "scan.raw"), ("scan.nhdr", "voxels.raw"), ("scan_0000.tif", "scan.json")):
-        hashes = [files.hash_file(tmp_path / header)]
-        for content in (b"one", b"two", b"one"):
-            (tmp_path / beside).write_bytes(content)
-            hashes.append(files.hash_file(tmp_path / header))
-        assert len(set(hashes[:3])) == 3 and hashes[3] == hashes[1], header
-
-
 def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path):
     code = f"""
 import time

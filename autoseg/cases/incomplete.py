@@ -132,8 +132,7 @@ def listed_otherwise(root: Path, match: Match, nearest: NearestFiles) -> tuple[l
 
 def _bare(path: str) -> str:
     """The name of a file without folder and suffix, in the form in which the cases are named."""
-    name = Path(path).name
-    return composed(name.removesuffix(images.suffix_of(name) or ""))
+    return composed(images.stem_of(path))
 
 
 def _expand(pattern: Pattern, parts: Mapping[str, str]) -> str:

@@ -63,25 +63,23 @@ def find_inputs(paths: Sequence[Path], *, channels: int) -> tuple[Case, ...]:
 
 
 def _files_at(path: Path) -> list[Path]:
-    """The images that one argument stands for; a DICOM series is the path of its folder."""
+    """Return the images that one argument stands for; a DICOM series is the path of its folder."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, there, n=3)
         raise MissingPath("no such file or folder", file=path, fix=f"nearest there: {', '.join(close)}" if close else "check the spelling")
-    if _is_series(path):
+    if images.is_series(path):
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    named = [entry for entry in entries if images.suffix_of(entry) and not _is_data_of_header(entry)]
-    found = [entry for entry in named if not entry.is_dir() or not _is_series(entry)]  # a link to nothing fails when it is read
-    found = found or [entry for entry in entries if entry.is_dir() and _is_series(entry)]
+    series = [entry for entry in entries if entry.is_dir() and images.is_series(entry)]
+    found = [entry for entry in entries if images.suffix_of(entry) and entry not in series] or series  # a dead link fails when it is read
     if not found:
-        others = ", ".join(entry.name for entry in entries[:3])
         raise MissingPath(
             "there is no image in this folder",
             file=path,
-            found=others or "an empty folder",
+            found=", ".join(entry.name for entry in entries[:3]) or "an empty folder",
             expected=f"files that end in {', '.join(images.SUFFIXES)}, or folders of DICOM slices",
             fix="give the images or their folder",
         )
@@ -96,7 +94,7 @@ def _by_channel(found: Sequence[Path], channels: int, *, explicit: bool) -> list
         if match is None:
             plain.append(path)
         else:
-            groups.setdefault((path.parent, match["stem"], images.suffix_of(path) or ""), {})[int(match["channel"])] = path
+            groups.setdefault((path.parent, match["stem"], images.suffix_of(path)), {})[int(match["channel"])] = path
     cases = []
     for (folder, stem, suffix), numbered in groups.items():
         if max(numbered) >= channels:  # numbers of cases, not of channels
@@ -132,27 +130,5 @@ def _no_whole_case(cases: Sequence[Case], channels: int) -> MissingChannel:
     )
 
 
-def _is_series(folder: Path) -> bool:
-    """Whether a folder holds DICOM slices: files named so, or files without a suffix of their own."""
-    for entry in folder.iterdir():
-        if entry.is_file() and not entry.name.startswith("."):
-            suffix = entry.suffix.casefold()
-            if suffix in (".dcm", ".ima", ".dicom"):
-                return True
-            if not images.suffix_of(entry) and _has_dicom_mark(entry):
-                return True
-    return False
-
-
-def _has_dicom_mark(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _is_data_of_header(path: Path) -> bool:
-    """The raw half of a pair such as .hdr/.img or .mhd/.raw."""
-    return path.suffix.casefold() in (".img", ".raw", ".zraw") and any(path.with_suffix(s).exists() for s in (".hdr", ".mhd", ".nhdr"))
-
-
 def _stem(path: Path) -> str:
-    return path.name if path.is_dir() else path.name.removesuffix(images.suffix_of(path) or "")
+    return path.name if path.is_dir() else images.stem_of(path)

@@ -393,8 +393,7 @@ def _resolved(text: str, folder: Path) -> Path:
 
 
 def _stem(text: str) -> str:
-    name = Path(text).name
-    return name.removesuffix(images.suffix_of(name) or "")
+    return images.stem_of(text)
 
 
 def _words(value: Any) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg import workers
+from autoseg import images, workers
 from autoseg.cases.loading import load_label
 from autoseg.cases.names import labels_from_values
 from autoseg.cases.stacks import is_stack
@@ -18,7 +18,6 @@ from autoseg.labels import Labels, left_right_pairs, make_labels
 from autoseg.presets import refuse_unknown
 
 _MOST_VALUES = 1000  # more different values than any atlas has structures: the file is an image
-_PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")  # formats whose masks people paint in grey levels
 _CLASS_NUMBERS = 64  # classes numbered 0, 1, 2, ... stay below
 _GREY_STEP = 16  # values of masks painted in grey levels differ by at least this much
 _WORTH_WORKERS = 4_000_000  # bytes of label files; fewer are read before a worker has started
@@ -80,7 +79,7 @@ def scheme_of_values(
             fix="check which files are the labels",
         )
         raise FaultyCases([*problems, *([error] if cases else [])], fix="correct these cases, or leave them out") if problems else error
-    if all(path.suffix.casefold() in _PICTURES or is_stack(path) for paths in files_of.values() for path in paths):
+    if all(images.suffix_of(path) in images.PICTURES or is_stack(path) for paths in files_of.values() for path in paths):
         _refuse_stray_levels(files_of)
     labels = labels_from_values(files_of, aliases=map_labels)
     listed = ", ".join(map(str, labels.values[:_LISTED])) + (", ..." if len(labels.values) > _LISTED else "")

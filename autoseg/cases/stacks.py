@@ -14,12 +14,10 @@ from autoseg.errors import GridMismatch, LabelError
 from autoseg.geometry import reorient, undo_reorient
 from autoseg.images import Image
 
-_PICTURES = (".png", ".bmp", ".tif", ".tiff")
-
 
 def is_stack(path: Path) -> bool:
     """Whether a path is a folder with planar pictures in it."""
-    return path.is_dir() and any(entry.suffix.casefold() in _PICTURES for entry in path.iterdir())
+    return path.is_dir() and any(images.is_label_picture(entry) for entry in path.iterdir())
 
 
 def read_stack(folder: Path, *, series: Path, case: str) -> Image:
@@ -50,7 +48,7 @@ def read_stack(folder: Path, *, series: Path, case: str) -> Image:
             fix="convert the pictures into one label map on the grid of the image",
         )
     grid = images.read_header(series)
-    pictures = sorted(entry for entry in folder.iterdir() if entry.suffix.casefold() in _PICTURES and not entry.name.startswith("."))
+    pictures = sorted(entry for entry in folder.iterdir() if images.is_label_picture(entry) and not entry.name.startswith("."))
     slices = sorted(entry for entry in series.iterdir() if entry.is_file() and not entry.name.startswith("."))
     if len(pictures) != len(slices):
         raise GridMismatch(

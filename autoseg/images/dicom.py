@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 
 from autoseg.errors import GeometryError, MissingPath, UnreadableFile
 from autoseg.geometry import Affine, Shape
+from autoseg.images import itk
 from autoseg.images.grids import usable_affine
+from autoseg.images.signatures import looks_like_dicom
 from autoseg.images.types import StoredImage
 
 IRREGULAR = 0.05  # of the median distance between slices: positions are written with two or three decimals
 SAME_PLACE = 0.01  # mm
-_LPS = np.diag([-1.0, -1.0, 1.0])  # LPS <-> RAS
-_KINDS = {
-    f"{bits}-bit {sign} integer": np.dtype(f"{sign[0].replace('s', 'i')}{bits // 8}")
-    for bits in (8, 16, 32)
-    for sign in ("signed", "unsigned")
-}
+_IO = "GDCMImageIO"
 _PIXELS = b"\xe0\x7f\x10\x00"  # the tag of the pixel data; what has none (a report, a contour, an index) is no image
 _ROWS = b"\x28\x00\x10\x00"  # the tag of the number of rows: an image, also where its pixels were cut off
 _SERIES, _DESCRIPTION, _NUMBER, _POSITION = "0020|000e", "0008|103e", "0020|0013", "0020|0032"
@@ -34,21 +31,21 @@ _SERIES, _DESCRIPTION, _NUMBER, _POSITION = "0020|000e", "0008|103e", "0020|0013
 
 @dataclass(frozen=True, kw_only=True)
 class _Slice:
-    """One file: where it lies and what it belongs to. World is LPS as in the file."""
+    """The tags of one file."""
 
     path: Path
     series: str
     description: str
     number: int | None  # instance number
-    place: bool  # the file states a position
+    has_position: bool  # the file states one
     shape: Shape  # (z, y, x)
     channels: int
     dtype: np.dtype[Any]
-    affine: Affine  # (x, y, z, 1) -> LPS
+    affine: Affine  # (z, y, x, 1) -> RAS+, mm
 
 
-def read(path: Path, *, voxels: bool = True) -> StoredImage:
-    """A DICOM series as stored, slices sorted by position, axes in our order.
+def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
+    """Read a DICOM series as stored, slices sorted by position, axes in our order.
 
     Parameters
     ----------
@@ -62,20 +59,13 @@ def read(path: Path, *, voxels: bool = True) -> StoredImage:
     GeometryError : two slices at one place, a gap, slices of unequal shape or direction, a tilted gantry
     """
     slices, notes = _slices(path)
-    if len(slices) == 1:
-        affine = slices[0].affine
-        files: tuple[Path, ...] = (slices[0].path,)
-        shape = slices[0].shape
-    else:
+    affine, shape = slices[0].affine, slices[0].shape
+    if len(slices) > 1:
         slices, more = _sorted(path, slices)
-        notes, files = (*notes, *more), tuple(item.path for item in slices)
-        affine = slices[0].affine.copy()
-        affine[:3, 2] = (slices[-1].affine[:3, 3] - slices[0].affine[:3, 3]) / (len(slices) - 1)
-        shape = (len(slices), *slices[0].shape[1:])
-    ours = affine.copy()
-    ours[:3] = _LPS @ affine[:3]
-    usable, mended = usable_affine(ours[:, [2, 1, 0, 3]] + 0.0, shape, path=path)
-    array = _voxels(files) if voxels else None
+        notes, affine, shape = (*notes, *more), slices[0].affine.copy(), (len(slices), *slices[0].shape[1:])
+        affine[:3, 0] = (slices[-1].affine[:3, 3] - slices[0].affine[:3, 3]) / (len(slices) - 1)
+    usable, mended = usable_affine(affine, shape, path=path)
+    array = _voxels([item.path for item in slices]) if voxels else None
     if array is not None and slices[0].channels in (2, 4):
         array, notes = array[:-1], (*notes, "the alpha channel was dropped")
     return StoredImage(
@@ -91,20 +81,11 @@ def read(path: Path, *, voxels: bool = True) -> StoredImage:
 
 
 def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
-    """The files of the only series, as the folder lists them."""
+    """Return the files of the only series, as the folder lists them, and notes."""
     if not path.exists():
         raise MissingPath("no such file or folder", file=path, fix="check the spelling of the path")
     files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
-    strange = [file for file in files if file.suffix.casefold() in (".dcm", ".ima") and not _looks_like_dicom(file)]
-    if strange and len(strange) < len(files):  # the slice that it was may be the first or last: no gap would tell
-        raise UnreadableFile(
-            "a file that is named as DICOM but is not DICOM",
-            file=strange[0],
-            found=f"{strange[0].stat().st_size} bytes" + (f"; {len(strange)} such files" if len(strange) > 1 else ""),
-            expected="a DICOM slice",
-            fix="copy it again from its source, or take it out of the folder",
-        )
-    found = [item for item in (_tags(file) for file in files if _looks_like_dicom(file)) if item is not None]
+    found = [item for item in map(_tags, _dicom_files(files)) if item is not None]
     if not found:
         raise UnreadableFile(
             "no DICOM image" if path.is_file() else "no DICOM images in the folder",
@@ -128,60 +109,72 @@ def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
             fix="move each series into a folder of its own",
         )
     skipped = len(files) - len(found)
-    return found, (f"{skipped} files that are no DICOM images were skipped",) if skipped else ()
+    return found, (f"{skipped} files that are not DICOM images were skipped",) if skipped else ()
 
 
-def _looks_like_dicom(path: Path) -> bool:
-    """DICM behind the preamble, or, in files without one, a tag of group 0002 or 0008 first."""
-    with open(path, "rb") as file:
-        start = file.read(132)
-    return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")
+def _dicom_files(files: Sequence[Path]) -> list[Path]:
+    """Return those that are DICOM; raise where one of them is only named so: it may be the first or last slice, which leaves no gap."""
+    found = [file for file in files if looks_like_dicom(file)]
+    strange = [file for file in files if file not in found and file.suffix.casefold() in (".dcm", ".ima")]
+    if strange and len(strange) < len(files):
+        raise UnreadableFile(
+            "a file that is named as DICOM but is not DICOM",
+            file=strange[0],
+            found=f"{strange[0].stat().st_size} bytes" + (f"; {len(strange)} such files" if len(strange) > 1 else ""),
+            expected="a DICOM slice",
+            fix="copy it again from its source, or take it out of the folder",
+        )
+    return found
 
 
 def _tags(path: Path) -> _Slice | None:
-    """The tags of one file; None for a DICOM object without pixels, such as a report."""
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # GDCM's remarks on tags are no news for the user
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+    """Return the tags of one file; None for a DICOM object without pixels, such as a report."""
     try:
-        reader.ReadImageInformation()
+        with itk.silent():
+            reader = itk.information(path, itk_io=_IO)
     except RuntimeError as error:
         data = path.read_bytes()
         if _PIXELS in data or _ROWS in data:
             raise _undecodable(path, error) from None
         return None
-    keys = set(reader.GetMetaDataKeys())
-
-    def tag(key: str) -> str:
-        """The text of a tag; empty where the file has none."""
-        return reader.GetMetaData(key).strip().strip("\0") if key in keys else ""
-
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing()) if reader.GetDimension() == 3 else np.eye(3)
-    affine[:3, 3] = reader.GetOrigin()[:3] if reader.GetDimension() == 3 else 0
-    size = reader.GetSize()
+    tags = {key: reader.GetMetaData(key).strip().strip("\0") for key in reader.GetMetaDataKeys()}
+    number, size = tags.get(_NUMBER, ""), reader.GetSize()
     return _Slice(
         path=path,
-        series=tag(_SERIES),
-        description=tag(_DESCRIPTION),
-        number=int(tag(_NUMBER)) if tag(_NUMBER).isdigit() else None,
-        place=_POSITION in keys,
+        series=tags.get(_SERIES, ""),
+        description=tags.get(_DESCRIPTION, ""),
+        number=int(number) if number.isdigit() else None,
+        has_position=_POSITION in tags,
         shape=(size[2] if len(size) > 2 else 1, size[1], size[0]),
         channels=reader.GetNumberOfComponents(),
-        dtype=_KINDS.get(sitk.GetPixelIDValueAsString(reader.GetPixelID()).replace("vector of ", ""), np.dtype(np.float32)),
-        affine=affine,
+        dtype=itk.pixel_type(reader),
+        affine=itk.ras_affine(reader),
     )
 
 
 def _sorted(path: Path, slices: Sequence[_Slice]) -> tuple[list[_Slice], tuple[str, ...]]:
-    """Slices by position along their common normal; every irregularity is named."""
+    """Return slices by position along their common normal, and notes; raise at every irregularity."""
+    _check_alike(path, slices)
+    normal = np.cross(slices[0].affine[:3, 2], slices[0].affine[:3, 1])
+    normal /= np.linalg.norm(normal)
+    places = np.array([float(normal @ item.affine[:3, 3]) for item in slices])
+    order = np.argsort(places, kind="stable")
+    ranked, places, notes = _without_twins(path, [slices[index] for index in order], places[order])
+    _check_spacing(path, ranked, np.diff(places))
+    numbers = [item.number for item in ranked if item.number is not None]
+    if len(numbers) == len(ranked) and not _runs_evenly(numbers):
+        notes = (*notes, "instance numbers do not follow the positions; slices were sorted by position")
+    elif not _runs_evenly([item.path for item in ranked]):
+        notes = (*notes, "file names do not follow the positions; slices were sorted by position")
+    return ranked, notes
+
+
+def _check_alike(path: Path, slices: Sequence[_Slice]) -> None:
+    """Raise unless all are single slices with a position, of one shape and direction."""
     first = slices[0]
     for item in slices[1:]:
         same = item.shape == first.shape and item.channels == first.channels
-        if not same or not np.allclose(item.affine[:3, :2], first.affine[:3, :2], atol=1e-3):
+        if not same or not np.allclose(item.affine[:3, 1:3], first.affine[:3, 1:3], atol=1e-3):
             raise GeometryError(
                 "slices of one series differ in shape, spacing or direction",
                 file=path,
@@ -189,21 +182,18 @@ def _sorted(path: Path, slices: Sequence[_Slice]) -> tuple[list[_Slice], tuple[s
                 expected="equal slices",
                 fix="take out slices that do not belong to the volume, such as a localizer",
             )
-    if first.shape[0] != 1 or not all(item.place for item in slices):
+    if first.shape[0] != 1 or not all(item.has_position for item in slices):
         raise GeometryError(
             "slices without a position" if first.shape[0] == 1 else "several multi-frame files in one folder",
             file=path,
-            found=next((item.path.name for item in slices if not item.place), first.path.name),
+            found=next((item.path.name for item in slices if not item.has_position), first.path.name),
             expected="ImagePositionPatient in every slice",
             fix="convert the series with dcm2niix and give the .nii.gz",
         )
-    normal = np.cross(first.affine[:3, 0], first.affine[:3, 1])
-    normal /= np.linalg.norm(normal)
-    places = np.array([float(normal @ item.affine[:3, 3]) for item in slices])
-    order = np.argsort(places, kind="stable")
-    ranked, places = [slices[index] for index in order], places[order]
-    ranked, places, notes = _without_twins(path, ranked, places)
-    steps = np.diff(places)
+
+
+def _check_spacing(path: Path, ranked: Sequence[_Slice], steps: NDArray[np.float64]) -> None:
+    """Raise unless all slices are equally far apart."""
     usual = float(np.median(steps))
     wrong = np.flatnonzero(np.abs(steps - usual) > IRREGULAR * usual)
     if wrong.size:
@@ -215,14 +205,10 @@ def _sorted(path: Path, slices: Sequence[_Slice]) -> tuple[list[_Slice], tuple[s
             expected=f"{usual:.4g} mm between neighbours",
             fix="copy the missing slices again, or resample the series to even spacing",
         )
-    names = [item.path for item in ranked]
-    numbers = [item.number for item in ranked]
-    known = [number for number in numbers if number is not None]
-    if len(known) == len(numbers) and known not in (sorted(known), sorted(known, reverse=True)):
-        notes = (*notes, "instance numbers do not follow the positions; slices were sorted by position")
-    elif names not in (sorted(names), sorted(names, reverse=True)):
-        notes = (*notes, "file names do not follow the positions; slices were sorted by position")
-    return ranked, notes
+
+
+def _runs_evenly(items: list[Any]) -> bool:
+    return items in (sorted(items), sorted(items, reverse=True))
 
 
 def _without_twins(
@@ -257,7 +243,8 @@ def _voxels(files: Sequence[Path]) -> NDArray[Any]:
     planes = []
     for path in files:
         try:
-            picture = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+            with itk.silent():
+                picture = sitk.ReadImage(str(path), imageIO=_IO)
         except RuntimeError as error:
             raise _undecodable(path, error) from None
         plane = sitk.GetArrayFromImage(picture)

@@ -94,6 +94,11 @@ def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[A
     return mended, notes
 
 
+def swap_columns(affine: Affine) -> Affine:
+    """Return an affine of indices (x, y, z, 1) as one of (z, y, x, 1), or back."""
+    return affine[:, [2, 1, 0, 3]]
+
+
 def aligned(affine: Affine, shape: Shape, *, to: Affine) -> Orientation:
     """How to turn a stored array so that its axes run as those of the grid `to`.
 

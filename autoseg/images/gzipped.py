@@ -54,8 +54,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         ) from None
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file begins as gzip does.
+def head(path: Path, length: int) -> bytes:
+    """Return the first bytes of a file, at most `length`.
 
     Raises
     ------
@@ -64,16 +64,32 @@ def is_packed(path: Path) -> bool:
     """
     try:
         with open(path, "rb") as file:
-            magic = file.read(2)
+            start = file.read(length)
     except FileNotFoundError:
         raise MissingPath("no such file", file=path, fix="check the spelling of the path") from None
     except OSError as error:
         raise UnreadableFile(
             "the file cannot be read", file=path, found=error.strerror, fix="check its type and its access rights"
         ) from None
-    if not magic:
+    if not start:
         raise UnreadableFile("the file is empty", file=path, found="0 bytes", fix="copy or download it again")
-    return magic == b"\x1f\x8b"
+    return start
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as gzip does; raises as `head`."""
+    return head(path, 2) == b"\x1f\x8b"
+
+
+def wrong_length(path: Path, found: int, size: int) -> UnreadableFile:
+    """Return the error for `found` bytes of voxels where `size` are declared."""
+    return UnreadableFile(
+        "the file is shorter than its header declares" if found < size else "the file is longer than its header declares",
+        file=path,
+        found=f"{found} bytes of voxels",
+        expected=f"{size} bytes",
+        fix="the file is truncated or its header damaged: copy or download it again",
+    )
 
 
 def damaged(path: Path, found: str) -> UnreadableFile:

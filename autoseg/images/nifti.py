@@ -25,25 +25,13 @@ from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape, corner_distance
 from autoseg.images import gzipped
 from autoseg.images.contiguous import contiguous
-from autoseg.images.grids import usable_affine
-from autoseg.images.types import StoredImage
+from autoseg.images.grids import swap_columns, usable_affine
+from autoseg.images.types import Order, StoredImage
 
 _KINDS: dict[int, str] = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8", 128: "3u1", 2304: "4u1",
 }  # fmt: skip
 _OTHERS = {1: "one bit per voxel", 32: "complex64", 1536: "float128", 1792: "complex128", 2048: "complex256"}
-_CODES = {
-    "uint8": 2,
-    "int16": 4,
-    "int32": 8,
-    "float32": 16,
-    "float64": 64,
-    "int8": 256,
-    "uint16": 512,
-    "uint32": 768,
-    "int64": 1024,
-    "uint64": 1280,
-}
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre, micrometre; everything else is taken as mm
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 DISAGREEMENT = 0.1  # voxels between sform and qform that deserve a note; rounding alone makes about 0.001
@@ -52,14 +40,14 @@ SPARE = 4095  # bytes behind the voxels that are taken for padding; and always l
 _SLAB = 1 << 22  # voxels at a time where types are converted
 
 
-def read(path: Path, *, voxels: bool = True, exact: bool = False) -> StoredImage:
-    """One NIfTI file as stored, axes in our order.
+def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
+    """Read a NIfTI file as stored, axes in our order.
 
     Parameters
     ----------
     path : `.nii` or `.nii.gz`, told apart by the first bytes
     voxels : False reads the header alone, which does not show a damaged body
-    exact : scaled values in float64, for label maps with large values; else float32
+    label : a label map, whose values may be large: scaled values in float64, else float32
 
     Raises
     ------
@@ -68,14 +56,14 @@ def read(path: Path, *, voxels: bool = True, exact: bool = False) -> StoredImage
     """
     with gzipped.opened(path) as stream:
         header, notes = _header(stream, path)
-        shape, channels, samples, shape_notes = _shape(header, path)
+        shape, channels, samples = _shape(header, path)
         kind, kind_notes = _kind(header, path)
         offset, offset_notes = _offset(header, path)
         affine, affine_notes = _affine(header, shape, path)
         slope, inter, scale_notes = _scaling(header)
-        notes = (*notes, *shape_notes, *kind_notes, *offset_notes, *affine_notes, *scale_notes)
+        notes = (*notes, *kind_notes, *offset_notes, *affine_notes, *scale_notes)
         scaled = (slope, inter) != (1.0, 0.0)
-        dtype = np.dtype(np.float64 if exact else np.float32) if scaled else kind.newbyteorder("=")
+        dtype = np.dtype(np.float64 if label else np.float32) if scaled else kind.newbyteorder("=")
         array = None
         if voxels:
             size = math.prod(shape) * channels * samples * kind.itemsize
@@ -96,19 +84,11 @@ def read(path: Path, *, voxels: bool = True, exact: bool = False) -> StoredImage
     )  # fmt: skip
 
 
-def write(path: Path, array: NDArray[Any], *, affine: Affine, header: Any | None) -> None:
-    """Write a stored array `(c, z, y, x)`.
-
-    Parameters
-    ----------
-    path : ends in `.nii` or `.nii.gz`; written in place, the caller renames
-    affine : of the stored array, mm, RAS+; used where there is no header
-    header : of the input file whose grid is kept exactly: shape, sform, qform, codes, units, NIfTI version; or None
-    """
-    array = _storable(array)
-    made = _header_like(header, array.shape) if header is not None else _new_header(array.shape, affine)
-    made["datatype"] = _CODES[array.dtype.name]
-    made["bitpix"] = array.dtype.itemsize * 8
+def write(order: Order) -> None:
+    """Write a stored array; with the header of an input its grid is kept exactly: shape, sform, qform, codes, units, NIfTI version."""
+    array, path = order.array, order.path
+    made = _header_like(order.header, array.shape) if order.header is not None else _new_header(array.shape, order.affine)
+    made.set_data_dtype(array.dtype)
     first = int(made.sizeof_hdr) + 4
     made["vox_offset"] = first
     made["scl_slope"], made["scl_inter"] = 1, 0
@@ -157,8 +137,8 @@ def _not_nifti(path: Path, magic: bytes) -> UnreadableFile:
     )
 
 
-def _shape(header: Any, path: Path) -> tuple[Shape, int, int, tuple[str, ...]]:
-    """Stored (z, y, x), channels along the fourth or fifth axis, samples per voxel (3 for RGB), notes."""
+def _shape(header: Any, path: Path) -> tuple[Shape, int, int]:
+    """Return stored (z, y, x), channels along the fourth or fifth axis, samples per voxel (3 for RGB)."""
     dims = [int(n) for n in header["dim"]]
     axes, sizes = dims[0], dims[1:]
     if not 1 <= axes <= 7 or min(sizes[:axes]) < 1:
@@ -185,7 +165,7 @@ def _shape(header: Any, path: Path) -> tuple[Shape, int, int, tuple[str, ...]]:
         raise GeometryError(
             "several volumes of RGB voxels", file=path, found=f"dim {dims}", expected="one volume", fix="store one volume per file"
         )
-    return (sizes[2], sizes[1], sizes[0]), channels, samples, ()
+    return (sizes[2], sizes[1], sizes[0]), channels, samples
 
 
 def _kind(header: Any, path: Path) -> tuple[np.dtype[Any], tuple[str, ...]]:
@@ -256,7 +236,7 @@ def _sform(header: Any) -> Affine | None:
     if int(header["sform_code"]) <= 0:
         return None
     rows = np.vstack([header["srow_x"], header["srow_y"], header["srow_z"], [0, 0, 0, 1]]).astype(np.float64)
-    return rows[:, [2, 1, 0, 3]]  # columns (i, j, k) of NIfTI are (x, y, z); ours are (z, y, x)
+    return swap_columns(rows)
 
 
 def _qform(header: Any) -> Affine | None:
@@ -283,7 +263,7 @@ def _qform(header: Any) -> Affine | None:
         affine = np.eye(4)
         affine[:3, :3] = turn * spacing
         affine[:3, 3] = [float(header[f"qoffset_{letter}"]) for letter in "xyz"]
-    return affine[:, [2, 1, 0, 3]]
+    return swap_columns(affine)
 
 
 def _base(header: Any, shape: Shape) -> Affine:
@@ -291,7 +271,7 @@ def _base(header: Any, shape: Shape) -> Affine:
     spacing = np.abs(header["pixdim"][1:4].astype(np.float64)) * (-1, 1, 1)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(shape[::-1]) - 1) / 2
-    return affine[:, [2, 1, 0, 3]]
+    return swap_columns(affine)
 
 
 def _sane(affine: Affine, shape: Shape) -> bool:
@@ -316,13 +296,7 @@ def _check_length(path: Path, *, offset: int, size: int, slice_size: int) -> tup
     """Refuse a file that holds fewer or clearly more bytes than its header declares; called before memory is taken."""
     length = gzipped.unpacked_length(path, expected=offset + size)
     if length < offset + size:
-        raise UnreadableFile(
-            "the file is shorter than its header declares",
-            file=path,
-            found=f"{max(0, length - offset)} bytes of voxels",
-            expected=f"{size} bytes",
-            fix="the file is truncated or its header damaged: copy or download it again",
-        )
+        raise gzipped.wrong_length(path, max(0, length - offset), size)
     rest = length - offset - size
     if rest > SPARE or rest >= slice_size:
         raise UnreadableFile(
@@ -373,15 +347,6 @@ def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], path: Path, slope: 
     return values.astype(dtype)
 
 
-def _storable(array: NDArray[Any]) -> NDArray[Any]:
-    """The nearest type that NIfTI can hold, little endian."""
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    if array.dtype == np.float16:
-        return array.astype(np.float32)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
-
-
 def _header_like(header: Any, shape: tuple[int, ...]) -> Any:
     """The input's header for an array (c, z, y, x) on its grid."""
     made = header.as_byteswapped("<")
@@ -403,7 +368,7 @@ def _new_header(shape: tuple[int, ...], affine: Affine) -> Any:
     channels, spatial = shape[0], shape[:0:-1]
     made = (nib.Nifti2Header if max(shape) > 32767 else nib.Nifti1Header)(endianness="<")
     made.set_data_shape(spatial if channels == 1 else (*spatial, channels))
-    theirs = np.asarray(affine)[:, [2, 1, 0, 3]]
+    theirs = swap_columns(affine)
     made.set_sform(theirs, code=1)
     made.set_qform(theirs, code=1, strip_shears=True)
     made.set_xyzt_units("mm")

@@ -1,7 +1,7 @@
 """PNG, BMP, JPEG: one slice, one to three channels, no spacing (1 mm is assumed for each axis).
 
 An image is read as people see it: palettes become their colours, alpha is dropped with a note. A label map is read as it is
-stored: palette indices are the labels, of equal colour channels one is kept.
+stored: palette indices are the labels.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
-from autoseg.errors import LabelError, MissingPath, UnreadableFile
+from autoseg.errors import LabelError, UnreadableFile
 from autoseg.geometry import affine_from_spacing
-from autoseg.images.types import StoredImage
+from autoseg.images import gzipped
+from autoseg.images.types import Order, StoredImage
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_BEST_RATIO = 1032  # deflate cannot shrink further
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
-    """A planar image `(c, 1, y, x)`.
+    """Read a planar image as `(c, 1, y, x)`.
 
     Parameters
     ----------
@@ -38,9 +39,12 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     Raises
     ------
     MissingPath, UnreadableFile : truncated, corrupt (PNG carries checksums; BMP and JPEG do not), or no such format
-    LabelError : a label map with several different colour channels
     """
-    magic = _first_bytes(path)
+    magic = gzipped.head(path, 26)
+    if len(magic) < 26:
+        raise UnreadableFile(
+            "the file is too short to be an image", file=path, found=f"{len(magic)} bytes", fix="copy or download it again"
+        )
     notes: tuple[str, ...] = ("no spacing is stored; 1 mm was taken",)
     if magic.startswith(_PNG_MAGIC) and voxels:
         _check_png(path)
@@ -55,8 +59,6 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
         array, notes = array[:, :, :-1], (*notes, "the alpha channel was dropped")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim == 3 and label:
-        array, notes = _one_channel(array, path), (*notes, "equal colour channels; one was kept")
     if array.ndim == 2:
         array = array[:, :, None]
     if label and magic.startswith(b"\xff\xd8"):
@@ -69,18 +71,17 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     )  # fmt: skip
 
 
-def write(path: Path, array: NDArray[Any], *, label: bool) -> None:
-    """Write a planar array `(c, 1, y, x)` of 8 or 16 bit, in place; the caller renames.
+def write(order: Order) -> None:
+    """Write a planar array `(c, 1, y, x)` of 8 or 16 bit.
 
     Raises
     ------
     LabelError : label values that the format cannot hold, or a label map as JPEG
     UnreadableFile : more than one slice, not 1 or 3 channels, or a type that the format cannot hold
     """
-    from PIL import Image as Pillow
-
+    path, array = order.path, order.array
     suffix = path.suffix.lower()
-    if label and suffix in (".jpg", ".jpeg"):
+    if order.label and suffix in (".jpg", ".jpeg"):
         raise LabelError("JPEG would alter the label values", file=path, expected="a lossless format", fix="write the label map as .png")
     if array.shape[1] != 1 or array.shape[0] not in (1, 3):
         raise UnreadableFile(
@@ -88,26 +89,9 @@ def write(path: Path, array: NDArray[Any], *, label: bool) -> None:
             expected="(1 or 3, 1, y, x)", fix="write it as .nii.gz",
         )  # fmt: skip
     plane = np.ascontiguousarray(np.moveaxis(array[:, 0], 0, -1))
-    plane = _fitting(plane[:, :, 0] if plane.shape[2] == 1 else plane, path, label=label, deep=suffix == ".png")
+    plane = _fitting(plane[:, :, 0] if plane.shape[2] == 1 else plane, path, label=order.label, deep=suffix == ".png")
     kind = {".png": "PNG", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}[suffix]
     Pillow.fromarray(plane).save(path, format=kind)
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(26)
-    except FileNotFoundError:
-        raise MissingPath("no such file", file=path, fix="check the spelling of the path") from None
-    except OSError as error:
-        raise UnreadableFile(
-            "the file cannot be read", file=path, found=error.strerror, fix="check its type and its access rights"
-        ) from None
-    if len(magic) < 26:
-        raise UnreadableFile(
-            "the file is too short to be an image", file=path, found=f"{len(magic)} bytes", fix="copy or download it again"
-        )
-    return magic
 
 
 def _check_png(path: Path) -> None:
@@ -133,10 +117,10 @@ def _check_png(path: Path) -> None:
             width, height, depth = struct.unpack(">IIB", body[4:13])
             pixels = width * height * depth // 8
         if name == b"IEND":
-            if pixels > len(data) * _BEST_RATIO:
+            if pixels > len(data) * gzipped.BEST_RATIO:
                 raise UnreadableFile(
                     "the PNG file declares more than it can hold", file=path, found=f"{pixels} bytes of pixels in {len(data)} bytes",
-                    expected=f"at most {_BEST_RATIO} times as many", fix="copy or download it again",
+                    expected=f"at most {gzipped.BEST_RATIO} times as many", fix="copy or download it again",
                 )  # fmt: skip
             return
         place += 12 + length
@@ -146,14 +130,12 @@ def _check_png(path: Path) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A Pillow image; its own limit on pixels lifted, because the size was checked against the file's.
+    """Open a Pillow image with Pillow's limit on pixels lifted within the block, because the size was checked against the file's.
 
     Raises
     ------
-    UnreadableFile : whatever Pillow stumbles over
+    UnreadableFile : Pillow cannot read it
     """
-    from PIL import Image as Pillow
-
     limit = Pillow.MAX_IMAGE_PIXELS
     Pillow.MAX_IMAGE_PIXELS = None
     try:
@@ -161,7 +143,7 @@ def opened(path: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore")
             with Pillow.open(path) as picture:
                 width, height = picture.size
-                if width * height > max(1, path.stat().st_size) * _BEST_RATIO * 8:
+                if width * height > max(1, path.stat().st_size) * gzipped.BEST_RATIO * 8:
                     raise UnreadableFile(
                         "the file declares more than it can hold", file=path,
                         found=f"{width} x {height} pixels in {path.stat().st_size} bytes", fix="copy or download it again",
@@ -177,7 +159,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def _pillow(path: Path, *, voxels: bool, label: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """The picture as (y, x) or (y, x, samples); without `voxels` an array of that shape that holds nothing."""
+    """Return the picture as (y, x) or (y, x, samples); without `voxels` an array of that shape that holds nothing."""
     with opened(path) as picture:
         mode = picture.mode
         notes: tuple[str, ...] = ()
@@ -211,20 +193,6 @@ def _deep_colours(path: Path) -> NDArray[Any]:
         raise UnreadableFile(
             "the PNG file cannot be read", file=path, found=str(error).splitlines()[-1], fix="copy or download it again"
         ) from None
-
-
-def _one_channel(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Of equal colour channels the first."""
-    if array.shape[2] > 1 and not all(np.array_equal(array[:, :, 0], array[:, :, k]) for k in range(1, array.shape[2])):
-        colours = len(np.unique(array.reshape(-1, array.shape[2]), axis=0))
-        raise LabelError(
-            "a label map in colours",
-            file=path,
-            found=f"{array.shape[2]} different channels, {colours} colours",
-            expected="one channel whose values are the labels",
-            fix="convert the colours to label values and store them as a grey or palette PNG",
-        )
-    return array[:, :, 0]
 
 
 def _fitting(plane: NDArray[Any], path: Path, *, label: bool, deep: bool) -> NDArray[Any]:

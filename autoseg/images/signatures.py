@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoseg.errors import UnreadableFile
+from autoseg.images import gzipped
+from autoseg.images.formats import suffix_of
 
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _START = 512  # bytes
 _DOUBLE = b"\x1f\x8b"  # of gzip
 _TEXTUAL = (".mhd", ".mha", ".nhdr")  # a header of these is text
@@ -33,9 +36,28 @@ def refuse(path: Path) -> None:
         raise UnreadableFile(summary, file=path, found=found, expected="an image", fix=fix)
 
 
-def _unpacked_start(path: Path) -> bytes:
-    from autoseg.images import gzipped
+def looks_like_dicom(path: Path) -> bool:
+    """Whether DICM comes after the preamble, or, in files without one, a tag of group 0002 or 0008 first."""
+    start = _start(path)
+    return start[128:132] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00")
 
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds DICOM slices: files named so, or files without an image suffix that begin as DICOM does."""
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            unnamed = not suffix_of(path) and _start(path)[128:132] == b"DICM"
+            if unnamed or path.suffix.casefold() in DICOM_SUFFIXES:
+                return True
+    return False
+
+
+def _start(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_START)
+
+
+def _unpacked_start(path: Path) -> bytes:
     try:
         with gzipped.opened(path) as stream:
             return stream.read(_START)

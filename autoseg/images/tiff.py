@@ -1,4 +1,4 @@
-"""TIFF: one slice or a stack, grey or RGB. A stack's spacing lies beside it, in a JSON file.
+"""TIFF: one slice or a stack, grey or RGB. A stack's spacing is in a JSON file next to it.
 
 `scan.tif` has its spacing in `scan.json` (and `scan_0000.tif` also in `scan.json`): {"spacing": [z, y, x]} in mm, the convention of
 nnU-Net's 3D TIFF reader. Without it 1 mm is assumed.
@@ -6,24 +6,27 @@ nnU-Net's 3D TIFF reader. Without it 1 mm is assumed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from autoseg import files
-from autoseg.errors import GeometryError, LabelError, MissingPath, UnreadableFile
-from autoseg.geometry import Affine, Shape, affine_from_spacing, spacing_of
+from autoseg.errors import GeometryError, MissingPath, UnreadableFile
+from autoseg.geometry import Shape, affine_from_spacing, spacing_of
 from autoseg.images import planar
 from autoseg.images.contiguous import contiguous
+from autoseg.images.formats import spacing_files
 from autoseg.images.grids import usable_affine
-from autoseg.images.types import StoredImage
+from autoseg.images.types import Order, StoredImage
 
 _SLICES = "ZQIT"  # letters under which tifffile reports a stack's axis
 _BROKEN = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError, struct.error, zlib.error, OverflowError)
@@ -31,12 +34,11 @@ _BEST_RATIO = 1032 * 8  # of deflate, applied to one-bit pixels
 
 
 def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
-    """One TIFF as `(c, z, y, x)`.
+    """Read a TIFF as `(c, z, y, x)`.
 
     Parameters
     ----------
     voxels : False reads the tags alone
-    label : a label map: of equal colour channels one is kept
 
     Raises
     ------
@@ -56,17 +58,10 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     if kept == "S" and channels in (2, 4):
         channels, notes = channels - 1, ("the alpha channel was dropped",)
         array = None if array is None else array[:-1]
-    if label and channels == 3 and array is not None:
-        if not all(np.array_equal(array[0], array[k]) for k in (1, 2)):
-            raise LabelError("a label map in colours", file=path, found="3 different channels", expected="one channel",
-                             fix="convert the colours to label values")  # fmt: skip
-        channels, array, notes = 1, array[:1], (*notes, "equal colour channels; one was kept")
     spacing = _spacing(path)
     if spacing is None:
         notes = (*notes, "no spacing is stored next to the file (FILE.json); 1 mm was taken")
     affine, more = usable_affine(affine_from_spacing(spacing or (1, 1, 1)), spatial, path=path)
-    if array is not None and array.dtype == np.bool_:
-        array = array.astype(np.uint8)
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
     return StoredImage(
         format="tiff", path=path, shape=spatial, channels=channels, dtype=dtype, affine=affine,
@@ -75,33 +70,27 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     )  # fmt: skip
 
 
-def write(path: Path, array: NDArray[Any], *, affine: Affine, header: dict[str, Any] | None, target: Path) -> None:
-    """Write a stored array `(c, z, y, x)`, deflated, in place; the caller renames.
-
-    The spacing is written beside `target`, the file's final name, unless the input had none.
-    """
-    tifffile = _tifffile()
-    array = array.astype(np.float32) if array.dtype == np.float16 else array
-    array = array.astype(np.uint8) if array.dtype == np.bool_ else array
-    stack = contiguous(np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array)
+def write(order: Order) -> None:
+    """Write a stored array, deflated; its spacing goes next to the target, unless the input had none."""
+    array = order.array
     rgb = array.shape[0] == 3
+    stack = contiguous(np.moveaxis(array, 0, -1) if rgb else array)
     tifffile.imwrite(
-        path,
-        stack if rgb else (stack[0] if array.shape[0] == 1 else stack),
+        order.path,
+        stack[0] if array.shape[0] == 1 else stack,
         photometric="rgb" if rgb else "minisblack",
-        compression="zlib" if _can_deflate() else None,
+        compression="zlib",
         metadata={"axes": "ZYXS" if rgb else ("ZYX" if array.shape[0] == 1 else "CZYX")},
     )
-    spacing = list(spacing_of(affine)) if header is None else header["spacing"]
+    spacing = list(spacing_of(order.affine)) if order.header is None else order.header["spacing"]
     if spacing is not None:
-        files.write_json(target.with_name(_stem(target) + ".json"), {"spacing": list(spacing)})
+        files.write_json(spacing_files(order.target)[0], {"spacing": list(spacing)})
 
 
 def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype[Any], NDArray[Any] | None]:
     """Shape, axes, type and array of the only series."""
-    tifffile = _tifffile()
     try:
-        with tifffile.TiffFile(path) as file:
+        with _silent(), tifffile.TiffFile(path) as file:
             series = file.series
             if len(series) != 1:
                 raise UnreadableFile(
@@ -134,6 +123,18 @@ def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype
             expected="a whole TIFF",
             fix="copy or download it again",
         ) from None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Silence tifffile within the block: what is wrong with a file is reported by this module."""
+    log = logging.getLogger("tifffile")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _check_segments(path: Path, file: Any) -> None:
@@ -186,36 +187,17 @@ def _order(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[list[int], st
 
 
 def _spacing(path: Path) -> tuple[float, float, float] | None:
-    """The spacing beside a file, (z, y, x) in mm."""
-    stem = _stem(path)
-    for name in dict.fromkeys((stem, re.sub(r"_\d{4}$", "", stem))):
-        beside = path.with_name(name + ".json")
-        if not beside.is_file():
+    """Return the spacing next to a file, (z, y, x) in mm."""
+    for companion in spacing_files(path):
+        if not companion.is_file():
             continue
-        value = files.read_json(beside, fix='write {"spacing": [z, y, x]} in mm')
+        value = files.read_json(companion, fix='write {"spacing": [z, y, x]} in mm')
         spacing = value.get("spacing") if isinstance(value, dict) else None
         if not isinstance(spacing, list) or len(spacing) != 3 or not all(isinstance(n, (int, float)) and n > 0 for n in spacing):
             raise GeometryError(
-                "the spacing next to the TIFF cannot be used", file=beside, found=f"spacing {spacing}",
+                "the spacing next to the TIFF cannot be used", file=companion, found=f"spacing {spacing}",
                 expected="three positive numbers, mm (z, y, x)",
                 fix='write {"spacing": [z, y, x]}',
             )  # fmt: skip
         return tuple(float(n) for n in spacing)  # type: ignore[return-value]
     return None
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"\.(ome\.)?tiff?$", "", path.name, flags=re.IGNORECASE)
-
-
-def _can_deflate() -> bool:
-    tifffile = _tifffile()
-    return hasattr(tifffile.TIFF, "COMPRESSORS") and 8 in tifffile.TIFF.COMPRESSORS
-
-
-def _tifffile() -> Any:
-    """The library, silenced: what is wrong with a file is told here."""
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    return tifffile

@@ -68,6 +68,18 @@ class Header:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a format's module is asked to write; in place, the caller renames."""
+
+    path: Path  # temporary, renamed to `target` afterwards
+    target: Path
+    array: NDArray[Any]  # (c, z, y, x), axes as stored; little endian, neither bool nor float16
+    affine: Affine  # of that array
+    header: Any  # the input's, when it has the same format; else None
+    label: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredImage:
     """What one format's module hands to the room: the image as stored, only the order of the axes made ours.
 

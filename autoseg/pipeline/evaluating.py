@@ -266,7 +266,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(images.suffix_of(path))
+    return images.stem_of(path)
 
 
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:

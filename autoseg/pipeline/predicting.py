@@ -326,7 +326,7 @@ def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:
 
 
 def _beside(target: Path, what: str) -> Path:
-    return target.with_name(f"{target.name.removesuffix(images.suffix_of(target))}_{what}.nii.gz")
+    return target.with_name(f"{images.stem_of(target)}_{what}.nii.gz")
 
 
 def _volumes(classes: NDArray[Any], labels: Labels) -> dict[str, int]:

@@ -111,7 +111,7 @@ def sidecar(target: Path) -> Path:
     >>> sidecar(Path("out/liver.nii.gz")).as_posix()
     'out/liver.json'
     """
-    return target.with_name(target.name.removesuffix(images.suffix_of(target)) + ".json")
+    return target.with_name(images.stem_of(target) + ".json")
 
 
 def file_state(paths: Iterable[Path]) -> list[str]:

@@ -175,7 +175,7 @@ def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
         run = Run(root=fold)
         named = {case["case"] for case in read_summary(run.summary)["cases"]}
         for path in run.validation.iterdir():
-            name = path.name.removesuffix(images.suffix_of(path))
+            name = images.stem_of(path)
             if images.suffix_of(path) and name in named:
                 found[name] = path
     return found

@@ -290,7 +290,7 @@ def _facts(case: Case) -> _CaseRecord:
 
 def _key(case: Case, recipe: _Recipe) -> str:
     """Hash of all that decides about the arrays, the bytes of the files among it."""
-    facts = {"recipe": recipe.facts, "case": schema.dump(_facts(case)), "files": [files.hash_file(path) for path in _paths(case)]}
+    facts = {"recipe": recipe.facts, "case": schema.dump(_facts(case)), "files": [images.hash_image(path) for path in _paths(case)]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoseg import checking, files, images
+from autoseg import checking, images
 from autoseg.cases import Case, find, load_classes, load_image
 from autoseg.errors import GridMismatch, LabelError, MissingLabel
 from autoseg.geometry import affine_from_spacing
@@ -97,6 +97,6 @@ def test_pictures_lie_on_their_slices_whatever_the_order_and_orientation(
     classes = load_classes(case, dataset.labels, like=image)
     np.testing.assert_array_equal(classes == 1, image.array[0] >= 100)
     assert not [fault for fault in checking.check(dataset, workers=0) if fault.severity == "error"]
-    assert len(files.hash_file(case.images[0])) == 64, "a series is known by its content too"
+    assert len(images.hash_image(case.images[0])) == 64, "a series is known by its content too"
     (root / "Ground" / picture).unlink()
     assert [fault.code for fault in checking.check(dataset, workers=0) if fault.severity == "error"] == ["grid"]

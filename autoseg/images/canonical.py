@@ -1,0 +1,176 @@
+"""Arrays as stored become images in canonical orientation, and go back; arrays in memory enter here, too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.errors import GeometryError, LabelError, MissingChannel, UnreadableFile
+from autoseg.geometry import Orientation, Shape, orientation_of, reorient, undo_reorient
+from autoseg.images import grids
+from autoseg.images.contiguous import contiguous
+from autoseg.images.types import Image, Stored, StoredImage
+
+_GREY = "equal colour channels; one was kept"
+
+
+def from_memory(array: NDArray[Any], affine: NDArray[Any], *, channels: int = 1) -> Image:
+    """Return an image from an array and its affine as nibabel holds them, in canonical orientation.
+
+    Parameters
+    ----------
+    array : (x, y), (x, y, z) or (x, y, z, c): first axis first in the affine, channels last
+    affine : voxel index (x, y, z, 1) -> world (x, y, z, 1), mm, RAS+
+    channels : how many are expected
+
+    Raises
+    ------
+    GeometryError : another number of axes, no usable affine, or several volumes where one channel is expected
+    MissingChannel : fewer channels than expected
+    """
+    array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
+    if array.ndim not in (2, 3, 4) or affine.shape != (4, 4) or array.dtype.kind not in "buif":
+        raise GeometryError(
+            "an array that is no image",
+            found=f"{array.dtype} array of shape {array.shape}, affine of shape {affine.shape}",
+            expected="numbers of shape (x, y, z) or (x, y, z, channels), and a 4 x 4 affine",
+            fix="give the array and the affine of a nibabel image",
+        )
+    spatial = array.reshape(*array.shape, *(1,) * (4 - array.ndim))  # (x, y, z, c)
+    turned = spatial.transpose(3, 2, 1, 0)  # (c, z, y, x)
+    shape: Shape = turned.shape[1:]  # type: ignore[assignment]
+    usable, notes = grids.usable_affine(grids.swap_columns(affine), shape, path=None)
+    turned = turned.astype(turned.dtype.newbyteorder("="), copy=False)
+    raw = StoredImage(
+        format="memory", path=None, shape=shape, channels=turned.shape[0], dtype=turned.dtype, affine=usable,
+        array=turned, header=array.ndim, notes=notes,
+    )  # fmt: skip
+    return with_channels(canonical(replace(raw, array=as_image_values(raw).copy())), None, channels)
+
+
+def to_memory(array: NDArray[Any], *, like: Image) -> NDArray[Any]:
+    """A canonical array `(z, y, x)` on the grid of `like`, turned back to the axes of the array or file that `like` came from.
+
+    Returns
+    -------
+    (x, y, z) as stored, as nibabel holds it; (x, y) where `from_memory` was given a plane.
+    """
+    if like.stored is not None:
+        array = undo_reorient(array, like.stored.orientation)
+    turned = array.transpose(2, 1, 0)
+    if like.stored is not None and like.stored.format == "memory" and like.stored.header == 2:
+        turned = turned[:, :, 0]
+    return np.ascontiguousarray(turned)
+
+
+def canonical(raw: StoredImage, *, orientation: Orientation | None = None) -> Image:
+    """Turn an array as stored to the canonical orientation, or to a given one."""
+    assert raw.array is not None
+    orientation = orientation or orientation_of(raw.affine)
+    return Image(
+        array=contiguous(reorient(raw.array, orientation)),
+        affine=grids.canonical_affine(raw.affine, raw.shape, orientation),
+        stored=stored_of(raw, orientation),
+        notes=raw.notes,
+    )
+
+
+def stored_of(raw: StoredImage, orientation: Orientation) -> Stored:
+    """Return what a writer needs to put a label map on the grid of an image as read."""
+    return Stored(
+        format=raw.format,
+        orientation=orientation,
+        shape=raw.shape,
+        affine=raw.affine,
+        header=raw.header,
+        path=raw.path,
+        has_position=raw.has_position,
+    )
+
+
+def as_image_values(raw: StoredImage) -> NDArray[Any]:
+    """float64 becomes float32; all else stays.
+
+    Raises
+    ------
+    UnreadableFile : finite values that float32 would turn into infinity
+    """
+    array = raw.array
+    assert array is not None
+    if array.dtype != np.float64:
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(np.float32)
+    if np.isinf(cast).any() and (lost := np.isinf(cast) & np.isfinite(array)).any():
+        raise UnreadableFile(
+            "the intensities are absurdly large",
+            file=raw.path,
+            found=f"{int(lost.sum())} of {array.size} voxels beyond, up to {float(np.abs(array[lost]).max()):.3g}",
+            expected=f"at most {np.finfo(np.float32).max:.3g}, the largest float32",
+            fix="such values mark voxels that were not measured: replace them, by 0 where they mean background",
+        )
+    return cast
+
+
+def with_channels(image: Image, path: Path | None, channels: int) -> Image:
+    """The image if it has as many channels as wanted; a grey picture stored as three equal colours counts as one."""
+    found = image.array.shape[0]
+    if found == channels:
+        return image
+    assert image.stored is not None
+    if channels == 1 and image.stored.format != "nifti" and found == 3 and _are_equal(image.array):
+        return replace(image, array=image.array[:1], notes=(*image.notes, _GREY))
+    if image.stored.format == "planar" and found == 3:
+        raise GeometryError(
+            f"a picture in colours where {channels} {'channel is' if channels == 1 else 'channels are'} declared",
+            file=path,
+            found="3 channels: red, green, blue",
+            expected=f"{channels} channel{'s' if channels > 1 else ''}",
+            fix="convert the picture to grey, or all of them to colours",
+        )
+    if channels == 1 or found > channels:
+        raise GeometryError(
+            f"the file holds {found} volumes (a 4D image) where {channels} {'channel is' if channels == 1 else 'channels are'} declared",
+            file=path,
+            found=f"{found} volumes of shape {image.shape} (z, y, x)",
+            expected=f"{channels} channel{'s' if channels > 1 else ''}",
+            fix=f"declare {found} channels if each volume is one; else store each channel as a 3D file of its own "
+            "(CASE_0000.nii.gz, CASE_0001.nii.gz, ...), and split time series into single volumes",
+        )
+    raise MissingChannel(
+        "the file holds too few channels",
+        file=path,
+        found=f"{found} of {channels} channels",
+        expected=f"{channels} files, one per channel, or one file with {channels} channels",
+        fix="add the missing channels, or leave the case out with --exclude",
+    )
+
+
+def without_colours(raw: StoredImage) -> StoredImage:
+    """Return a label map without equal colour channels but the first.
+
+    Raises
+    ------
+    LabelError : different colour channels
+    """
+    if raw.format not in ("planar", "tiff") or raw.channels != 3:
+        return raw
+    assert raw.array is not None
+    if not _are_equal(raw.array):
+        colours = len(np.unique(raw.array.reshape(3, -1), axis=1).T)
+        raise LabelError(
+            "a label map in colours",
+            file=raw.path,
+            found=f"3 different channels, {colours} colours",
+            expected="one channel whose values are the labels",
+            fix="convert the colours to label values and store them as a grey or palette picture",
+        )
+    return replace(raw, array=raw.array[:1], channels=1, notes=(*raw.notes, _GREY))
+
+
+def _are_equal(channels: NDArray[Any]) -> bool:
+    return all(np.array_equal(channels[0], other) for other in channels[1:])

@@ -1,4 +1,4 @@
-"""What the device offers: its kind, its free memory, its cores, the rate of its convolutions. torch is imported inside functions only."""
+"""Describes the device: its kind, its free memory, its cores, the rate of its convolutions. torch is imported inside functions only."""
 
 from __future__ import annotations
 
@@ -31,21 +31,16 @@ class Machine:
 
     @property
     def cpu(self) -> bool:
-        """Whether the processor itself does the work."""
+        """Whether the CPU does the work."""
         return self.device == "cpu"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for plan.json."""
+        """Return plain values for plan.json."""
         return dict(vars(self))
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Machine:
-        """The inverse of `to_json`; other keys are left aside."""
-        return Machine(**{key: value[key] for key in ("device", "name", "memory_bytes", "cores", "bf16", "conv_flops")})
 
 
 def choose_device(wanted: str = "auto") -> str:
-    """The device to work on.
+    """Return the device to work on.
 
     Parameters
     ----------
@@ -76,7 +71,7 @@ def choose_device(wanted: str = "auto") -> str:
 
 
 def choose_devices(wanted: str = "auto") -> tuple[str, ...]:
-    """The devices on which folds may be trained side by side: every CUDA device there is where none is named, else the one chosen.
+    """Return the devices on which folds may be trained side by side: every CUDA device there is where none is named, else the one chosen.
 
     Parameters
     ----------
@@ -99,7 +94,7 @@ def release() -> None:
 
 
 def describe(device: str, *, memory: int | None = None, probe: bool = True) -> Machine:
-    """What a device of `choose_device` offers now.
+    """Describe a device of `choose_device` as it is now.
 
     Parameters
     ----------
@@ -118,7 +113,7 @@ def describe(device: str, *, memory: int | None = None, probe: bool = True) -> M
 
 
 def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
-    """The machine that a plan is made for: the device here, or a graphics card that is not here, known by its memory alone.
+    """Return the machine that a plan is made for: the device here, or a graphics card that is not here, known by its memory alone.
 
     So a laptop or a login node can plan for a card: with an amount of memory and no card to be found, a card of that memory is
     meant; the memory of the processor is meant where the device is "cpu".
@@ -140,7 +135,7 @@ def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of an amount such as "8G", "8 GB", "512M", "7.5GiB"; a bare number counts bytes, G is 10**9.
+    """Return the bytes of an amount such as "8G", "8 GB", "512M", "7.5GiB"; a bare number counts bytes, G is 10**9.
 
     Raises
     ------
@@ -169,9 +164,9 @@ def has_bf16(device: str) -> bool:
 
 @functools.cache
 def conv_flops(device: str) -> float:
-    """FLOP/s of a 3 x 3 x 3 convolution of 32 channels on 32 x 64 x 64 voxels, in the precision that training uses there.
+    """Measure the FLOP/s of a 3 x 3 x 3 convolution of 32 channels on 32 x 64 x 64 voxels, in the precision that training uses there.
 
-    On a processor one core is measured, by its own time and not by the clock on the wall, and taken times the number of cores:
+    On a processor one core is measured, by its own time and not by the clock on the wall, and multiplied by the number of cores:
     what else runs meanwhile must not make the plan smaller. Of several measurements the best counts, and it is rounded to steps
     of 19 %, so that the same machine gives the same plan.
     """
@@ -181,9 +176,9 @@ def conv_flops(device: str) -> float:
 
     kind = torch.bfloat16 if has_bf16(device) else torch.float16 if device.startswith("cuda") else torch.float32
     voxels = 32 * 64 * 64
-    layer = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False).to(device=device, dtype=kind)
-    layer = layer.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     image = torch.ones((1, 32, 32, 64, 64), device=device, dtype=kind).to(memory_format=torch.channels_last_3d)
+    layer: Any = torch.nn.Conv3d(32, 32, 3, padding=1, bias=False)  # torch's types do not know `memory_format` of a module
+    layer = layer.to(device=device, dtype=kind, memory_format=torch.channels_last_3d)
     each = 2.0 * 32 * 32 * 27 * voxels
 
     def run(times: int) -> float:

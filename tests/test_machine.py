@@ -7,7 +7,7 @@ import torch
 
 from autoseg import machine
 from autoseg.errors import SettingsError
-from autoseg.machine import Machine, choose_device, describe, parse_memory, to_plan_for
+from autoseg.machine import choose_device, describe, parse_memory, to_plan_for
 
 NO_CARD = not torch.cuda.is_available()
 
@@ -60,8 +60,3 @@ def test_the_rate_is_measured_once_and_is_the_same_in_coarse_steps(monkeypatch):
     assert 1e9 < rate < 1e15
     assert machine.conv_flops("cpu") is rate
     assert torch.get_num_threads() == threads
-
-
-def test_a_machine_survives_json():
-    found = Machine(device="cuda:0", name="a card", memory_bytes=10, cores=2, bf16=True, conv_flops=None)
-    assert Machine.from_json({**found.to_json(), "time_budget": 600}) == found

@@ -10,23 +10,24 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from autoseg.architectures import ARCHITECTURES, Convolution, Place
-from autoseg.geometry import Shape
+from autoseg.geometry import Shape, triple
 from autoseg.planning.configuration import Configuration
 
 
 def stage_shapes(configuration: Configuration) -> tuple[Shape, ...]:
-    """Voxels along each axis at every stage, the full resolution first."""
-    shapes, size = [], tuple(configuration.patch_size)
-    for stride in configuration.strides:
-        size = tuple(edge // step for edge, step in zip(size, stride, strict=True))
-        shapes.append(size)
-    return tuple(shapes)  # type: ignore[arg-type]
+    """Return the voxels along each axis at every stage, the full resolution first."""
+
+    def halved(shape: Shape, stride: Shape) -> Shape:
+        return triple(edge // step for edge, step in zip(shape, stride, strict=True))
+
+    return tuple(accumulate(configuration.strides, halved, initial=configuration.patch_size))[1:]
 
 
 def feature_maps(configuration: Configuration, *, labels: int) -> int:
-    """Feature-map values the reference counts for one patch: the currency of its memory estimate.
+    """Return the feature-map values the reference counts for one patch: the currency of its memory estimate.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def feature_maps(configuration: Configuration, *, labels: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def convolutions(configuration: Configuration, *, channels: int, heads: int) -> tuple[Convolution, ...]:
-    """Every convolution, in the order of the forward pass.
+    """Return every convolution, in the order of the forward pass.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def _convolutions(configuration: Configuration, channels: int, heads: int) -> It
 
 
 def parameters(configuration: Configuration, *, channels: int, heads: int) -> int:
-    """Trainable numbers, the deep-supervision heads included."""
+    """Return the number of weights, the deep-supervision heads included."""
     return sum(
         c.inputs * c.outputs * c.kernel + (c.outputs if c.bias else 0) + (2 * c.outputs if c.normed else 0)
         for c in convolutions(configuration, channels=channels, heads=heads)
@@ -103,7 +104,7 @@ def parameters(configuration: Configuration, *, channels: int, heads: int) -> in
 
 
 def forward_flops(configuration: Configuration, *, channels: int, heads: int) -> float:
-    """Floating-point operations (a multiply-add counts two) of the convolutions, one batch, forward."""
+    """Return the floating-point operations (a multiply-add counts two) of the convolutions, one batch, forward."""
     each = sum(2.0 * c.inputs * c.outputs * c.kernel * c.voxels for c in convolutions(configuration, channels=channels, heads=heads))
     return each * configuration.batch_size
 
@@ -125,7 +126,7 @@ class Footprint:
 
 
 def counted(configuration: Configuration, *, channels: int, heads: int, training_bytes: int) -> Footprint:
-    """The footprint whose counts follow from the configuration, with a peak from elsewhere."""
+    """Return the footprint of a configuration, given the peak that was modelled, traced or measured."""
     layers = convolutions(configuration, channels=channels, heads=heads)
     voxels = [math.prod(shape) for shape in scored_shapes(configuration)]
     return Footprint(
@@ -140,12 +141,12 @@ def counted(configuration: Configuration, *, channels: int, heads: int, training
 
 
 def scored_shapes(configuration: Configuration) -> tuple[Shape, ...]:
-    """Shapes of the outputs that the loss sees: one per decoder step, but for the lowest, which carries no weight."""
+    """Return the shapes of the outputs that the loss sees: one per decoder step, but for the lowest, which carries no weight."""
     return stage_shapes(configuration)[: max(configuration.stages - 2, 1)]
 
 
 def modelled_footprint(configuration: Configuration, channels: int, heads: int, *, value_bytes: int = 2) -> Footprint:
-    """The footprint by arithmetic alone, within a few percent of that of the traced network.
+    """Return the footprint by arithmetic alone, within a few percent of that of the traced network.
 
     Of every convolution its output is kept for the backward pass (the norm needs it), and so is the activation's; a decoder step
     keeps the tensor that joins it with the skip. The loss is computed in float32. The peak comes as the loss is differentiated.

@@ -1,6 +1,6 @@
 """Which voxel size the cases are resampled to, in which order the axes go, and how large a case is then. Pure arithmetic.
 
-All triples here are in canonical axes unless a docstring says otherwise; `axis_order` tells how they become plan axes.
+All triples here are in canonical axes unless a docstring says otherwise; `axis_order` says how they become plan axes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SpacingChoice:
 def choose_spacing(
     spacings: Sequence[Spacing], shapes: Sequence[Shape], *, anisotropy: float, percentile: float, fixed: Sequence[float] = ()
 ) -> SpacingChoice:
-    """The spacing of the full resolution: the median, but finer across slices that are thick *and* few.
+    """Choose the spacing of the full resolution: the median, but finer across slices that are thick *and* few.
 
     Parameters
     ----------
@@ -71,7 +71,9 @@ def choose_spacing(
 
 
 def axis_order(spacing: Spacing, shape: Sequence[float]) -> Axes:
-    """Plan axes: the coarsest canonical axis first, the other two as they are. An axis of one voxel counts as the coarsest.
+    """Return the canonical axis of each plan axis: the coarsest first, the other two in their order.
+
+    An axis of one voxel counts as the coarsest.
 
     >>> axis_order((1.0, 3.0, 1.0), (40, 12, 40))
     (1, 0, 2)
@@ -86,14 +88,15 @@ def axis_order(spacing: Spacing, shape: Sequence[float]) -> Axes:
 def median_resampled_shape(
     spacings: Sequence[Spacing], shapes: Sequence[Shape], *, target: Spacing, order: Axes
 ) -> tuple[float, float, float]:
-    """Median over the cases of their shape at the target spacing: voxels, in plan axes; a half where two cases share the middle."""
+    """Return the median shape of the cases at the target spacing: voxels, in plan axes; a half where two cases share the middle."""
     resampled = [resampled_shape(shape, spacing, target) for shape, spacing in zip(shapes, spacings, strict=True)]
     return _triple(permuted(np.median(resampled, axis=0).tolist(), order))
 
 
 def coarser_spacing(spacing: Spacing, *, step: float) -> Spacing:
-    """One step towards low resolution: all axes coarser by `step`, or, where one axis is more than twice as coarse as another,
-    only those finer ones.
+    """Return the spacing one step towards low resolution.
+
+    All axes become coarser by `step`, or, where one is more than twice as coarse as another, only those finer ones.
 
     Source: nnU-Net 2.8.1, ExperimentPlanner.plan_experiment.
     """

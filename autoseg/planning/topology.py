@@ -47,38 +47,37 @@ def plan_topology(spacing: Spacing, patch: Sequence[float], *, min_edge: int, ra
     """
     axes = (1, 2) if planar else (0, 1, 2)
     current, size = list(spacing), [float(edge) for edge in patch]
-    kernel, halvings = [1, 1, 1], [0, 0, 0]
-    strides, kernels = [(1, 1, 1)], []
-    while True:
-        long_enough = [axis for axis in axes if size[axis] >= 2 * min_edge]
-        if not long_enough:
-            break
-        finest = min(current[axis] for axis in long_enough)
-        halved = [axis for axis in long_enough if current[axis] / finest < ratio]
-        if len(halved) == 1 and size[halved[0]] < 3 * min_edge:
-            break
-        finest_of_all = min(current[axis] for axis in axes)
+    kernel, kernels, strides = [1, 1, 1], list[Shape](), [(1, 1, 1)]
+    while halved := _axes_to_halve(axes, current, size, min_edge=min_edge, ratio=ratio):
+        finest = min(current[axis] for axis in axes)
         for axis in axes:
-            if current[axis] / finest_of_all < ratio:
+            if current[axis] / finest < ratio:
                 kernel[axis] = 3  # from here to the bottom, even if the spacings part again
         strides.append(triple(2 if axis in halved else 1 for axis in range(3)))
-        kernels.append(tuple(kernel))
+        kernels.append(triple(kernel))
         for axis in halved:
             current[axis] *= 2
             size[axis] = math.ceil(size[axis] / 2)
-            halvings[axis] += 1
-    kernels.append(tuple(3 if axis in axes else 1 for axis in range(3)))
-    divisor = tuple(2**count for count in halvings)
+    kernels.append(triple(3 if axis in axes else 1 for axis in range(3)))
+    divisor = triple(map(math.prod, zip(*strides, strict=True)))
     return Topology(
         patch_size=triple(math.ceil(edge / step) * step for edge, step in zip(patch, divisor, strict=True)),
-        divisor=divisor,  # type: ignore[arg-type]
+        divisor=divisor,
         strides=tuple(strides),
-        kernel_sizes=tuple(kernels),  # type: ignore[arg-type]
+        kernel_sizes=tuple(kernels),
     )
 
 
+def _axes_to_halve(axes: Sequence[int], spacing: Sequence[float], size: Sequence[float], *, min_edge: int, ratio: float) -> list[int]:
+    """Return the axes that the next stage halves; none at the lowest resolution."""
+    long_enough = [axis for axis in axes if size[axis] >= 2 * min_edge]
+    finest = min((spacing[axis] for axis in long_enough), default=0.0)
+    halved = [axis for axis in long_enough if spacing[axis] / finest < ratio]
+    return [] if len(halved) == 1 and size[halved[0]] < 3 * min_edge else halved
+
+
 def features_per_stage(stages: int, *, base: int, most: int) -> tuple[int, ...]:
-    """Features double with each resolution, up to `most`.
+    """Return the features of each stage: they double with each resolution, up to `most`.
 
     >>> features_per_stage(6, base=32, most=320)
     (32, 64, 128, 256, 320, 320)
@@ -87,5 +86,5 @@ def features_per_stage(stages: int, *, base: int, most: int) -> tuple[int, ...]:
 
 
 def first_entries(values: Sequence[int], count: int) -> tuple[int, ...]:
-    """The first `count` of `values`; the last one goes on where there are fewer."""
+    """Return the first `count` of `values`; the last one is repeated where there are fewer."""
     return tuple(values[min(index, len(values) - 1)] for index in range(count))

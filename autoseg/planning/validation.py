@@ -1,9 +1,10 @@
-"""A plan is data and may be edited by hand: is it still one that can be trained? Every fault is reported, with figures."""
+"""Checks whether a plan, which may have been edited by hand, can be trained. Every fault is reported, with figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import NotEnough, SettingsError
@@ -17,7 +18,7 @@ from autoseg.planning.memory import Footprint, modelled_footprint
 def validate_plan(
     plan: Plan, *, machine: Machine | None = None, footprint: Callable[[Configuration, int, int], Footprint] | None = None
 ) -> None:
-    """Nothing, for a plan that can be trained.
+    """Raise an error unless the plan can be trained.
 
     Parameters
     ----------
@@ -88,65 +89,56 @@ def _of_the_cascade(plan: Plan) -> Iterator[str]:
     full, cascade = found.get("3d_fullres"), found.get("3d_cascade")
     if full is None or cascade is None:
         return
-    for key, ours, theirs in (
-        ("spacing", cascade.spacing, full.spacing),
-        ("normalization", cascade.normalization, full.normalization),
-    ):
-        if tuple(ours) != tuple(theirs):
-            yield f"3d_cascade: {key} {list(ours)} differs from that of 3d_fullres, {list(theirs)}: the cascade is trained on its arrays"
+    for key in ("spacing", "normalization"):
+        ours, theirs = list(getattr(cascade, key)), list(getattr(full, key))
+        if ours != theirs:
+            yield f"3d_cascade: {key} {ours} differs from that of 3d_fullres, {theirs}: the cascade is trained on its arrays"
 
 
 def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
-    lists = {
-        "kernel_sizes": (len(c.kernel_sizes), c.stages),
-        "features_per_stage": (len(c.features_per_stage), c.stages),
-        "blocks_per_stage": (len(c.blocks_per_stage), c.stages),
-        "decoder_blocks_per_stage": (len(c.decoder_blocks_per_stage), c.stages - 1),
-        "normalization": (len(c.normalization), len(plan.channels)),
-        "spacing": (len(c.spacing), 3),
-        "patch_size": (len(c.patch_size), 3),
+    lengths = {
+        "kernel_sizes": c.stages,
+        "features_per_stage": c.stages,
+        "blocks_per_stage": c.stages,
+        "decoder_blocks_per_stage": c.stages - 1,
+        "normalization": len(plan.channels),
     }
-    wrong = {key: counts for key, counts in lists.items() if counts[0] != counts[1]}
-    for key, (found, wanted) in wrong.items():
-        yield f"{key} has {found} entries, {wanted} are needed"
-    if wrong or any(len(triple) != 3 for triple in (*c.strides, *c.kernel_sizes)):
-        return
+    wrong = {key: len(getattr(c, key)) for key, needed in lengths.items() if len(getattr(c, key)) != needed}
+    for key, found in wrong.items():
+        yield f"{key} has {found} entries, {lengths[key]} are needed"
     numbers = (c.batch_size, *c.patch_size, *c.features_per_stage, *c.blocks_per_stage, *c.decoder_blocks_per_stage)
-    numbers += tuple(n for triple in (*c.strides, *c.kernel_sizes) for n in triple)
-    if any(not isinstance(n, int) or n < 1 for n in numbers):
+    if any(not isinstance(n, int) or n < 1 for n in (*numbers, *chain(*c.strides, *c.kernel_sizes))):
         yield "sizes, strides, kernels, features and blocks must be whole numbers of at least 1"
-        return
+    elif not wrong:
+        yield from _of_the_shape(c)
+    names = [
+        ("network", c.network, ARCHITECTURES),
+        ("norm", c.norm, NORMS),
+        *(("normalization", n, NORMALIZATIONS) for n in c.normalization),
+    ]
+    for key, name, known in names:
+        if name not in known:
+            yield f"{key} '{name}' is unknown: one of {', '.join(known)}"
+
+
+def _of_the_shape(c: Configuration) -> Iterator[str]:
     if min(c.spacing) <= 0 or not all(map(math.isfinite, c.spacing)):
         yield f"spacing {list(c.spacing)} must be three positive lengths"
     if c.strides[0] != (1, 1, 1):
         yield f"the first stride is {list(c.strides[0])}, it must be [1, 1, 1]"
-    if any(n % 2 == 0 for kernel in c.kernel_sizes for n in kernel):
+    if any(n % 2 == 0 for n in chain(*c.kernel_sizes)):
         yield "kernels must be odd, so that feature maps keep their shape"
-    if c.planar and (c.patch_size[0] != 1 or any(t[0] != 1 for t in (*c.strides, *c.kernel_sizes))):
+    if c.planar and any(first != 1 for first, *_ in (c.patch_size, *c.strides, *c.kernel_sizes)):
         yield "patch, strides and kernels of 2d must be 1 along the first axis"
-    yield from _edges(c)
-    chosen = [
-        ("network", c.network, ARCHITECTURES),
-        ("norm", c.norm, NORMS),
-        *(("normalization", scheme, NORMALIZATIONS) for scheme in c.normalization),
-    ]
-    for key, choice, allowed in chosen:
-        if choice not in allowed:
-            yield f"{key} '{choice}' is unknown: one of {', '.join(allowed)}"
-
-
-def _edges(c: Configuration) -> Iterator[str]:
-    for axis in range(3):
-        factor = math.prod(stride[axis] for stride in c.strides)
-        edge = c.patch_size[axis]
+    factors = [math.prod(stride[axis] for stride in c.strides) for axis in range(3)]
+    for axis, (edge, factor) in enumerate(zip(c.patch_size, factors, strict=True)):
         if edge % factor:
             near = max(factor, round(edge / factor) * factor)
             yield (
                 f"patch_size {list(c.patch_size)}: {edge} is not divisible by {factor}, the product of the strides along axis {axis}; "
                 f"{near} is"
             )
-    lowest = [edge // math.prod(stride[axis] for stride in c.strides) for axis, edge in enumerate(c.patch_size)]
-    if c.stages > 1 and math.prod(lowest) <= 1:
+    if c.stages > 1 and all(edge < 2 * factor for edge, factor in zip(c.patch_size, factors, strict=True)):
         yield f"patch_size {list(c.patch_size)}: the smallest feature map is a single voxel; make the patch larger, or halve it fewer times"
 
 
@@ -157,7 +149,7 @@ def check_memory(
     machine: Machine,
     footprint: Callable[[Configuration, int, int], Footprint] | None = None,
 ) -> None:
-    """Nothing, if the configurations of these names can be trained in the memory of a machine.
+    """Raise `NotEnough` unless the configurations of these names can be trained in the memory of a machine.
 
     Raises
     ------

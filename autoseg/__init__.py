@@ -11,7 +11,6 @@ Nothing heavy is imported until one of these is called.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,6 @@ from autoseg.version import __version__
 if TYPE_CHECKING:
     from autoseg.pipeline.predicting import LoadedModel
     from autoseg.workspace import Workspace
-
-# OpenMP, which torch computes with, lets threads that wait for each other spin. Beside other work that is a disaster: one training
-# step on two busy cores takes 0.9 s when they sleep, 1.8 s when they spin; on idle cores it makes no difference.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __all__ = ["__version__", "evaluate", "load", "plan", "predict", "train"]
 
@@ -93,6 +88,9 @@ def train(
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train and validate: `autoseg train`. Resumes what was interrupted.
+
+    The command also sets OMP_WAIT_POLICY=passive before torch is imported and calls `autoseg.resources.keep_freed_memory`; here both
+    are left to the caller, whose process it is.
 
     Returns
     -------

@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer", default=os.environ.get("AUTOSEG_PEER_PYTHON"))
     given = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
     from _report import report
 
     figures = {name: ours(given, **variant) for name, variant in VARIANTS.items()}
@@ -80,10 +81,11 @@ def ours(given: argparse.Namespace, *, norm: str, bf16: bool, contiguous: bool =
     import torch
 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from autoseg import networks
+    from autoseg import networks, resources
     from autoseg.networks import group_norm
     from autoseg.planning.configuration import Configuration
 
+    resources.keep_freed_memory()
     torch.set_num_threads(given.threads)
     configuration = Configuration(
         name="3d_fullres",

@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a training setting, as of `autoseg train`")
     parser.add_argument("--peer", default=os.environ.get("AUTOSEG_PEER_PYTHON"))
     given = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
     from _report import report
 
     figures = ours(given)
@@ -72,13 +73,14 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     """Our steps, one after the other, as `loop` makes them."""
     import torch
 
-    from autoseg import cases, fingerprint, machine, presets
+    from autoseg import cases, fingerprint, machine, presets, resources
     from autoseg.planning.plan import make_plan
     from autoseg.preprocessing import store
     from autoseg.training import loop
     from autoseg.training.batches import BatchLoader
     from autoseg.training.trainer import Trainer
 
+    resources.keep_freed_memory()
     torch.set_num_threads(given.threads)
     dataset = cases.find(given.data / "msd-hippocampus")
     plan = make_plan(fingerprint.extract(dataset), preset=presets.planner(given.planner), machine=machine.describe(given.device))

@@ -87,3 +87,39 @@ def test_processes_killed_by_the_kernel_are_counted_in_the_control_group(tmp_pat
     before = resources.oom_kills()
     (tmp_path / "memory.events").write_text(f"low 0\noom_kill {before + 2}\n")
     assert resources.oom_kills() == before + 2
+
+
+def test_the_process_of_a_notebook_stays_as_it_is_and_the_command_line_sets_its_own() -> None:
+    code = """
+        import os
+        before = dict(os.environ)
+        import autoseg
+        from autoseg import cli, networks, resources, images
+        import autoseg.pipeline.training, autoseg.pipeline.predicting
+        assert dict(os.environ) == before, "importing changes no variable"
+        assert resources.keep_freed_memory.cache_info().currsize == 0, "nor the allocator"
+        assert cli.main(["train", "no such workspace", "--quiet"]) == 3
+        assert os.environ["OMP_WAIT_POLICY"] == "passive"
+        assert resources.keep_freed_memory.cache_info().currsize == 1
+        os.environ["OMP_WAIT_POLICY"] = "active"
+        assert cli.main(["--version"]) == 0 and os.environ["OMP_WAIT_POLICY"] == "active", "the user's own choice stays"
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, env=environment)
+
+
+def test_the_waiting_policy_is_set_before_torch_is_imported() -> None:
+    code = """
+        import os, sys
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if name == "torch":
+                    print(os.environ.get("OMP_WAIT_POLICY"))
+        sys.meta_path.insert(0, Watch())
+        from autoseg import cli
+        cli.main(["train", "no such workspace"])
+        import torch
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["passive"]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from autoseg import architectures
 from autoseg.errors import SettingsError
-from autoseg.networks.allocation import keep_freed_memory
 from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
 from autoseg.networks.group_norm import GroupNorm
 from autoseg.planning.configuration import Configuration
@@ -34,8 +33,7 @@ def build(
 
     The weights lie in the memory format that is fastest on the device, and the network brings its input into that format by
     itself: no `network.to(memory_format=...)` is needed. On a processor that is channels-last. Under
-    `torch.autocast("cpu", dtype=torch.bfloat16)` all of it runs in bfloat16. The process keeps freed memory for the next step
-    from here on (`allocation`).
+    `torch.autocast("cpu", dtype=torch.bfloat16)` all of it runs in bfloat16.
 
     Parameters
     ----------
@@ -53,7 +51,6 @@ def build(
     Source: initialisation as in nnU-Net 2.8.1: Kaiming normal for LeakyReLU, biases 0, residual blocks begin as the identity.
     """
     _check(configuration)
-    keep_freed_memory()
     network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
     if torch.get_default_device().type != "meta":
         _initialise(network, generator)

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
-from autoseg.quantities import seconds
+from autoseg.quantities import parse_duration
 from autoseg.terminal import Terminal
 from autoseg.version import __version__
 
@@ -149,7 +149,7 @@ def plan(
             planner=planner,
             device=device,
             memory=None if memory is None else machine.parse_memory(memory),
-            time_budget=seconds(time_budget),
+            time_budget=parse_duration(time_budget),
             recipe=recipe,
             group_regex=group_regex,
             exclude=exclude or (),
@@ -205,7 +205,7 @@ def train(
             configuration=None if configuration is None else configuration.value,
             fold=_fold(fold),
             epochs=epochs,
-            time_budget=seconds(time_budget),
+            time_budget=parse_duration(time_budget),
             deterministic=deterministic,
             settings=_settings(set or ()),
             device=device,

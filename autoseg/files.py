@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import FULL, DiskFull, MissingPath, SettingsError, UnreadableFile
+from autoseg.quantities import format_bytes
 
 try:
     import fcntl
@@ -41,8 +42,8 @@ _DEEPEST = 100  # tables in one key of TOML, with dots between; tomllib's time g
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path, in a folder of its own next to `path`; renamed to `path` when the block ends well, removed when it does not.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, in a folder of its own next to `path`; it becomes `path` when the block ends well, and is removed otherwise.
 
     The file keeps its name, because writers choose the format by it, and because a longer one might be too long for the file system.
 
@@ -100,8 +101,8 @@ def _alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, *, doing: str) -> Iterator[None]:
-    """Hold `folder` for this process; the lock ends with the process, however it ends.
+def exclusive_lock(folder: Path, *, doing: str) -> Iterator[None]:
+    """Lock `folder` for this process; the lock ends with the process, however it ends.
 
     Parameters
     ----------
@@ -132,14 +133,14 @@ def disk_full(path: Path) -> DiskFull:
     return DiskFull(
         "the disk is full",
         file=path,
-        found=f"{free / 1e9:.2f} GB free",
+        found=f"{format_bytes(free)} free",
         fix="free some space, or choose another place with -o, and run the same command again: it continues",
     )
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 

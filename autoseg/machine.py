@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import SettingsError
+from autoseg.quantities import format_bytes
 from autoseg.resources import available_cores, free_memory
 
 PROBE_SECONDS = 0.5  # of measuring; short enough for every `plan`
@@ -125,7 +126,7 @@ def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
     if memory is not None and (wanted == "auto" or wanted.startswith("cuda")) and not _cards():
         return Machine(
             device="cuda",
-            name=f"a {memory / 1e9:g} GB graphics card that is not here",
+            name=f"a {format_bytes(memory)} graphics card that is not here",
             memory_bytes=memory,
             cores=available_cores(),
             bf16=True,

@@ -11,14 +11,14 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PIECE = r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)\s*"
 
 
-def seconds(duration: str | float | None) -> float | None:
+def parse_duration(duration: str | float | None) -> float | None:
     """Return the seconds of a duration; a bare number counts seconds, `None` stays `None`.
 
     Raises
     ------
     UsageError : not a duration, or not positive
 
-    >>> seconds("1h30m"), seconds("90s"), seconds(20)
+    >>> parse_duration("1h30m"), parse_duration("90s"), parse_duration(20)
     (5400.0, 90.0, 20.0)
     """
     if duration is None:
@@ -30,38 +30,32 @@ def seconds(duration: str | float | None) -> float | None:
     return total
 
 
-def format_duration(duration: float) -> str:
-    """Return seconds as people read them.
+def format_duration(seconds: float) -> str:
+    """Return a duration as people read it, in its two largest units; `parse_duration` reads it back.
 
-    >>> format_duration(59.6), format_duration(75), format_duration(7260)
-    ('1 min 00 s', '1 min 15 s', '2 h 01 min')
+    >>> format_duration(59.6), format_duration(75), format_duration(7260), format_duration(266_400)
+    ('1 min', '1 min 15 s', '2 h 01 min', '3 d 02 h')
     """
-    whole = max(0, round(duration))
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
-
-
-def format_estimate(seconds: float) -> str:
-    """Return a predicted time, no more exact than a prediction is.
-
-    >>> format_estimate(45), format_estimate(1000), format_estimate(9000), format_estimate(900_000)
-    ('45 s', '17 min', '2.5 h', '10 days')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
+    whole = max(0, round(seconds))
+    for unit, smaller in (("d", "h"), ("h", "min"), ("min", "s")):
+        count, rest = divmod(whole, int(_UNITS[unit]))
+        if count:
+            rest //= int(_UNITS[smaller])
+            return f"{count} {unit} {rest:02d} {smaller}" if rest else f"{count} {unit}"
+    return f"{whole} s"
 
 
 def format_bytes(amount: float) -> str:
-    """Return an amount of memory or disk.
+    """Return a number of bytes as people read it: three digits, powers of 1000.
 
-    >>> format_bytes(1.45e9), format_bytes(2e6)
-    ('1.4 GB', '2 MB')
+    >>> format_bytes(80e6), format_bytes(7_940_000_000), format_bytes(999_800)
+    ('80 MB', '7.94 GB', '1 MB')
     """
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(amount) < 999.5:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
 
 
 def format_shape(values: Sequence[float]) -> str:

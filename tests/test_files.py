@@ -17,7 +17,7 @@ from autoseg.errors import DiskFull, MissingPath, NotEnough, SettingsError, Unre
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "a" / "plan.json"
     files.write_json(target, {"old": 1})
-    with pytest.raises(RuntimeError), files.whole(target) as temporary:
+    with pytest.raises(RuntimeError), files.atomic_write(target) as temporary:
         temporary.write_text("half of it")
         raise RuntimeError
     assert files.read_json(target) == {"old": 1}
@@ -31,7 +31,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
 import time
 from pathlib import Path
 from autoseg import files
-with files.whole(Path({str(target)!r})) as temporary:
+with files.atomic_write(Path({str(target)!r})) as temporary:
     temporary.write_text("half of it")
     print("writing", flush=True)
     time.sleep(60)
@@ -45,7 +45,7 @@ with files.whole(Path({str(target)!r})) as temporary:
 
 
 def test_a_full_disk_becomes_an_error_with_the_remedy(tmp_path):
-    with pytest.raises(NotEnough, match="disk is full") as caught, files.whole(tmp_path / "x"):
+    with pytest.raises(NotEnough, match="disk is full") as caught, files.atomic_write(tmp_path / "x"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "continues" in str(caught.value)
 
@@ -96,17 +96,17 @@ def test_a_folder_is_held_by_one_process_at_a_time_and_free_after_it(tmp_path):
     code = f"""
 from pathlib import Path
 from autoseg import files
-with files.only_one(Path({str(tmp_path)!r}), doing="training fold 0"):
+with files.exclusive_lock(Path({str(tmp_path)!r}), doing="training fold 0"):
     print("held", flush=True)
     input()
 """
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"
-    with pytest.raises(SettingsError, match="another process is training fold 0"), files.only_one(tmp_path, doing="training fold 0"):
+    with pytest.raises(SettingsError, match="another process is training fold 0"), files.exclusive_lock(tmp_path, doing="training fold 0"):
         raise AssertionError
     other.kill()
     other.communicate()
-    with files.only_one(tmp_path, doing="training fold 0"):
+    with files.exclusive_lock(tmp_path, doing="training fold 0"):
         (tmp_path / "x").write_text("x")
         files.empty_folder(tmp_path)
         assert os.listdir(tmp_path) == [".lock"]
@@ -117,7 +117,7 @@ def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path):
 import time
 from pathlib import Path
 from autoseg import files
-with files.whole(Path({str(tmp_path)!r}) / "state.json") as temporary:
+with files.atomic_write(Path({str(tmp_path)!r}) / "state.json") as temporary:
     temporary.write_text("half of it")
     print("writing", flush=True)
     time.sleep(60)
@@ -145,7 +145,7 @@ def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_every_way_to_have_no_room_is_a_full_disk(tmp_path, code):
-    with pytest.raises(DiskFull), files.whole(tmp_path / "x"):
+    with pytest.raises(DiskFull), files.atomic_write(tmp_path / "x"):
         raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
 

@@ -17,6 +17,7 @@ from autoseg.images.formats import FORMATS, name_of, suffix_of
 from autoseg.images.grids import require_same_grid
 from autoseg.images.label_values import as_label_values
 from autoseg.images.types import Header, Image, StoredImage
+from autoseg.quantities import format_bytes
 
 
 def read(path: Path) -> Image:
@@ -159,7 +160,7 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> StoredImage:
         raise
     except MemoryError:
         raise NotEnough(
-            "not enough memory to read the image", file=path, found=f"{path.stat().st_size / 1e6:.0f} MB on disk",
+            "not enough memory to read the image", file=path, found=f"{format_bytes(path.stat().st_size)} on disk",
             fix="use fewer --workers, or a machine with more memory",
         ) from None  # fmt: skip
 

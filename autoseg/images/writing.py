@@ -72,5 +72,5 @@ def _write(path: Path, array: NDArray[Any], *, affine: Affine, stored: Stored | 
         header = stored.header if stored.format == name else None
     kind = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype)
     array = array.astype(np.dtype(kind).newbyteorder("<"), copy=False)
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         module.write(Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label))

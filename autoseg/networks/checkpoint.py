@@ -136,7 +136,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     plain = _without_sharing(plain)
     sha256 = digest(plain)
     header = json.dumps(with_checksum({_DIGEST: sha256, _DESCRIPTION: description}), allow_nan=False)
-    with files.whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         _save(plain, temporary, header)
     return sha256
 

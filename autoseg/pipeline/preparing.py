@@ -22,6 +22,7 @@ from autoseg.planning.importing import import_plan
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import preflight
 from autoseg.planning.validation import validate_plan
+from autoseg.quantities import format_bytes
 from autoseg.resources import free_memory
 from autoseg.tables import Table
 from autoseg.training.loss import make_loss
@@ -282,7 +283,7 @@ def _figures(c: Configuration) -> dict[str, str]:
     if c.predicted is not None:
         figures["weights"] = f"{c.predicted.parameters / 1e6:.2f} M weights"
         if c.predicted.training_memory_bytes:
-            figures["memory"] = f"{c.predicted.training_memory_bytes / 1e9:.1f} GB"
+            figures["memory"] = format_bytes(c.predicted.training_memory_bytes)
         if c.predicted.seconds_per_epoch:
             figures["s per epoch"] = f"{c.predicted.seconds_per_epoch:.0f} s per epoch"
     return figures

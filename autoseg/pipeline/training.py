@@ -189,7 +189,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[s
         return {f"{name}/fold_{k}": read_summary(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
-        with files.only_one(run.root, doing=f"training {name} fold {k}") if work.processes.is_main else contextlib.nullcontext():
+        with files.exclusive_lock(run.root, doing=f"training {name} fold {k}") if work.processes.is_main else contextlib.nullcontext():
             if work.processes.is_main:
                 _tidy(run, overwrite=work.overwrite)
             work.processes.wait()

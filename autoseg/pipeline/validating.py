@@ -109,13 +109,13 @@ def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
 
 
 def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, reporter: Reporter) -> None:
-    """Tell of a final validation that takes clearly longer than there is left of the time budget."""
+    """Warn of a final validation that takes clearly longer than there is left of the time budget."""
     left = max(0.0, time_budget - spent)
     if seconds > left + LATE * time_budget:
         reporter.say(
-            f"warning: {stage} takes about {format_duration(seconds)}, and {format_duration(left)} are left of the time budget of "
-            f"{format_duration(time_budget)}; "
-            "it is done all the same, and resumes where it is stopped; a longer --time-budget would hold it"
+            f"warning: {stage} takes about {format_duration(seconds)}, and {format_duration(left)} are left of the time budget "
+            f"of {format_duration(time_budget)}; it is done all the same, and resumes where it is stopped; "
+            "a longer --time-budget would hold it"
         )
 
 

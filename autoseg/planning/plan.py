@@ -225,8 +225,8 @@ class _Task:
         if self.constants.sizing == "machine" and cost.training_bytes > self.machine.memory_bytes:
             raise NotEnough(
                 f"even the smallest {c.name} network does not fit into the memory",
-                found=f"{self.machine.memory_bytes / 1e6:,.0f} MB on {self.machine.name}",
-                expected=f"{cost.training_bytes / 1e6:,.0f} MB for patch {c.patch_size}, batch {c.batch_size}",
+                found=f"{format_bytes(self.machine.memory_bytes)} on {self.machine.name}",
+                expected=f"{format_bytes(cost.training_bytes)} for patch {c.patch_size}, batch {c.batch_size}",
                 fix="give it more memory (--memory), or another device (--device)",
             )
         step = seconds_per_step(cost, self.machine, self.constants)

@@ -10,7 +10,7 @@ from autoseg.errors import NotEnough
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import permuted, resampled_shape
 from autoseg.planning.configuration import Configuration, Plan
-from autoseg.quantities import format_bytes, format_estimate
+from autoseg.quantities import format_bytes, format_duration
 
 STATE_TENSORS = 5  # of the weights' size: weights, averaged weights, two moments, the model that is predicted with
 WORKER_BYTES = 0.3e9  # a Python process with numpy, scipy and a reader of images
@@ -33,7 +33,7 @@ class Preflight:
         """Rows of a table: what, needed, available."""
         disk = sum(self.disk_needed.values())
         hours = [
-            (f"training {name}", f"{format_estimate(seconds)} a fold, {format_estimate(seconds * self.folds)} for {self.folds}", "")
+            (f"training {name}", f"{format_duration(seconds)} a fold, {format_duration(seconds * self.folds)} for {self.folds}", "")
             for name, seconds in self.seconds.items()
             if seconds is not None
         ]

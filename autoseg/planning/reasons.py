@@ -20,7 +20,7 @@ from autoseg.planning.mirroring import Mirroring
 from autoseg.planning.sizing import SizingResult
 from autoseg.planning.spacing import SpacingChoice
 from autoseg.planning.timing import steps_within
-from autoseg.quantities import format_bytes, format_estimate, format_shape, format_spacing
+from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 
 AXES = ("z", "y", "x")
 SIDES = ("head-foot", "front-back", "left-right")
@@ -104,11 +104,11 @@ def _machine(context: ReasonContext) -> str:
     elif context.time_budget is None and not machine.cpu:
         text += ". Its speed is unknown here, so no training times are predicted"
     if context.time_budget is not None and not context.timed:
-        text += f". Its speed is unknown here, so the time budget of {format_estimate(context.time_budget)} does not affect the networks"
+        text += f". Its speed is unknown here, so the time budget of {format_duration(context.time_budget)} does not affect the networks"
     elif context.time_budget is not None:
         steps = steps_within(context.time_budget, constants)
         text += (
-            f". One fold may train for {format_estimate(context.time_budget)}, which should allow about {steps:.0f} steps "
+            f". One fold may train for {format_duration(context.time_budget)}, which should allow about {steps:.0f} steps "
             f"of {context.time_budget / steps:.2f} s"
         )
     return text + "."
@@ -317,7 +317,7 @@ def _cost(context: ReasonContext, cost: Footprint, step: float | None) -> str:
     )
     if step is not None:
         steps = context.constants.steps_per_epoch
-        text += f" and takes about {step:.2f} s here, {steps} steps about {format_estimate(step * steps)}"
+        text += f" and takes about {step:.2f} s here, {steps} steps about {format_duration(step * steps)}"
     return text + "."
 
 

@@ -13,6 +13,7 @@ from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.planning.constants import NORMS
 from autoseg.planning.memory import Footprint, modelled_footprint
+from autoseg.quantities import format_bytes
 
 
 def validate_plan(
@@ -162,7 +163,7 @@ def check_memory(
         if needed > machine.memory_bytes:
             raise NotEnough(
                 f"training {c.name} takes more memory than there is",
-                found=f"{machine.memory_bytes / 1e9:.1f} GB on {machine.name}",
-                expected=f"{needed / 1e9:.1f} GB for patch {' x '.join(map(str, c.patch_size))}, batch {c.batch_size}",
+                found=f"{format_bytes(machine.memory_bytes)} on {machine.name}",
+                expected=f"{format_bytes(needed)} for patch {' x '.join(map(str, c.patch_size))}, batch {c.batch_size}",
                 fix="make the patch or the batch smaller in plan.json, or plan again with --memory",
             )

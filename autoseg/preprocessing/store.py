@@ -46,6 +46,7 @@ from autoseg.preprocessing.blocks import forget_open_files, read_box
 from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
+from autoseg.quantities import format_bytes
 from autoseg.workers import map_cases
 
 STORE_FORMAT = 2  # raised whenever the same input would give other files
@@ -448,14 +449,10 @@ def _check_disk(folder: Path, needed: float) -> None:
         raise NotEnough(
             "the disk cannot hold the preprocessed cases",
             file=folder,
-            found=f"{_told(free)} free",
-            expected=f"about {_told(needed)}",
+            found=f"{format_bytes(free)} free",
+            expected=f"about {format_bytes(needed)}",
             fix="free some space, or plan into a folder on another disk with -o",
         )
-
-
-def _told(amount: float) -> str:
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 
 _LONGEST_PLACE = 250  # bytes of a folder's name

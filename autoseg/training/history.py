@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from autoseg import files
+from autoseg.quantities import format_bytes, format_duration
 from autoseg.training.batches import BatchLoader
 from autoseg.training.length import RunLength
 from autoseg.workspace import Run
@@ -116,8 +117,8 @@ def line(row: Mapping[str, Any]) -> str:
         parts.append(f"Dice {row['validation_dice']:.3f}")
     parts.append(f"{row['seconds_per_step']:.3g} s/step")
     parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (f" ({row['waiting_for']})" if row["waiting_for"] else ""))
-    parts.append(f"{row['memory'] / 1e9:.1f} GB")
-    parts.append(f"{clock_text(row['time_left'])} left")
+    parts.append(format_bytes(row["memory"]))
+    parts.append(f"{format_duration(row['time_left'])} left")
     return ", ".join(parts)
 
 
@@ -152,13 +153,3 @@ def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether both files hold a row for every epoch."""
     expected = {run.history_jsonl: len(history), run.history_csv: len(history) + 1}
     return all(path.exists() and len(path.read_text().splitlines()) == lines for path, lines in expected.items())
-
-
-def clock_text(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> clock_text(75), clock_text(3700)
-    ('1:15', '1:01:40')
-    """
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -9,7 +9,8 @@ from typing import Any
 
 from autoseg.errors import PlanMismatch
 from autoseg.networks import checkpoint
-from autoseg.training.history import Clock, clock_text, is_written, write_history
+from autoseg.quantities import format_duration
+from autoseg.training.history import Clock, is_written, write_history
 from autoseg.training.length import SPENDING
 from autoseg.training.run_identity import changed_settings, identity_of, refuse_another, settings_of
 from autoseg.training.settings import TrainingSettings, check_settings
@@ -114,7 +115,7 @@ def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say
             fix="give the seed it was begun with, or begin again with --overwrite",
         )
     if not progress.finished:
-        say(f"resuming after step {progress.step} ({clock_text(progress.length.elapsed)} of training)")
+        say(f"resuming after step {progress.step} ({format_duration(progress.length.elapsed)} of training)")
     return progress, changed
 
 
@@ -135,13 +136,13 @@ def extend(task: TrainingTask, progress: Progress, say: Callable[[str], None]) -
     length, before = progress.length, progress.asked_seconds
     if _is_longer(task, progress):
         progress.finished, progress.extended_at, progress.scored = False, progress.step, None
-        say(f"a longer run is asked for: resuming after step {progress.step} ({clock_text(length.elapsed)} of training)")
+        say(f"a longer run is asked for: resuming after step {progress.step} ({format_duration(length.elapsed)} of training)")
     elif (length.steps, length.seconds) != (progress.asked_steps, before):
-        asked = f"{length.steps} steps" if length.seconds is None else f"a time budget of {clock_text(length.seconds)}"
+        asked = f"{length.steps} steps" if length.seconds is None else f"a time budget of {format_duration(length.seconds)}"
         finished, longer = f"{progress.step} steps", "--epochs with more steps makes it longer"
         if before is not None:
-            finished = f"a time budget of {clock_text(before)} ({finished})"
-            longer += f", or a time budget of {clock_text(LONGER * before)}"
+            finished = f"a time budget of {format_duration(before)} ({finished})"
+            longer += f", or a time budget of {format_duration(LONGER * before)}"
         say(f"finished with {finished}, and not trained again for {asked}: {longer}; --overwrite begins again")
 
 

@@ -62,7 +62,7 @@ def test_a_batch_beyond_the_memory_is_an_error_with_figures():
     validate_plan(plan, machine=card(80e9))
     with pytest.raises(NotEnough, match="takes more memory") as error:
         validate_plan(plan, machine=card(8e9))
-    assert "8.0 GB" in str(error.value) and "batch 400" in str(error.value)
+    assert "8 GB" in str(error.value) and "batch 400" in str(error.value)
 
 
 def test_memory_is_asked_for_the_named_configurations_alone():

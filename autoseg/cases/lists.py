@@ -256,7 +256,7 @@ def _case(row: Row, columns: _Columns, listed: Sequence[str], folder: Path) -> C
 
     label = text(columns.label)
     return Case(
-        name=text(columns.case) or _stem(label or next(iter(listed), "")),
+        name=text(columns.case) or images.stem_of(label or next(iter(listed), "")),
         images=tuple(_resolved(item, folder) for item in listed if item),
         label=_resolved(label, folder) if label else None,
         group=text(columns.group) or None,
@@ -390,10 +390,6 @@ def _resolved(text: str, folder: Path) -> Path:
     if "\\" in text and os.sep == "/" and not file_exists(path):  # a list from Windows
         return _resolved(text.replace("\\", "/"), folder)
     return path
-
-
-def _stem(text: str) -> str:
-    return images.stem_of(text)
 
 
 def _words(value: Any) -> tuple[str, ...] | None:

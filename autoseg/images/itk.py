@@ -69,7 +69,8 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
             reader = information(path, itk_io=_IO[name_of(path)])
             dtype = pixel_type(reader)
         except RuntimeError as error:
-            raise _damaged(path, str(error).strip().splitlines()[-1], "a valid header") from None
+            reason = re.sub(r"^.*\(0x\w+\): |^\w+::ERROR: ", "", str(error).strip().splitlines()[-1])
+            raise _damaged(path, reason, "a valid header") from None
     sizes, samples = reader.GetSize(), reader.GetNumberOfComponents()
     if len(sizes) not in (2, 3, 4) or (samples > 1 and math.prod(sizes[3:]) > 1):
         raise GeometryError(

@@ -28,10 +28,6 @@ from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import swap_columns, usable_affine
 from autoseg.images.types import Order, StoredImage
 
-_KINDS: dict[int, str] = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8", 128: "3u1", 2304: "4u1",
-}  # fmt: skip
-_OTHERS = {1: "one bit per voxel", 32: "complex64", 1536: "float128", 1792: "complex128", 2048: "complex256"}
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre, micrometre; everything else is taken as mm
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 DISAGREEMENT = 0.1  # voxels between sform and qform that deserve a note; rounding alone makes about 0.001
@@ -56,8 +52,8 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     """
     with gzipped.opened(path) as stream:
         header, notes = _header(stream, path)
-        shape, channels, samples = _shape(header, path)
-        kind, kind_notes = _kind(header, path)
+        kind, samples, kind_notes = _voxel_type(header, path)
+        shape, channels = _shape(header, samples, path)
         offset, offset_notes = _offset(header, path)
         affine, affine_notes = _affine(header, shape, path)
         slope, inter, scale_notes = _scaling(header)
@@ -69,7 +65,9 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
             size = math.prod(shape) * channels * samples * kind.itemsize
             notes = (*notes, *_check_length(path, offset=offset, size=size, slice_size=size // (shape[0] * channels)))
             gzipped.skip_to_end(stream, limit=offset - int(header.sizeof_hdr))
-            flat = _native(gzipped.take(stream, path, size=size, spare=SPARE).view(kind))
+            flat: NDArray[Any] = gzipped.take(stream, path, size=size, spare=SPARE).view(kind)
+            if not kind.isnative:
+                flat = flat.byteswap(inplace=True).view(kind.newbyteorder("="))
             if scaled:
                 flat = _scaled(flat, slope, inter, dtype, path)
             if samples > 1:
@@ -137,8 +135,8 @@ def _not_nifti(path: Path, magic: bytes) -> UnreadableFile:
     )
 
 
-def _shape(header: Any, path: Path) -> tuple[Shape, int, int]:
-    """Return stored (z, y, x), channels along the fourth or fifth axis, samples per voxel (3 for RGB)."""
+def _shape(header: Any, samples: int, path: Path) -> tuple[Shape, int]:
+    """Return stored (z, y, x), and the channels along the fourth or fifth axis."""
     dims = [int(n) for n in header["dim"]]
     axes, sizes = dims[0], dims[1:]
     if not 1 <= axes <= 7 or min(sizes[:axes]) < 1:
@@ -160,30 +158,31 @@ def _shape(header: Any, path: Path) -> tuple[Shape, int, int]:
             fix="store each channel in a file of its own",
         )
     channels = beyond[0] if beyond else 1
-    samples = {128: 3, 2304: 4}.get(int(header["datatype"]), 1)
     if samples > 1 and channels > 1:
         raise GeometryError(
             "several volumes of RGB voxels", file=path, found=f"dim {dims}", expected="one volume", fix="store one volume per file"
         )
-    return (sizes[2], sizes[1], sizes[0]), channels, samples
+    return (sizes[2], sizes[1], sizes[0]), channels
 
 
-def _kind(header: Any, path: Path) -> tuple[np.dtype[Any], tuple[str, ...]]:
-    """Type of one stored number, in the byte order of the file."""
-    code = int(header["datatype"])
-    if code not in _KINDS:
+def _voxel_type(header: Any, path: Path) -> tuple[np.dtype[Any], int, tuple[str, ...]]:
+    """Return the type of one stored number in the byte order of the file, how many make a voxel (3 for RGB), and notes."""
+    name = header.get_value_label("datatype")
+    kind, samples = np.dtype("V"), 1
+    if not name.startswith("<unknown"):
+        voxel = header.get_data_dtype()
+        kind, samples = (voxel[0], len(voxel.names)) if voxel.names else (voxel, 1)
+    if kind.kind not in "iuf" or kind.itemsize > 8:
         raise UnreadableFile(
-            "an unsupported voxel type" if code in _OTHERS else "the header declares an unknown voxel type",
+            "the header declares an unknown voxel type" if name.startswith("<unknown") else "an unsupported voxel type",
             file=path,
-            found=_OTHERS.get(code, f"datatype {code}"),
+            found=f"datatype {int(header['datatype'])} {name}",
             expected="integers of 8 to 64 bits, float32, float64, RGB",
             fix="convert the image to float32 or int16",
         )
-    text = _KINDS[code]
-    kind = np.dtype(text[-2:]).newbyteorder(header.endianness)
-    bits = np.dtype(text[-2:]).itemsize * 8 * (int(text[0]) if len(text) == 3 else 1)
-    said = int(header["bitpix"])
-    return kind, () if said == bits else (f"the header says {said} bits per voxel for a type of {bits}; the type was taken",)
+    declared, bits = int(header["bitpix"]), kind.itemsize * 8 * samples
+    notes = () if declared == bits else (f"the header says {declared} bits per voxel for a type of {bits}; the type was taken",)
+    return kind, samples, notes
 
 
 def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
@@ -203,7 +202,7 @@ def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
 def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, ...]]:
     """Stored index (z, y, x, 1) -> world: the sform, else the qform, else the spacing alone; made usable."""
     notes: tuple[str, ...] = ()
-    sform, qform = _sform(header), _qform(header)
+    sform, qform = swap_columns(header.get_sform()) if int(header["sform_code"]) > 0 else None, _qform(header)
     if sform is not None and not _sane(sform, shape) and qform is not None and _sane(qform, shape):
         sform, notes = None, ("the sform is degenerate; the qform was taken",)
     if sform is not None and qform is not None and _sane(qform, shape):
@@ -230,13 +229,6 @@ def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, .
         notes = (*notes, f"lengths are stored in {'metres' if code == 1 else 'micrometres'} and were turned into mm")
     usable, mended = usable_affine(best, shape, path=path)
     return usable, (*notes, *mended)
-
-
-def _sform(header: Any) -> Affine | None:
-    if int(header["sform_code"]) <= 0:
-        return None
-    rows = np.vstack([header["srow_x"], header["srow_y"], header["srow_z"], [0, 0, 0, 1]]).astype(np.float64)
-    return swap_columns(rows)
 
 
 def _qform(header: Any) -> Affine | None:
@@ -307,13 +299,6 @@ def _check_length(path: Path, *, offset: int, size: int, slice_size: int) -> tup
             fix="the header does not belong to these voxels: convert the file again from its source",
         )
     return (f"{rest} bytes behind the voxels were ignored",) if rest else ()
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """Native byte order, swapped in place."""
-    if array.dtype.isnative:
-        return array
-    return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 
 def _scaled(array: NDArray[Any], slope: float, inter: float, dtype: np.dtype[Any], path: Path) -> NDArray[Any]:

@@ -234,7 +234,7 @@ def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, P
         if not path.exists():
             raise MissingPath("no such file or folder", file=path, fix="check the spelling of the path")
     if predictions.is_file() and references.is_file():
-        return {_stem(predictions): (predictions, references)}, []
+        return {images.stem_of(predictions): (predictions, references)}, []
     if predictions.is_file() or references.is_file():
         raise UsageError("compare two files or two folders", found=f"{predictions} and {references}", fix="give two of a kind")
     ours, theirs = _by_stem(predictions), _by_stem(references)
@@ -262,11 +262,7 @@ def _some(names: Mapping[str, Path], known: Mapping[str, Path]) -> str:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found = [path for path in sorted(folder.iterdir()) if path.is_file() and images.suffix_of(path) and not path.name.startswith(".")]
-    return {_stem(path): path for path in found if not _stem(path).endswith(("_probabilities", "_uncertainty"))}
-
-
-def _stem(path: Path) -> str:
-    return images.stem_of(path)
+    return {images.stem_of(path): path for path in found if not images.stem_of(path).endswith(("_probabilities", "_uncertainty"))}
 
 
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:

@@ -221,3 +221,54 @@ def test_a_label_and_an_image_without_position_are_paired_voxel_by_voxel(tmp_pat
     assert image.stored is not None and not image.stored.has_position
     label = images.read_label(tmp_path / "label.nrrd", like=image)
     assert np.array_equal(label.array, image.array), "as stored, whatever the label's header says of its place"
+
+
+NRRD = "NRRD0004\ntype: short\ndimension: 4\nsizes: {sizes}\nendian: {endian}\nencoding: raw\n{place}kinds: {kinds}\n\n"
+
+
+@pytest.mark.parametrize(
+    "sizes, place, kinds",
+    [
+        ("2 6 5 4", "space: RAS\nspace directions: none (1,0,0) (0,2,0) (0,0,3)\n", "list domain domain domain"),
+        ("6 2 5 4", "space: RAS\nspace directions: (1,0,0) none (0,2,0) (0,0,3)\n", "domain list domain domain"),
+        ("6 5 4 2", "space: LAS\nspace directions: (-1,0,0) (0,2,0) (0,0,3) none\n", "domain domain domain list"),
+        ("2 6 5 4", "space: RAS\nspace directions: (nan,nan,nan) (1,0,0) (0,2,0) (0,0,3)\n", "vector domain domain domain"),
+        ("6 5 4 2", "spacings: 1 2 3 nan\n", "domain domain domain vector"),
+    ],
+)
+@pytest.mark.parametrize("endian", ["little", "big"])
+def test_channels_are_found_on_whatever_axis_of_an_nrrd(tmp_path: Path, sizes: str, place: str, kinds: str, endian: str) -> None:
+    array = np.arange(240).reshape([int(n) for n in sizes.split()][::-1])
+    channels = sizes.split()[::-1].index("2")
+    header = NRRD.format(sizes=sizes, place=place, kinds=kinds, endian=endian)
+    (tmp_path / "A.NRRD").write_bytes(header.encode() + array.astype("<i2" if endian == "little" else ">i2").tobytes())
+    image = images.read(tmp_path / "A.NRRD")
+    expected = np.moveaxis(array, channels, 0)
+    assert np.array_equal(image.array, expected if "space:" in place else expected[..., ::-1, ::-1])
+    assert image.spacing == (3, 2, 1)
+    images.write_image(tmp_path / "b.nrrd", image.array, affine=image.affine, like=image)
+    back = images.read(tmp_path / "b.nrrd")
+    assert np.array_equal(back.array, image.array) and np.array_equal(back.affine, image.affine)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("NDims = 3", "NDims = 9"),
+        ("ElementSpacing = 1 1 1", "ElementSpacing = 1 1"),
+        ("ElementSpacing = 1 1 1", "ElementSpacing = 1 x 1"),
+        ("Offset = 0 0 0", "Offset = 0 0 zero"),
+        ("DimSize = 14 13 12", "DimSize = 14 13 0"),
+        ("ElementType = MET_SHORT", "ElementType = MET_SHIRT"),
+        ("TransformMatrix = 1 0 0 0 1 0 0 0 1", "TransformMatrix = 1 0 0 0 1 0 0 0"),
+        ("CompressedData = True", "CompressedData = True\nBinaryData = False"),
+    ],
+)
+def test_a_wrong_metaimage_header_is_named_in_one_error(tmp_path: Path, capfd, old: str, new: str) -> None:
+    path = written(tmp_path, ".mha")
+    data = path.read_bytes()
+    assert old.encode() in data
+    path.write_bytes(data.replace(old.encode(), new.encode()))
+    with pytest.raises(UnreadableFile, match="header cannot be used"):
+        images.read(path)
+    assert capfd.readouterr() == ("", ""), "nothing of MetaIO's own"

@@ -29,9 +29,10 @@ Anything else that reaches the command line is a defect of autoseg: exit code 1 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
@@ -216,6 +217,16 @@ class Interrupted(AutosegError):
     """Stopped by the user or the scheduler; the same command resumes."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error about what a file says names the file."""
+    try:
+        yield
+    except AutosegError as error:
+        error.file = error.file or str(path)
+        raise
 
 
 def listed(names: Iterable[str]) -> list[str]:

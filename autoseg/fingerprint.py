@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from autoseg import images, schema
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
-from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile
+from autoseg.checksums import checked, without_checksum
+from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile, naming
 from autoseg.geometry import Shape, Spacing, nonzero_box
 from autoseg.labels import Labels, LabelsRecord
 from autoseg.version import __version__
@@ -103,7 +104,7 @@ class Fingerprint:
         LabelError : labels that cannot work
         """
         fix = "plan again from the images"
-        record = schema.parse(_FingerprintRecord, value, what="the fingerprint", fix=fix, format=FINGERPRINT_FORMAT)
+        record = schema.parse(_FingerprintRecord, without_checksum(value), what="the fingerprint", fix=fix, format=FINGERPRINT_FORMAT)
         if len(record.intensities) != len(record.channels):
             raise SettingsError(
                 "the fingerprint cannot be understood",
@@ -134,6 +135,21 @@ class _FingerprintRecord(LabelsRecord):
     label_voxels: Mapping[str, int] = field(default_factory=dict)  # the sum over the cases, for a person to read
     intensities: tuple[ChannelIntensities, ...]
     cases: tuple[CaseFacts, ...]
+
+
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Return the fingerprint in a file.
+
+    Raises
+    ------
+    MissingPath, UnreadableFile, SettingsError : it is missing, damaged, or was changed since it was measured
+    """
+    value = files.read_json(path)
+    with naming(path):
+        measured = Fingerprint.from_json(value)
+    fix = 'plan again from the images; a file that was changed on purpose is read once its line "checksum" is removed'
+    checked(value, file=path, what="the fingerprint", fix=fix)
+    return measured
 
 
 def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress | None = None) -> Fingerprint:

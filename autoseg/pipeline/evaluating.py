@@ -12,6 +12,7 @@ import numpy as np
 
 from autoseg import cases, evaluation, files, images, workers
 from autoseg.cases import Case
+from autoseg.checksums import with_checksum
 from autoseg.errors import (
     AutosegError,
     FaultyCases,
@@ -223,7 +224,7 @@ def score_pair(
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """Write summary.json, and next to it a CSV table of the same name."""
-    files.write_json(path, summary)
+    files.write_json(path, with_checksum(summary))
     rows = evaluation.case_rows(summary)
     if rows:
         files.write_text(path.with_suffix(".csv"), csv_text(rows))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from autoseg import cases, files, images, postprocessing, prediction, schema
 from autoseg.cases import Case
+from autoseg.checksums import is_unchanged
 from autoseg.errors import (
     AutosegError,
     UnreadableFile,
@@ -72,6 +73,8 @@ def predict(
     for note in _channels_taken_for_cases(found, opened):
         reporter.say(f"warning: {note}")
     rules = opened.rules if postprocess else None
+    if rules is not None and not isinstance(model, Model):
+        _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), reporter)
     record = Record(
         output=Path(output),
         single=_is_one_file(Path(output), found),
@@ -163,6 +166,12 @@ def _rules(workspace: Workspace, configuration: str) -> postprocessing.Postproce
     fix = "choose the rules again: autoseg select"
     chosen = schema.read(dict[str, Any], workspace.postprocessing, what="the post-processing rules", fix=fix).get(configuration)
     return None if chosen is None else postprocessing.PostprocessingRules.from_json(chosen)
+
+
+def _note_edited_rules(workspace: Workspace, reporter: Reporter) -> None:
+    """Report rules that are not those that were chosen: a user may write their own."""
+    if is_unchanged(files.read_json(workspace.postprocessing)) is False:
+        reporter.say(f"warning: {workspace.postprocessing} was changed since autoseg select wrote it; its rules are used as they are now")
 
 
 def _scan(scan: Any, affine: NDArray[Any] | None, channels: int) -> Image:

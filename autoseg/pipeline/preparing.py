@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from autoseg import cases, checking, files, fingerprint, machine, presets
 from autoseg.cases import Channel, Dataset, folds
 from autoseg.checking import Fault
-from autoseg.errors import AutosegError, InputError, PlanMismatch, SettingsError, UsageError
+from autoseg.checksums import with_checksum
+from autoseg.errors import InputError, PlanMismatch, SettingsError, UsageError, naming
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
 from autoseg.networks import memory_estimate
@@ -137,7 +137,7 @@ def plan(
     offered = machine.to_plan_for(device, memory=memory)
     checked = None
     if from_fingerprint is not None:
-        facts = Fingerprint.from_json(files.read_json(Path(from_fingerprint)))
+        facts = fingerprint.read_fingerprint(Path(from_fingerprint))
         workspace = _workspace(output, facts.name)
     elif dataset is not None:
         checked = check(
@@ -162,8 +162,8 @@ def plan(
         files.write_json(workspace.check, checked.to_json())
         files.write_json(workspace.dataset, checked.dataset.to_json())
         files.write_json(workspace.splits, split)
-    files.write_json(workspace.fingerprint, facts.to_json())
-    files.write_json(workspace.plan, result.to_json())
+    files.write_json(workspace.fingerprint, with_checksum(facts.to_json()))
+    files.write_json(workspace.plan, with_checksum(result.to_json()))
     reporter.say(describe_plan(result))
     return workspace
 
@@ -178,7 +178,7 @@ def _loss_to_trace(preset: presets.Preset, labels: Labels) -> memory_estimate.Tr
 
 def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, reporter: Reporter) -> Fingerprint:
     """The fingerprint that lies in the workspace where it is of the very same files, else a new one."""
-    known = None if overwrite or not workspace.fingerprint.exists() else _known_fingerprint(workspace)
+    known = None if overwrite or not workspace.fingerprint.exists() else _known_fingerprint(workspace, reporter)
     if known is not None and not any(case.grid_fix for case in dataset.cases):  # which fix it was measured with is not recorded
         changed = fingerprint.outdated(known, dataset, progress=counter(reporter, "compare with the fingerprint"))
         if not changed:
@@ -189,11 +189,12 @@ def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, ov
     return fingerprint.extract(dataset, workers=workers, progress=counter(reporter, "fingerprint"))
 
 
-def _known_fingerprint(workspace: Workspace) -> Fingerprint | None:
-    """None where what lies there cannot be read, or is of another version of autoseg."""
+def _known_fingerprint(workspace: Workspace, reporter: Reporter) -> Fingerprint | None:
+    """None where what is there cannot be read or was changed, which is reported, or is of another version of autoseg."""
     try:
-        known = Fingerprint.from_json(files.read_json(workspace.fingerprint))
-    except InputError:
+        known = fingerprint.read_fingerprint(workspace.fingerprint)
+    except InputError as error:
+        reporter.say(f"warning: fingerprint: measured again, since {workspace.fingerprint} cannot be used: {error.summary}")
         return None
     return known if known.version == __version__ else None
 
@@ -205,8 +206,10 @@ def read_plan(workspace: Workspace) -> Plan:
     ------
     MissingPath, UnreadableFile, SettingsError
     """
-    plan = Plan.from_json(files.read_json(workspace.plan, fix="make it first: autoseg plan DATASET -o WORKSPACE"))
-    validate_plan(plan)
+    value = files.read_json(workspace.plan, fix="make it first: autoseg plan DATASET -o WORKSPACE")
+    with naming(workspace.plan):
+        plan = Plan.from_json(value)
+        validate_plan(plan)
     return plan
 
 
@@ -229,7 +232,7 @@ def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[s
     SettingsError : a fold names unknown cases, or a case is in training and validation at once
     """
     splits: list[dict[str, list[str]]] = files.read_json(workspace.splits)
-    with _of_file(workspace.splits):
+    with naming(workspace.splits):
         folds.check_folds(splits, [case.name for case in dataset.cases], groups={case.name: case.group for case in dataset.cases})
     return splits
 
@@ -319,19 +322,9 @@ def _describe(dataset: Dataset) -> str:
 
 def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: int) -> list[dict[str, list[str]]]:
     if splits is not None:
-        with _of_file(splits):
+        with naming(splits):
             return folds.own_folds(files.read_json(splits), dataset.cases)
     return folds.make_folds(dataset.cases, presence=facts.presence, seed=seed)
-
-
-@contextlib.contextmanager
-def _of_file(path: Path) -> Iterator[None]:
-    """An error about what a file says names the file."""
-    try:
-        yield
-    except AutosegError as error:
-        error.file = error.file or str(path)
-        raise
 
 
 def _refuse_to_orphan(workspace: Workspace, result: Plan, checked: Checked | None, split: list[dict[str, list[str]]] | None) -> None:

@@ -10,12 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import files, images, schema
-from autoseg.errors import (
-    AutosegError,
-    InputError,
-    SomeCasesFailed,
-    UnreadableFile,
-)
+from autoseg.checksums import checked, with_checksum
+from autoseg.errors import AutosegError, SomeCasesFailed, UnreadableFile
 from autoseg.labels import Labels
 from autoseg.version import __version__
 
@@ -62,7 +58,7 @@ class Record:
         """After each case, so that the same command goes on after any end; cases of earlier commands stay listed."""
         if self.file.exists() and read_record(self.file) is None:
             return  # a file of somebody else's that happens to have this name
-        files.write_json(self.file, {**self.to_json(), "cases": {**self.read(), **self.cases}})
+        files.write_json(self.file, with_checksum({**self.to_json(), "cases": {**self.read(), **self.cases}}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +86,27 @@ def read_summary(file: Path) -> dict[str, Any]:
     MissingPath, UnreadableFile : it is missing or damaged
     """
     fix = "remove the folder it is in and run the training again: the cases are predicted and scored again"
-    summary: dict[str, Any] = files.read_json(file)
-    schema.parse(_Summary, schema.pick(_Summary, summary), what="the summary", fix=fix, file=file, error=UnreadableFile)
+    value = files.read_json(file, fix=fix)
+    schema.parse(_Summary, schema.pick(_Summary, value), what="the summary", fix=fix, file=file, error=UnreadableFile)
+    summary: dict[str, Any] = checked(value, file=file, what="the summary", fix=fix)
     return summary
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """What `predict` wrote there; None where there is nothing, or something else."""
-    try:
-        known = files.read_json(file) if file.exists() else None
-    except InputError:
+    """What `predict` wrote there; None where there is nothing, or something else.
+
+    Raises
+    ------
+    UnreadableFile : it is damaged, or was changed since `predict` wrote it
+    """
+    fix = "put it back as it was; or remove it, and give evaluate the labels with --labels, predict another place with -o"
+    known = files.read_json(file, fix=fix) if file.exists() else None
+    if not isinstance(known, dict) or known.get("made_by") != MADE_BY:
         return None
-    ours = isinstance(known, dict) and known.get("made_by") == MADE_BY and isinstance(known.get("cases"), dict)
-    return known if ours else None
+    record: dict[str, Any] = checked(known, file=file, what="the record of a prediction", fix=fix)
+    what = "the cases of a prediction"
+    schema.parse(dict[str, dict[str, Any]], record.get("cases"), what=what, fix=fix, file=file, error=UnreadableFile)
+    return record
 
 
 def sidecar(target: Path) -> Path:
@@ -127,7 +131,7 @@ def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]
     SomeCasesFailed : there are any
     """
     if not failures:
-        if path.exists() and path.read_text().startswith(",".join(_FAILED_COLUMNS)):
+        if path.is_file() and path.read_bytes().startswith(",".join(_FAILED_COLUMNS).encode()):
             path.unlink()
         return
     rows = [dict(zip(_FAILED_COLUMNS, (name, stage, error.summary, str(error)), strict=True)) for name, stage, error in failures]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from autoseg import cases, evaluation, files, images, postprocessing
 from autoseg.cases import Dataset
+from autoseg.checksums import with_checksum
 from autoseg.errors import (
     MissingPath,
 )
@@ -50,8 +51,8 @@ def select(root: Path | str | Workspace, *, reporter: Reporter | None = None) ->
     best = _best(table, plan)
     rules = {name: _choose_rules(workspace, dataset, plan, folds, reporter) for name, folds in candidates.items()}
     selection = {"version": __version__, "configurations": table, "selected": best}
-    files.write_json(workspace.postprocessing, {name: rule.to_json() for name, rule in rules.items()})
-    files.write_json(workspace.selection, selection)
+    files.write_json(workspace.postprocessing, with_checksum({name: rule.to_json() for name, rule in rules.items()}))
+    files.write_json(workspace.selection, with_checksum(selection))
     for name, row in table.items():
         note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
         dice = "none" if row["dice"] is None else f"{row['dice']:.4f}"

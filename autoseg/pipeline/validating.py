@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +13,7 @@ from numpy.typing import NDArray
 
 from autoseg import cases, evaluation, files, images, prediction
 from autoseg.cases import Case
-from autoseg.errors import (
-    InputError,
-)
+from autoseg.errors import InputError
 from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import Reporter
@@ -50,7 +49,7 @@ def validate_fold(
     targets = _targets(run, held_out)
     weights, description = files.hash_file(run.weights), files.read_json(run.description)
     plan = Plan.from_json(description["plan"])  # without mirror images where the run was too brief for them
-    if (summary := _summary_of(run, targets)) is not None and summary.get("weights") == weights:
+    if (summary := _summary_of(run, targets, reporter)) is not None and summary.get("weights") == weights:
         reporter.say(f"{configuration.name} {run.root.name} is trained and validated: Dice {dice_text(summary)}")
         return summary
     how = {"version": __version__, "weights": weights, "tta": True, "device": device.split(":")[0]}
@@ -75,7 +74,8 @@ def validate_fold(
     reporter.progress(stage, len(held_out), len(held_out))
     largest = max(math.prod(stored[case.name].geometry.canonical_shape) for case in held_out)
     metrics = evaluation.affordable_metrics(largest, plan.labels)
-    summary = {**score(targets, held_out, plan.labels, metrics=metrics, parallel=workers, reporter=reporter), "weights": weights}
+    summary = {**score(targets, held_out, plan.labels, metrics=metrics, parallel=workers, reporter=reporter), "weights": weights,
+               "predictions": {name: files.hash_file(path) for name, path in targets.items()}}  # fmt: skip
     write_summary(run.summary, summary)
     reporter.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
@@ -119,13 +119,24 @@ def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, 
         )
 
 
-def _summary_of(run: Run, targets: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The summary of a fold's validation; None where it is not over: no summary yet, of other cases, or a prediction is gone."""
+def _summary_of(run: Run, targets: Mapping[str, Path], reporter: Reporter | None = None) -> dict[str, Any] | None:
+    """The summary of a fold's validation; None where it is not over: no summary yet, a damaged one, or one of other predictions."""
     if not run.summary.exists():
         return None
-    summary: dict[str, Any] = read_summary(run.summary)
-    whole = {case["case"] for case in summary["cases"]} == set(targets) and all(path.exists() for path in targets.values())
+    try:
+        summary = read_summary(run.summary)
+    except InputError as error:
+        if reporter is not None:
+            reporter.say(f"warning: {run.summary} is made again: {error.summary}")
+        return None
+    whole = {case["case"] for case in summary["cases"]} == set(targets) and not _harmed(targets, summary)
     return summary if whole else None
+
+
+def _harmed(targets: Mapping[str, Path], summary: Mapping[str, Any]) -> set[str]:
+    """The cases whose prediction is gone, or is not the one that was scored."""
+    scored = summary.get("predictions", {})  # without, of an earlier version
+    return {name for name, path in targets.items() if not path.exists() or (name in scored and files.hash_file(path) != scored[name])}
 
 
 def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Path]) -> set[Path]:
@@ -137,6 +148,9 @@ def _kept_predictions(run: Run, how: Mapping[str, Any], targets: Mapping[str, Pa
     if not same:
         files.remove_tree(run.validation)
         files.write_json(run.predicted_with, how)
+    with contextlib.suppress(InputError):  # no summary yet, or damaged: it says nothing about them
+        for case in _harmed(targets, read_summary(run.summary)):
+            targets[case].unlink(missing_ok=True)
     kept = {case: path for case, path in targets.items() if path.exists()}
     companions = tuple(f"{case}." for case in kept)  # TIFF has its spacing in a file of its own
     for path in run.validation.iterdir():

@@ -13,6 +13,7 @@ from typing import Any
 
 from autoseg import schema
 from autoseg.cases import Channel
+from autoseg.checksums import without_checksum
 from autoseg.errors import SettingsError
 from autoseg.fingerprint import ChannelIntensities
 from autoseg.geometry import Axes, Shape, Spacing
@@ -153,7 +154,7 @@ class Plan:
             every such place is named
         LabelError : labels that cannot work
         """
-        named = value
+        named = value = without_checksum(value)
         if isinstance(value, Mapping) and isinstance(configurations := value.get("configurations"), Mapping):
             each = {name: {**c, "name": name} if isinstance(c, Mapping) else c for name, c in configurations.items()}
             named = {**value, "configurations": each}

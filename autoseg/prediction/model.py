@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import files, machine, networks, schema
-from autoseg.errors import MissingPath, ModelError, PlanMismatch
-from autoseg.fingerprint import Fingerprint
+from autoseg.checksums import checked
+from autoseg.errors import MissingPath, ModelError, PlanMismatch, naming
+from autoseg.fingerprint import Fingerprint, read_fingerprint
 from autoseg.networks import Network, checkpoint
 from autoseg.networks.inputs import input_channels
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.validation import validate_plan
 from autoseg.postprocessing import PostprocessingRules
 from autoseg.workspace import Run, Workspace
 
@@ -102,7 +104,7 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
         stages=tuple(stages),
         device=chosen,
         identity=hashlib.sha256(" ".join([name, *digests]).encode()).hexdigest()[:16],
-        fingerprint=Fingerprint.from_json(files.read_json(workspace.fingerprint)) if workspace.fingerprint.exists() else None,
+        fingerprint=read_fingerprint(workspace.fingerprint) if workspace.fingerprint.exists() else None,
     )
 
 
@@ -126,7 +128,9 @@ class _Selection:
 
 def _default_configuration(workspace: Workspace) -> str:
     if workspace.selection.exists():
-        selected = schema.read(_Selection, workspace.selection, what="the selection", fix="select again: autoseg select").selected
+        what, fix = "the selection", f"select again: autoseg select {workspace.root}"
+        value = checked(files.read_json(workspace.selection, fix=fix), file=workspace.selection, what=what, fix=fix)
+        selected = schema.parse(_Selection, value, what=what, fix=fix, file=workspace.selection).selected
         if selected is not None and trained_folds(workspace, selected):
             return selected
     for name in PREFERRED:
@@ -146,6 +150,8 @@ class _Description:
 
     plan: Mapping[str, Any]
     configuration: str
+    fold: int | None = None
+    training_cases: tuple[str, ...] | None = None
 
 
 def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, device: str) -> tuple[Stage, Plan, list[str]]:
@@ -168,12 +174,62 @@ def _load_stage(workspace: Workspace, name: str, folds: Sequence[int] | None, de
         weights, description = checkpoint.load_model(run)
         own = schema.pick(_Description, description)
         head = schema.parse(_Description, own, what="the description of the model", fix=fix, file=run.weights, error=ModelError)
-        fold_plan = Plan.from_json(head.plan)
+        _require_own(head, workspace, name, fold)
+        fold_plan = _usable_plan(head.plan, run)
         plan = fold_plan if plan is None else _together(plan, fold_plan, name, run.root)
         loaded.append(_network(fold_plan, head.configuration, weights, device, run))
         digests.append(checkpoint.digest(weights))
     assert plan is not None, "at least one fold was wanted"
     return Stage(configuration=plan.configuration(name), folds=wanted, networks=tuple(loaded)), plan, digests
+
+
+def _require_own(head: _Description, workspace: Workspace, name: str, fold: int) -> None:
+    """Raise unless a model belongs where it is: to that configuration and fold, and to the cases of this workspace's fold.
+
+    Raises
+    ------
+    ModelError : it was copied from elsewhere, or the folds were made again since
+    """
+    run = workspace.run(name, fold)
+    found, expected = f"{head.configuration} fold {head.fold}", f"{name} fold {fold}"
+    if head.configuration == name and head.fold in (None, fold):
+        known = _training_cases(workspace, fold)
+        if known is None or head.training_cases is None or set(head.training_cases) == known:
+            return
+        found, expected = _some(set(head.training_cases)), f"{_some(known)}, as in {workspace.splits}"
+    raise ModelError(
+        "the model belongs to another fold, configuration or workspace",
+        file=run.weights,
+        found=found,
+        expected=expected,
+        fix="put the file of this fold back, or train it again with --overwrite",
+    )
+
+
+def _training_cases(workspace: Workspace, fold: int) -> set[str] | None:
+    """The cases that a fold of a workspace is trained on; None where the workspace does not say, as where it was copied in part."""
+    if not workspace.splits.exists():
+        return None
+    fix = "plan again: autoseg plan DATASET -o WORKSPACE"
+    splits = schema.read(tuple[Mapping[str, tuple[str, ...]], ...], workspace.splits, what="the folds", fix=fix)
+    return set(splits[fold].get("train", ())) if fold < len(splits) else None
+
+
+def _some(names: set[str]) -> str:
+    return f"{len(names)} training cases: {', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def _usable_plan(value: Mapping[str, Any], run: Run) -> Plan:
+    """The plan of a model, held to what `train` asks of one.
+
+    Raises
+    ------
+    SettingsError : it cannot be used
+    """
+    with naming(run.weights):
+        plan = Plan.from_json(value)
+        validate_plan(plan)
+    return plan
 
 
 def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device: str, run: Run) -> Network:

@@ -7,7 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from autoseg import cli, demo, images
+from autoseg import cli, demo, files, images
+from autoseg.checksums import with_checksum, without_checksum
 from autoseg.preprocessing import store
 
 SHORT = ["--set", "steps_per_epoch=2", "--epochs", "1", "--device", "cpu", "--workers", "0"]
@@ -91,7 +92,8 @@ def test_a_prediction_of_the_first_stage_that_is_gone_is_made_again(road):
 def test_a_cascade_does_not_go_on_with_another_first_stage(road, capsys):
     summary = road / "workspace/runs/3d_lowres/fold_1/validation/summary.json"
     before = summary.read_text()
-    summary.write_text(json.dumps(json.loads(before) | {"weights": "0" * 64}))  # as after training it again
+    trained_again = without_checksum(json.loads(before)) | {"weights": "0" * 64}
+    summary.write_text(json.dumps(with_checksum(trained_again)))
     run("train", road / "workspace", "--configuration", "3d_cascade", "--fold", 0, *SHORT, code=3)
     assert "other weights in fold_1" in capsys.readouterr().err
     summary.write_text(before)
@@ -114,6 +116,10 @@ def test_the_cascade_is_trained_on_out_of_fold_predictions_of_the_first_stage(ro
     scan, reference = (images.read(road / f"data/{folder}/phantom_000.nii.gz") for folder in ("imagesTr", "labelsTr"))
     exchanged = np.array([0, 3, 1, 2], dtype=np.uint8)  # the reference's shapes, under other labels
     images.write_label(planted, exchanged[reference.array[0].astype(int)], like=scan)
+    summary = planted.with_name("summary.json")
+    scored = without_checksum(json.loads(summary.read_text()))
+    scored["predictions"]["phantom_000"] = files.hash_file(planted)
+    summary.write_text(json.dumps(with_checksum(scored)))
     run("train", road / "workspace", "--configuration", "3d_cascade", "--fold", 0, "--overwrite", *SHORT)
     assert set(seen) == {f"phantom_{i:03d}" for i in range(4)}
     expected = exchanged[store.open_case(road / "workspace/preprocessed/3d_fullres", "phantom_000").label()]

@@ -29,7 +29,7 @@ def data(tmp_path):
 def plan(data, **options):
     heard = Heard()
     workspace = preparing.plan(data, output=data.parent / "workspace", device="cpu", workers=0, reporter=heard, **options)
-    return workspace, heard.about("fingerprint")
+    return workspace, [*heard.about("fingerprint"), *heard.about("warning: fingerprint")]
 
 
 def test_what_was_measured_is_used_again_until_a_file_changes(data):
@@ -49,10 +49,14 @@ def test_what_was_measured_is_used_again_until_a_file_changes(data):
 def test_a_fingerprint_that_was_tampered_with_or_is_of_another_version_is_measured_anew(data):
     workspace, _ = plan(data)
     first = json.loads(workspace.fingerprint.read_text())
-    for harm in ({"version": "0.0.1"}, {"format": 999}):
+    for harm in ({"version": "0.0.1"}, {"format": 999}, {"intensities": [{**first["intensities"][0], "mean": 7.0}]}):
         workspace.fingerprint.write_text(json.dumps({**first, **harm}))
         _, told = plan(data)
-        assert told == [] and json.loads(workspace.fingerprint.read_text()) == first
+        assert len(told) == 1 and "measured again" in told[0] and json.loads(workspace.fingerprint.read_text()) == first
+    del first["checksum"]
+    workspace.fingerprint.write_text(json.dumps(first))  # of an earlier version
+    _, told = plan(data)
+    assert len(told) == 1 and "used again" in told[0]
     _, told = plan(data, overwrite=True)
     assert told == []
 

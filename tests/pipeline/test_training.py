@@ -116,6 +116,29 @@ def test_predictions_of_other_weights_or_by_other_means_are_all_made_anew(worksp
         assert weights == json.loads(run.summary.read_text())["weights"] == json.loads(run.predicted_with.read_text())["weights"]
 
 
+def test_scores_that_were_changed_are_reported_and_made_again(workspace, final):
+    run = training.Workspace(root=workspace).run("3d_fullres", 0)
+    train(workspace, fold=0)
+    before = run.summary.read_bytes()
+    for harm in (before.replace(b'"dice": ', b'"dice": 0.', 1), b"{", b"\xff\xfe"):
+        run.summary.write_bytes(harm)
+        final.seen = []
+        assert len(train(workspace, fold=0).about(f"warning: {run.summary} is made again")) == 1
+        assert run.summary.read_bytes() == before and final.seen == []
+
+
+def test_a_prediction_that_was_damaged_after_it_was_scored_is_made_again(workspace, final):
+    run = training.Workspace(root=workspace).run("3d_fullres", 0)
+    train(workspace, fold=0)
+    target = run.validation / "phantom_001.nii.gz"
+    before = target.read_bytes()
+    target.write_bytes(before[:-20])
+    final.seen = []
+    said = train(workspace, fold=0).said
+    assert final.seen == ["phantom_001"] and target.read_bytes() == before
+    assert not [line for line in said if "nothing selected" in line]
+
+
 def test_a_kept_prediction_keeps_the_spacing_that_lies_beside_it(tmp_path):
     run = validating.Run(root=tmp_path)
     run.validation.mkdir()
@@ -133,7 +156,7 @@ def test_a_final_validation_longer_than_what_is_left_of_the_time_budget_is_told_
     """On a clock of its own: the training took 45 s of 60, every case takes as long as given."""
     run, now = training.Workspace(root=workspace).run("3d_fullres", 0), [0.0]
     train(workspace, fold=0)
-    description = json.loads(run.description.read_text())
+    description = without_checksum(json.loads(run.description.read_text()))
     whole = validating.prediction.segment_preprocessed
 
     def segment(*given, **named):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from autoseg import files
-from autoseg.errors import MissingPath, ModelError, PlanMismatch
+from autoseg.checksums import with_checksum
+from autoseg.errors import MissingPath, ModelError, PlanMismatch, SettingsError, UnreadableFile
 from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Plan
@@ -56,10 +57,9 @@ def test_a_missing_fold_is_named_with_those_that_are_there(make_workspace: Calla
     assert "fold 4" in message and "folds 0, 1" in message and "autoseg train" in message
 
 
-def test_a_cascade_without_its_first_stage_says_what_to_train(
-    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
-) -> None:
-    workspace = make_workspace(only(make_plan(), "3d_cascade"))
+def test_a_cascade_without_its_first_stage_says_what_to_train(make_workspace: Callable[..., Workspace]) -> None:
+    workspace = make_workspace()
+    files.remove_tree(workspace.configuration("3d_lowres"))
     with pytest.raises(ModelError, match="3d_lowres"):
         open_model(workspace.root, configuration="3d_cascade", device="cpu")
 
@@ -158,4 +158,56 @@ def test_weights_of_another_network_are_refused(make_plan: Callable[..., Plan], 
     name = next(iter(weights))
     checkpoint.save_model(run, {**weights, name: weights[name][:1]}, description)
     with pytest.raises(ModelError, match="do not fit"):
+        open_model(workspace.root, device="cpu")
+
+
+def _swap(workspace: Workspace, one: tuple[str, int], other: tuple[str, int]) -> None:
+    """Copy the model of one place to another."""
+    for name in ("weights", "description"):
+        getattr(workspace.run(*other), name).write_bytes(getattr(workspace.run(*one), name).read_bytes())
+
+
+@pytest.mark.parametrize("place", [("3d_fullres", 1), ("2d", 0)])
+def test_the_model_of_another_fold_or_configuration_is_refused(make_workspace: Callable[..., Workspace], place: tuple[str, int]) -> None:
+    workspace = make_workspace()
+    _swap(workspace, place, ("3d_fullres", 0))
+    with pytest.raises(ModelError, match="another fold, configuration or workspace") as caught:
+        open_model(workspace.root, configuration="3d_fullres", device="cpu")
+    assert f"{place[0]} fold {place[1]}" in str(caught.value) and "3d_fullres fold 0" in str(caught.value)
+
+
+def test_the_model_of_another_workspace_is_refused(make_workspace: Callable[..., Workspace], make_plan: Callable[..., Plan]) -> None:
+    workspace = make_workspace(only(make_plan(), "2d"), folds=1)
+    run = workspace.run("2d", 0)
+    weights, description = checkpoint.load_model(run)
+    checkpoint.save_model(run, weights, {**description, "training_cases": ["a", "b"]})
+    for cases, fits in ((["b", "a"], True), (["c", "d"], False)):
+        files.write_json(workspace.splits, [{"train": cases, "validation": ["e"]}])
+        if fits:
+            open_model(workspace.root, device="cpu")
+        else:
+            with pytest.raises(ModelError, match="another fold, configuration or workspace"):
+                open_model(workspace.root, device="cpu")
+
+
+def test_the_plan_of_a_model_is_held_to_what_training_asks_of_one(
+    make_workspace: Callable[..., Workspace], make_plan: Callable[..., Plan]
+) -> None:
+    plan = only(make_plan(), "2d")
+    workspace = make_workspace(plan, folds=1)
+    run = workspace.run("2d", 0)
+    weights, description = checkpoint.load_model(run)
+    description["plan"]["axis_order"] = [0, 0, 2]
+    checkpoint.save_model(run, weights, description)
+    with pytest.raises(SettingsError, match="no permutation") as caught:
+        open_model(workspace.root, device="cpu")
+    assert str(run.weights) in str(caught.value)
+
+
+def test_a_selection_that_was_changed_is_refused(make_workspace: Callable[..., Workspace]) -> None:
+    workspace = make_workspace()
+    files.write_json(workspace.selection, with_checksum({"selected": "2d", "configurations": {}}))
+    assert open_model(workspace.root, device="cpu").configuration.name == "2d"
+    workspace.selection.write_text(workspace.selection.read_text().replace("2d", "3d_fullres"))
+    with pytest.raises(UnreadableFile, match="changed since it was written"):
         open_model(workspace.root, device="cpu")

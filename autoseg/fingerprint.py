@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import images, schema
+from autoseg import files, images, schema
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
 from autoseg.checksums import checked, without_checksum
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile, naming

@@ -271,14 +271,19 @@ def evaluate(
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="The references: a label map, or a folder with equal names.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write summary.json.")] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", metavar="FILE", help="plan.json or dataset.json with the names of the labels.")
+        Path | None, typer.Option("--labels", metavar="FILE|DATASET", help="Names of the labels: plan.json, dataset.json or a data set.")
     ] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="quick|all|NAME,...", help="What to compute; all, unless the scans are large.")
     ] = None,
     tolerance: Annotated[
-        list[str] | None, typer.Option("--tolerance", metavar="MM|LABEL=MM", help="Of the surface Dice (NSD), for all labels or one; 2 mm.")
+        list[str] | None,
+        typer.Option("--tolerance", metavar="MM|LABEL=MM", help="Of NSD and boundary IoU, for all labels or one; 2 mm."),
     ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="group|RE", help="Also summarise groups of cases: the data set's, or by name.")
+    ] = None,
+    resample: Annotated[bool, typer.Option("--resample", help="Compare on the reference's grid where the grids differ.")] = False,
     workers: Workers = "auto",
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -295,6 +300,8 @@ def evaluate(
             labels=labels,
             metrics=metrics,
             tolerance=evaluating.parse_tolerance(tolerance or []),
+            by=by,
+            resample=resample,
             workers=_workers(workers),
             reporter=terminal,
         )

@@ -17,7 +17,7 @@ from scipy import ndimage
 from autoseg.errors import GridMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
-from autoseg.metrics import METRICS, QUICK, Comparison, Mask, bootstrap_interval, confusion, mean_of_means, overlap_of
+from autoseg.metrics import ALL, METRICS, QUICK, Comparison, Mask, bootstrap_interval, confusion, mean_of_means, overlap_of
 
 Scores = dict[str, dict[str, Any]]  # label or region name -> metric -> number or None
 
@@ -41,7 +41,7 @@ def affordable_metrics(voxels: int, labels: Labels) -> tuple[str, ...]:
     voxels : of the largest case, so that every case of a set has the same metrics
     labels : how many masks are compared
     """
-    return tuple(METRICS) if voxels * len(labels.scored) <= AFFORDABLE_VOXELS else QUICK
+    return ALL if voxels * len(labels.scored) <= AFFORDABLE_VOXELS else QUICK
 
 
 def score_case(
@@ -83,18 +83,19 @@ def score_case(
     counts = confusion(prediction, reference, classes=classes)
     quick = all(METRICS[name].quick for name in metrics)
     boxes = ((), ()) if quick else (ndimage.find_objects(prediction), ndimage.find_objects(reference))
+    whole = any(METRICS[name].named for name in metrics)
     millilitres = float(np.prod(spacing)) / 1000
     scores: Scores = {}
     for name, members in labels.scored:
         if annotated is not None and name not in annotated:
             continue
         both = overlap_of(counts, members, ignore=labels.ignore_class)
-        predicted, true = _masks(prediction, reference, members, boxes, labels.ignore_class)
+        predicted, true = _masks(prediction, reference, members, None if whole else boxes, labels.ignore_class)
         allowed = tolerance.get(name, TOLERANCE) if isinstance(tolerance, Mapping) else tolerance
         pair = Comparison(
             counts=both, prediction=predicted, reference=true, spacing=spacing, tolerance=allowed, lesion_overlap=lesion_overlap
         )
-        found: dict[str, Any] = {metric: METRICS[metric].score(pair) for metric in metrics}
+        found: dict[str, Any] = {metric: METRICS[metric].score(pair) if both.predicted or both.reference else None for metric in metrics}
         found |= {"tp": both.tp, "fp": both.fp, "fn": both.fn}
         found |= {"reference_ml": both.reference * millilitres, "predicted_ml": both.predicted * millilitres}
         if "lesions" in vars(pair):
@@ -162,9 +163,34 @@ def summarise(
     }
 
 
+def summarise_groups(summary: Mapping[str, Any], groups: Mapping[str, str], labels: Labels) -> dict[str, Any]:
+    """Return the summary of each group of cases.
+
+    Parameters
+    ----------
+    summary : of all cases, as `summarise` returns it
+    groups : name of a case -> its group; cases that are not in it belong to none
+
+    Returns
+    -------
+    {group: {"cases": names, "labels": as in `summarise`, "mean": as in `summarise`}}
+    """
+    scores: dict[str, dict[str, Scores]] = {}
+    for case in summary["cases"]:
+        if case["case"] in groups:
+            scores.setdefault(groups[case["case"]], {})[case["case"]] = case["labels"]
+    parts = {group: summarise(members, labels) for group, members in sorted(scores.items())}
+    return {group: {"cases": list(scores[group]), "labels": part["labels"], "mean": part["mean"]} for group, part in parts.items()}
+
+
 def case_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per case and label, for a CSV file; the columns are the same in every row, a score that does not exist is ''."""
-    rows = [{"case": case["case"], "label": name, **scores} for case in summary["cases"] for name, scores in case["labels"].items()]
+    of = {case: {"group": group} for group, part in summary.get("groups", {}).items() for case in part["cases"]}
+    rows = [
+        {"case": case["case"], "label": name, **of.get(case["case"], {}), **scores}
+        for case in summary["cases"]
+        for name, scores in case["labels"].items()
+    ]
     return _even(rows)
 
 
@@ -182,13 +208,16 @@ def _masks(
     prediction: NDArray[Any],
     reference: NDArray[Any],
     members: Sequence[int],
-    boxes: tuple[Sequence[Any], Sequence[Any]],
+    boxes: tuple[Sequence[Any], Sequence[Any]] | None,
     ignore: int | None,
 ) -> tuple[Mask, Mask]:
     """The two masks of one target, cropped to where either of them is; both without the voxels that were not annotated.
 
+    `boxes` are those of the classes; without them nothing is cropped.
     One voxel more on each side, where there is one, so that only a planar image stays planar.
     """
+    if boxes is None:
+        boxes = ([tuple(slice(0, size) for size in prediction.shape)] * max(members), ())
     found = [side[c - 1] for side in boxes for c in members if c <= len(side) and side[c - 1] is not None]
     if not found:
         nothing = np.zeros((0, 0, 0), dtype=bool)

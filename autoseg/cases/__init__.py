@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from autoseg.cases.finding import find
+from autoseg.cases.finding import find, groups_by_name
 from autoseg.cases.inputs import find_inputs
 from autoseg.cases.loading import load_classes, load_image, load_label
 from autoseg.cases.names import modality_of
@@ -20,6 +20,7 @@ __all__ = [
     "Dataset",
     "find",
     "find_inputs",
+    "groups_by_name",
     "left_out",
     "load_classes",
     "load_image",

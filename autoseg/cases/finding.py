@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,28 +210,49 @@ def _other_number(match: Match, found: int) -> list[str]:
     return [f"dataset.json says that there are {said} training cases, and {found} were found"]
 
 
-def _grouped(dataset: Dataset, group_regex: str) -> Dataset:
+def groups_by_name(names: Iterable[str], expression: str, *, option: str = "--group-regex") -> dict[str, str]:
+    """Return the patient, site or scanner that each name says.
+
+    Parameters
+    ----------
+    names : of cases
+    expression : regular expression, searched in each name; what its groups (or else the whole) match is the case's group
+    option : of the command, for the messages
+
+    Returns
+    -------
+    name -> group, without the names that the expression does not match
+
+    Raises
+    ------
+    SettingsError : not a regular expression, or it matches no name
+    """
     try:
-        regex = re.compile(group_regex)
+        regex = re.compile(expression)
     except re.error as error:
-        raise SettingsError("--group-regex is not a regular expression", found=group_regex, expected=str(error),
-                            fix=r"for example --group-regex '^(sub-\d+)'") from None  # fmt: skip
-    grouped, without = [], []
-    for case in dataset.cases:
-        found = regex.search(case.name)
-        group = None if found is None else "-".join(part for part in found.groups() if part) or found[0]
-        if not group:
-            without.append(case.name)
-        grouped.append(replace(case, group=group or None))
-    if len(without) == len(grouped) and grouped:
+        raise SettingsError(f"{option} is not a regular expression", found=expression, expected=str(error),
+                            fix=rf"for example {option} '^(sub-\d+)'") from None  # fmt: skip
+    known = list(names)
+    found = {name: match for name in known if (match := regex.search(name))}
+    groups = {name: "-".join(part for part in match.groups() if part) or match[0] for name, match in found.items()}
+    groups = {name: group for name, group in groups.items() if group}
+    if known and not groups:
         raise SettingsError(
-            "--group-regex matches no case",
-            found=group_regex,
-            expected=f"names such as {some(without)}",
+            f"{option} matches no case",
+            found=expression,
+            expected=f"names such as {some(known)}",
             fix="correct the expression; its first group is the patient or site",
         )
+    return groups
+
+
+def _grouped(dataset: Dataset, group_regex: str) -> Dataset:
+    groups = groups_by_name((case.name for case in dataset.cases), group_regex)
+    without = [case.name for case in dataset.cases if case.name not in groups]
     notes = (f"{len(without)} cases are in no group: --group-regex does not match them ({some(without)})",) if without else ()
-    return replace(dataset, cases=tuple(grouped), notes=(*dataset.notes, *notes))
+    return replace(
+        dataset, cases=tuple(replace(case, group=groups.get(case.name)) for case in dataset.cases), notes=(*dataset.notes, *notes)
+    )
 
 
 def _listing(root: Path) -> list[str]:

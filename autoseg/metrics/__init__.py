@@ -10,6 +10,7 @@ function of a `Comparison` and its record.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ class Overlap:
     tp: int
     fp: int
     fn: int
+    tn: int
 
     @property
     def predicted(self) -> int:
@@ -61,6 +63,11 @@ class Overlap:
         return _ratio(self.tp, self.reference)
 
     @property
+    def specificity(self) -> float | None:
+        """TN / (TN + FP); `None` where the reference fills the image."""
+        return _ratio(self.tn, self.tn + self.fp)
+
+    @property
     def volume_error(self) -> float | None:
         """(predicted - reference) / reference, signed: 0.1 is a tenth too much; `None` where the reference is empty."""
         return _ratio(self.predicted - self.reference, self.reference)
@@ -69,7 +76,8 @@ class Overlap:
 def overlap(prediction: Mask, reference: Mask) -> Overlap:
     """Count the voxels of two masks of one shape."""
     tp = int(np.count_nonzero(prediction & reference))
-    return Overlap(tp=tp, fp=int(np.count_nonzero(prediction)) - tp, fn=int(np.count_nonzero(reference)) - tp)
+    fp, fn = int(np.count_nonzero(prediction)) - tp, int(np.count_nonzero(reference)) - tp
+    return Overlap(tp=tp, fp=fp, fn=fn, tn=prediction.size - tp - fp - fn)
 
 
 def confusion(prediction: NDArray[Any], reference: NDArray[Any], *, classes: int) -> NDArray[np.int64]:
@@ -110,7 +118,8 @@ def overlap_of(counts: NDArray[np.int64], members: Iterable[int], *, ignore: int
     tp = counts[np.ix_(inside, inside & valid)].sum()
     fp = counts[np.ix_(inside, ~inside & valid)].sum()
     fn = counts[np.ix_(~inside, inside & valid)].sum()
-    return Overlap(tp=int(tp), fp=int(fp), fn=int(fn))
+    tn = counts[np.ix_(~inside, ~inside & valid)].sum()
+    return Overlap(tp=int(tp), fp=int(fp), fn=int(fn), tn=int(tn))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +168,7 @@ def lesions(prediction: Mask, reference: Mask, *, overlap: float = 0.1) -> Lesio
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two masks of one label or region in one case, as metrics see them. Surfaces and lesions are measured once, on first use."""
+    """Two masks of one label or region in one case, of which one is not empty. Surfaces and lesions are measured once, on first use."""
 
     counts: Overlap
     prediction: Mask  # (z, y, x), cropped to where either mask is, without the voxels that were not annotated
@@ -188,12 +197,57 @@ class Metric:
     score: Callable[[Comparison], float | None]
     quick: bool = False  # from counts alone: costs no more than reading the arrays
     shown: bool = False  # in the table of a terminal
+    named: bool = False  # computed only where it is asked for by name: it means something for few kinds of labels
 
 
-def _nsd(pair: Comparison) -> float | None:
-    if pair.surfaces is None:
-        return 0.0 if pair.counts.predicted or pair.counts.reference else None
-    return pair.surfaces.nsd(pair.tolerance)
+def _nsd(pair: Comparison) -> float:
+    return 0.0 if pair.surfaces is None else pair.surfaces.nsd(pair.tolerance)
+
+
+def _volume_error_ml(pair: Comparison) -> float:
+    return (pair.counts.predicted - pair.counts.reference) * math.prod(pair.spacing) / 1000
+
+
+def _boundary_iou(pair: Comparison) -> float | None:
+    predicted, true = (boundary(mask, pair.spacing, pair.tolerance) for mask in (pair.prediction, pair.reference))
+    return overlap(predicted, true).iou
+
+
+def boundary(mask: Mask, spacing: Spacing, depth: float) -> Mask:
+    """Return the voxels of a mask that are within `depth` mm of its outside, but at least the outermost ones.
+
+    Outside the array is background, but along an axis of one voxel, so that a planar image has contours.
+    """
+    planar = tuple(axis for axis, size in enumerate(mask.shape) if size == 1)
+    padded = np.pad(mask, [(0, 0) if axis in planar else (1, 1) for axis in range(3)])
+    distance = ndimage.distance_transform_edt(padded, sampling=spacing)[
+        tuple(slice(None) if a in planar else slice(1, -1) for a in range(3))
+    ]
+    steps = [step for axis, step in enumerate(spacing) if axis not in planar]
+    return np.asarray(mask & (distance <= max(depth, *steps) * (1 + 1e-6)))
+
+
+def rand_score(prediction: Mask, reference: Mask) -> float | None:
+    """Return the foreground-restricted Rand F-score of the cells that two masks of membranes leave, slice by slice.
+
+    Parameters
+    ----------
+    prediction, reference : (z, y, x), one shape; true on membranes. The cells are the 4-connected regions between them.
+
+    Returns
+    -------
+    1 where the cells agree; lower where cells were merged or split. Voxels of the reference's membranes do not count. `None`
+    where the reference has no cell.
+
+    Source: Arganda-Carreras et al. 2015, doi:10.3389/fnana.2015.00142, V_Rand with alpha 0.5, as scikit-image computes it: predicted
+    membranes inside a cell of the reference count as one region of their own.
+    """
+    from skimage.metrics import adapted_rand_error
+
+    structure = np.zeros((3, 3, 3), dtype=bool)
+    structure[1] = ndimage.generate_binary_structure(2, 1)
+    cells, true = (ndimage.label(~mask, structure=structure)[0] for mask in (prediction, reference))
+    return 1.0 - float(adapted_rand_error(true, cells, ignore_labels=(0,))[0]) if true.any() else None
 
 
 METRICS: Mapping[str, Metric] = {
@@ -202,8 +256,12 @@ METRICS: Mapping[str, Metric] = {
     "iou": Metric(title="IoU", quick=True, shown=True, score=lambda pair: pair.counts.iou, meaning="iou is TP / (TP + FP + FN)."),
     "precision": Metric(title="precision", quick=True, score=lambda pair: pair.counts.precision, meaning="precision is TP / (TP + FP)."),
     "recall": Metric(title="recall", quick=True, score=lambda pair: pair.counts.recall, meaning="recall (sensitivity) is TP / (TP + FN)."),
+    "specificity": Metric(title="specificity", quick=True, score=lambda pair: pair.counts.specificity,
+                          meaning="specificity is TN / (TN + FP), over all voxels that were annotated."),
     "volume_error": Metric(title="volume error", quick=True, score=lambda pair: pair.counts.volume_error,
                            meaning="volume_error is (predicted - reference) / reference, signed."),
+    "volume_error_ml": Metric(title="volume error ml", quick=True, score=_volume_error_ml,
+                              meaning="volume_error_ml is predicted - reference in millilitres, signed."),
     "nsd": Metric(title="NSD", shown=True, score=_nsd,
                   meaning="nsd is the share of both surfaces within the tolerance of the other one."),
     "hd95": Metric(title="HD95", shown=True, score=lambda pair: None if pair.surfaces is None else pair.surfaces.hausdorff(95),
@@ -212,6 +270,8 @@ METRICS: Mapping[str, Metric] = {
                  meaning="hd is the largest distance in mm from one surface to the other."),
     "assd": Metric(title="ASSD", shown=True, score=lambda pair: None if pair.surfaces is None else pair.surfaces.assd,
                    meaning="assd is the mean distance in mm over both surfaces together, by area."),
+    "boundary_iou": Metric(title="boundary IoU", score=_boundary_iou,
+                           meaning="boundary_iou is the IoU of the voxels of both masks that are within the tolerance of their surface."),
     "lesion_f1": Metric(title="lesion F1", shown=True, score=lambda pair: pair.lesions.f1,
                         meaning="A lesion is a connected component (26 neighbours); it is found when more than the lesion overlap of its "
                                 "voxels is in the other mask. lesion_f1 is the harmonic mean of lesion_recall and lesion_precision."),
@@ -219,8 +279,13 @@ METRICS: Mapping[str, Metric] = {
                             meaning="lesion_recall is the share of the reference's lesions that were found."),
     "lesion_precision": Metric(title="lesion precision", score=lambda pair: pair.lesions.precision,
                                meaning="lesion_precision is the share of the predicted lesions that are in the reference."),
+    "false_lesions": Metric(title="false lesions", score=lambda pair: float(pair.lesions.false),
+                            meaning="false_lesions is the number of predicted lesions in a case that are not in the reference."),
+    "rand": Metric(title="Rand F", named=True, score=lambda pair: rand_score(pair.prediction, pair.reference),
+                   meaning="rand is the foreground-restricted Rand F-score of the cells between the membranes of this label, per slice."),
 }  # fmt: skip
 QUICK = tuple(name for name, metric in METRICS.items() if metric.quick)
+ALL = tuple(name for name, metric in METRICS.items() if not metric.named)
 
 
 def bootstrap_interval(

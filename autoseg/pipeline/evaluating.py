@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from autoseg.checksums import with_checksum
 from autoseg.errors import (
     AutosegError,
     FaultyCases,
+    GridMismatch,
     MissingPath,
     UsageError,
 )
 from autoseg.labels import Labels, make_labels
-from autoseg.metrics import METRICS, QUICK
+from autoseg.metrics import ALL, METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.presets import nearest
@@ -35,6 +37,8 @@ def evaluate(
     labels: Path | str | None = None,
     metrics: str | Sequence[str] | None = None,
     tolerance: float | Mapping[str, float] = evaluation.TOLERANCE,
+    by: str | None = None,
+    resample: bool = False,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -44,15 +48,19 @@ def evaluate(
     ----------
     predictions, references : two files, or two folders
     output : where to write the summary; a CSV table of the same name, one row per case and label, is written next to it
-    labels : a JSON file with the label scheme (plan.json, dataset.json of a workspace or data set, prediction.json); by default
+    labels : a file with the label scheme (plan.json, dataset.json of a workspace or data set, prediction.json), or a data set; by default
         the one next to the predictions, else the values that occur
     metrics : names from `autoseg.metrics.METRICS`, "quick" or "all"; by default all, unless the largest case is so large that they
         would take more than about a second, then the quick ones
-    tolerance : of the NSD, in mm; one for all labels, or one per label (the others have 2 mm)
+    tolerance : of the NSD and the boundary IoU, in mm; one for all labels, or one per label (the others have 2 mm)
+    by : also summarise groups of cases: "group" for those of the data set that `labels` names, else a regular expression whose
+        first group, in a case's name, is the patient, site or scanner
+    resample : compare a prediction on another grid than its reference by the nearest voxel at each voxel of the reference,
+        instead of refusing it
 
     Returns
     -------
-    the summary, as in summary.json
+    the summary, as in summary.json; with `by` also `"groups": {NAME: {"cases", "labels", "mean"}}`
 
     Raises
     ------
@@ -67,6 +75,7 @@ def evaluate(
     pairs, notes = _pairs(Path(predictions), Path(references))
     for note in notes:
         reporter.say(f"warning: {note}")
+    groups = {} if by is None else _groups(by, list(pairs), None if labels is None else Path(labels))
     scheme = _label_scheme(Path(predictions), None if labels is None else Path(labels), pairs)
     known = [Case(name=name, images=(predicted,), label=reference) for name, (predicted, reference) in pairs.items()]
     if metrics is None:
@@ -76,8 +85,10 @@ def evaluate(
             reporter.say(f"large scans: only {', '.join(metrics)} are computed; --metrics all computes surface and lesion metrics as well")
     summary = score(
         {name: predicted for name, (predicted, _) in pairs.items()}, known, scheme, metrics=_metric_names(metrics),
-        tolerance=_known_tolerance(tolerance, scheme), parallel=workers, reporter=reporter)  # fmt: skip
+        tolerance=_known_tolerance(tolerance, scheme), resample=resample, parallel=workers, reporter=reporter)  # fmt: skip
     summary = {**summary, "notes": list(notes)}
+    if groups:
+        summary["groups"] = evaluation.summarise_groups(summary, groups, scheme)
     if output is not None:
         write_summary(Path(output), summary)
     return summary
@@ -90,6 +101,7 @@ def score(
     *,
     metrics: Sequence[str] = QUICK,
     tolerance: float | Mapping[str, float] = evaluation.TOLERANCE,
+    resample: bool = False,
     parallel: int | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
@@ -102,7 +114,7 @@ def score(
     scores: dict[str, Any] = {}
     faults: list[AutosegError] = []
     outcomes = workers.map_cases(
-        partial(score_pair, labels=labels, metrics=tuple(metrics), tolerance=tolerance),
+        partial(score_pair, labels=labels, metrics=tuple(metrics), tolerance=tolerance, resample=resample),
         [(predictions[case.name], case) for case in references],
         names=[case.name for case in references],
         stage="evaluation",
@@ -132,18 +144,24 @@ def dice_text(summary: Mapping[str, Any]) -> str:
 
 
 def table(summary: Mapping[str, Any]) -> Table:
-    """Return the summary to be shown: one row per label, and one for their mean."""
+    """Return the summary to be shown: one row per label, one for their mean, and one for each group of cases."""
     shown = [name for name, metric in METRICS.items() if metric.shown and name in summary["mean"]]
     heads = [METRICS[name].title for name in shown]
     columns = ("label", heads[0], "std", *heads[1:], "cases", "absent", "missed", "false positive")
-    rows = []
-    for name, row in [*summary["labels"].items(), ("mean", summary["mean"])]:
-        first, *others = (_figure(row[metric]["mean"]) for metric in shown)
-        counts = [str(len(summary["cases"])), "", "", ""]
-        if name in summary["labels"]:
-            counts = [str(value) for value in (row[shown[0]]["n"], row["absent"], row["missed"], row["false_positive"])]
-        rows.append((name, first, _figure(row[shown[0]]["std"]), *others, *counts))
+    means = {"mean": (summary["mean"], len(summary["cases"]))}
+    means |= {f"mean of {group}": (part["mean"], len(part["cases"])) for group, part in summary.get("groups", {}).items()}
+    rows = [
+        (name, *_figures(row, shown), *(str(value) for value in (row[shown[0]]["n"], row["absent"], row["missed"], row["false_positive"])))
+        for name, row in summary["labels"].items()
+    ]
+    rows += [(name, *_figures(row, shown), str(number), "", "", "") for name, (row, number) in means.items()]
     return Table(text=_aligned(columns, rows), columns=columns, rows=tuple(rows), figures=True)
+
+
+def _figures(row: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
+    """Return the mean and standard deviation of the first metric, and the means of the others."""
+    first, *others = (_figure(row[metric]["mean"]) for metric in shown)
+    return [first, _figure(row[shown[0]]["std"]), *others]
 
 
 def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -164,7 +182,7 @@ def _figure(value: float | None) -> str:
 
 def _metric_names(wanted: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names of the metrics that were asked for; Dice is always one of them, as every sentence needs it."""
-    named = {"quick": QUICK, "all": tuple(METRICS)}
+    named = {"quick": QUICK, "all": ALL}
     words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
     names = [name for word in words for name in named.get(word, (word,))]
     unknown = [name for name in names if name not in METRICS]
@@ -211,15 +229,47 @@ def parse_tolerance(words: Sequence[str]) -> float | dict[str, float]:
 
 
 def score_pair(
-    task: tuple[Path, Case], *, labels: Labels, metrics: tuple[str, ...], tolerance: float | Mapping[str, float]
+    task: tuple[Path, Case], *, labels: Labels, metrics: tuple[str, ...], tolerance: float | Mapping[str, float], resample: bool = False
 ) -> evaluation.Scores:
     """Read one prediction and its reference and score them; the work of one worker."""
     file, case = task
     predicted = images.read_label(file)
-    reference = cases.load_classes(case, labels, like=predicted)
+    if resample and isinstance(case.label, Path):
+        onto = images.read_label(case.label)
+        predicted = cases.load_label(replace(case, label=file, grid_fix="resample-label"), file, like=onto)
+    try:
+        reference = cases.load_classes(case, labels, like=predicted)
+    except GridMismatch as error:
+        rows = {"prediction": error.details.get("image", ""), "reference": error.details.get("label", "")}
+        raise GridMismatch(
+            "the prediction and its reference are not on the same grid", case=case.name, file=file, found=error.found, details=rows,
+            expected=error.expected, fix="give the reference of this very scan, or --resample to compare on the reference's grid",
+        ) from None  # fmt: skip
     return evaluation.score_case(
         labels.encode(predicted.array[0]), reference, labels, spacing=predicted.spacing, metrics=metrics, tolerance=tolerance,
         annotated=case.annotated)  # fmt: skip
+
+
+def _groups(by: str, names: Sequence[str], dataset: Path | None) -> dict[str, str]:
+    """Return the group of each case that has one.
+
+    Raises
+    ------
+    UsageError : the data set has no groups
+    SettingsError : a wrong regular expression, or one that matches no case
+    """
+    if by != "group":
+        return cases.groups_by_name(names, by, option="--by")
+    known = {case.name: case.group for case in cases.find(dataset).cases} if dataset is not None else {}
+    groups = {name: group for name in names if (group := known.get(name)) is not None}
+    if not groups:
+        raise UsageError(
+            "no case has a group",
+            found="--by group" + ("" if dataset is None else f", and {dataset} with no group for these cases"),
+            expected="a data set with groups, or a regular expression whose first group is in the cases' names",
+            fix="--by group --labels DATASET, or --by '^(site[0-9]+)'",
+        )
+    return groups
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -268,7 +318,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:
     if given is not None:
-        value = files.read_json(given)
+        value = files.read_json(given) if given.suffix == ".json" else None  # else a data set: a folder, or a list of cases
         return Labels.from_json(value) if isinstance(value, dict) and "pairs" in value else cases.find(given).labels
     for record in (predictions / RECORD,) if predictions.is_dir() else (sidecar(predictions), predictions.parent / RECORD):
         known = read_record(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -11,7 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import measure
 
-from autoseg.metrics import bootstrap_interval, confusion, lesions, mean_of_means, overlap, overlap_of, surface_distances, surfaces
+from autoseg.metrics import (
+    METRICS,
+    Comparison,
+    bootstrap_interval,
+    boundary,
+    confusion,
+    lesions,
+    mean_of_means,
+    overlap,
+    overlap_of,
+    rand_score,
+    surface_distances,
+    surfaces,
+)
 
 SPACING = (3.0, 1.0, 2.0)
 
@@ -76,7 +90,7 @@ def test_overlap_of_a_region_is_that_of_its_mask_without_the_ignored_voxels():
     prediction, reference = rng.integers(0, 4, size=(6, 5, 7)), rng.integers(0, 5, size=(6, 5, 7))
     counts = confusion(prediction, reference, classes=5)
     valid = reference != 4
-    expected = overlap(np.isin(prediction, (1, 3)) & valid, np.isin(reference, (1, 3)) & valid)
+    expected = overlap(np.isin(prediction, (1, 3))[valid], np.isin(reference, (1, 3))[valid])
     assert overlap_of(counts, (1, 3), ignore=4) == expected
     assert overlap_of(counts, (1, 3)) != expected
 
@@ -326,3 +340,55 @@ def test_the_surface_dice_does_not_depend_on_where_the_object_is():
         second[place + 2 : place + 10, 3:11, 3:11] = True
         distances = surface_distances(first, second, spacing)
         assert distances is not None and distances.nsd(0.6) == 1.0 and distances.hausdorff(100) == pytest.approx(0.6)
+
+
+def test_the_boundary_is_what_is_near_the_outside_and_planar_images_have_contours():
+    cube = np.zeros((9, 9, 9), dtype=bool)
+    cube[1:8, 1:8, 1:8] = True
+    inner = np.zeros_like(cube)
+    inner[2:7, 2:7, 2:7] = True
+    assert np.array_equal(boundary(cube, (1.0, 1.0, 1.0), 1.0), cube & ~inner)
+    assert np.array_equal(boundary(cube, (1.0, 1.0, 1.0), 0.2), cube & ~inner), "at least the outermost voxels"
+    assert np.array_equal(boundary(cube[3:4], (5.0, 1.0, 1.0), 1.0), (cube & ~inner)[3:4] | (cube[3:4] & ~inner[3:4]))
+    assert np.array_equal(boundary(np.ones((3, 4, 5), dtype=bool), (1.0, 1.0, 1.0), 1.0)[1, 1:-1, 1:-1], np.zeros((2, 3), dtype=bool))
+
+
+def test_boundary_iou_of_two_shells_by_hand():
+    mask = np.zeros((1, 9, 9), dtype=bool)
+    mask[0, 1:8, 1:8] = True
+    smaller = np.zeros_like(mask)
+    smaller[0, 2:7, 2:7] = True
+    counts = overlap(smaller, mask)
+    pair = Comparison(counts=counts, prediction=smaller, reference=mask, spacing=(1, 1, 1), tolerance=1.0, lesion_overlap=0.1)
+    assert METRICS["boundary_iou"].score(pair) == 0.0 and counts.dice == pytest.approx(50 / 74)
+    deep = dataclasses.replace(pair, tolerance=2.0)  # rings of two voxels: 49 - 9 and 25 - 1, of which 16 are in both
+    assert METRICS["boundary_iou"].score(deep) == pytest.approx(16 / (40 + 24 - 16))
+
+
+def test_specificity_counts_what_neither_mask_has():
+    counts = np.array([[50, 3, 1], [4, 20, 2], [0, 0, 0]])
+    assert overlap_of(counts, [1]).specificity == pytest.approx(51 / 57)
+    assert overlap_of(counts, [1], ignore=2).specificity == pytest.approx(50 / 54)
+    full = np.ones((2, 2, 2), dtype=bool)
+    assert overlap(full, full).specificity is None
+
+
+def test_rand_falls_where_a_membrane_is_broken_and_not_where_it_is_moved():
+    membrane = np.zeros((2, 21, 21), dtype=bool)
+    membrane[:, 10, :] = membrane[:, :, 10] = True  # four cells of 100 in each slice
+    assert rand_score(membrane, membrane) == 1.0
+    broken = membrane.copy()
+    broken[0, 10, 3] = False  # two cells of the first slice become one of 201
+    pairs, predicted, true = 8 * 100 * 99, 6 * 100 * 99 + 200 * 199, 8 * 100 * 99
+    assert rand_score(broken, membrane) == pytest.approx(2 * pairs / (predicted + true))
+    assert rand_score(np.zeros_like(membrane), membrane) == pytest.approx(2 * pairs / (2 * 400 * 399 + true))
+    assert rand_score(membrane, np.ones_like(membrane)) is None
+
+
+def test_lesions_that_are_not_there_are_counted_in_each_case():
+    prediction, reference = np.zeros((1, 5, 9), dtype=bool), np.zeros((1, 5, 9), dtype=bool)
+    prediction[0, 1, [1, 4, 7]] = reference[0, 1, 1] = True
+    pair = Comparison(counts=overlap(prediction, reference), prediction=prediction, reference=reference, spacing=(1, 2, 5),
+                      tolerance=2.0, lesion_overlap=0.1)  # fmt: skip
+    assert METRICS["false_lesions"].score(pair) == 2.0
+    assert METRICS["volume_error_ml"].score(pair) == pytest.approx(0.02)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autoseg import cli
-from autoseg.metrics import METRICS, QUICK
+from autoseg.metrics import ALL, QUICK
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def summary_of(pair: tuple[Path, Path], *options: str) -> dict:
 
 def test_small_cases_get_every_metric_and_the_table_one_row_per_case_and_label(pair, capsys):
     summary = summary_of(pair)
-    assert set(summary["mean"]) == set(METRICS)
+    assert set(summary["mean"]) == set(ALL)
     with (pair[0].parent / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == ["label 1"] and set(METRICS) <= set(rows[0])
+    assert [row["label"] for row in rows] == ["label 1"] and set(ALL) <= set(rows[0])
     head = capsys.readouterr().out.splitlines()[0]
     assert all(title in head for title in ("Dice", "NSD", "HD95", "ASSD", "lesion F1"))
 
@@ -54,6 +54,45 @@ def test_the_tolerance_is_one_for_all_labels_or_one_per_label(pair):
     assert summary_of(pair, "--tolerance", "label 1=0.5")["labels"]["label 1"]["nsd"] == strict["labels"]["label 1"]["nsd"]
 
 
+def test_groups_of_cases_have_a_summary_of_their_own(pair, capsys):
+    for folder in pair:
+        for name in ("siteA_1", "siteA_2", "siteB_1"):
+            (folder / f"{name}.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes())
+    nothing = np.zeros((12, 13, 14), dtype=np.uint8)
+    nibabel.save(nibabel.Nifti1Image(nothing, np.eye(4)), pair[0] / "siteB_1.nii.gz")
+    summary = summary_of(pair, "--by", "^(site[A-Z])", "--metrics", "dice")
+    assert {name: part["cases"] for name, part in summary["groups"].items()} == {"siteA": ["siteA_1", "siteA_2"], "siteB": ["siteB_1"]}
+    assert summary["groups"]["siteA"]["mean"]["dice"]["mean"] == pytest.approx(5 / 6)
+    assert summary["groups"]["siteB"]["mean"]["dice"]["mean"] == 0 and summary["groups"]["siteB"]["labels"]["label 1"]["missed"] == 1
+    assert "mean of siteB" in capsys.readouterr().out
+    with (pair[0].parent / "summary.csv").open() as file:
+        assert [row["group"] for row in csv.DictReader(file)] == ["", "siteA", "siteA", "siteB"]
+
+
+def test_groups_of_a_data_set_are_those_it_declares(pair, capsys):
+    cases = pair[0].parent / "cases.csv"
+    cases.write_text("case,channels,label,group\na,predictions/a.nii.gz,references/a.nii.gz,scanner 7\n")
+    assert list(summary_of(pair, "--by", "group", "--labels", str(cases))["groups"]) == ["scanner 7"]
+
+
+@pytest.mark.parametrize(("expression", "answer"), [("(", "regular expression"), ("^(site)", "matches no case")])
+def test_a_wrong_expression_for_groups_is_reported_before_anything_is_scored(pair, capsys, expression, answer):
+    assert cli.main(["evaluate", *map(str, pair), "--workers", "0", "--by", expression]) == 3
+    err = capsys.readouterr().err
+    assert "--by" in err and answer in err and "evaluate 1/1" not in err
+
+
+def test_another_grid_is_refused_or_taken_over_by_position(pair, capsys):
+    fine = np.zeros((24, 26, 28), dtype=np.uint8)
+    fine[8:20, 6:18, 6:18] = 1  # the very cube of the reference, at half the spacing
+    affine = np.diag([0.5, 0.5, 0.5, 1.0])
+    affine[:3, 3] = -0.25
+    nibabel.save(nibabel.Nifti1Image(fine, affine), pair[0] / "a.nii.gz")
+    assert cli.main(["evaluate", *map(str, pair), "--workers", "0"]) != 0
+    assert "--resample" in capsys.readouterr().err
+    assert summary_of(pair, "--resample")["mean"]["dice"]["mean"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
@@ -63,6 +102,7 @@ def test_the_tolerance_is_one_for_all_labels_or_one_per_label(pair):
         (["--tolerance", "nan"], "0 or more"),
         (["--tolerance", "lable 1=2"], "label 1"),
         (["--tolerance", "2,label 1=2"], "LABEL=MM"),
+        (["--by", "group"], "--labels"),
     ],
 )
 def test_a_wrong_metric_or_tolerance_is_wrong_usage_and_names_what_is_right(pair, capsys, options, answer):

@@ -1,16 +1,16 @@
 """Finds and reads `planners/*.toml` and `datasets/*.toml`; the only code that knows where they are.
 
-A planner preset is a tree of tables whose leaves are values. A number, wherever it stands, states its unit and its source::
+A planner preset is a tree of tables whose leaves are values. Every number states its unit and its source::
 
     extends = "resenc-m"                 # state only what differs
     description = "one sentence for the list of planners"
 
     [memory_3d]
     budget = { value = 2_100_000_000, unit = "feature-map values", source = "nnU-Net v2, nnUNetPlannerResEncL" }
-    norm = "group"                       # texts and true/false may stand bare
+    norm = "group"                       # text and true/false need neither
 
 The preset at the end of the chain of `extends` that starts at `default` is the *root*. It defines every key there is, with its
-unit and kind; any other preset only changes values. `choices` in a leaf of the root lists the texts that may stand there:
+unit and kind; any other preset only changes values. `choices` in a leaf of the root lists the names it can have:
 `{ value = "group", choices = ["group", "instance"] }`, or beside a number, `{ value = 8, choices = ["auto"], ... }`.
 The choices of what has a dictionary of records, such as losses, are their names (`_CHOICES`).
 
@@ -19,14 +19,13 @@ What the values mean is handled in `planning/` and `training/`; what a recipe me
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from difflib import SequenceMatcher
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
 
-from autoseg import files, losses
+from autoseg import files, losses, schema
 from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import MissingPath, SettingsError
 from autoseg.normalization import NORMALIZATIONS
@@ -34,7 +33,6 @@ from autoseg.normalization import NORMALIZATIONS
 KINDS = ("planners", "datasets")
 DEFAULT_PLANNER = "default"
 
-_LEAF_KEYS = ("value", "unit", "source", "choices")
 _CHOICES = {
     "network.kind": tuple(ARCHITECTURES),
     "training.loss.pixel": losses.VOXEL_LOSSES,
@@ -60,7 +58,7 @@ class Preset:
 
 
 def folder(kind: str) -> Path:
-    """Where the presets of a kind lie: in the installed package, else at the top of the checkout.
+    """Return the folder of the presets of a kind: in the installed package, else at the top of the checkout.
 
     Parameters
     ----------
@@ -79,17 +77,17 @@ def folder(kind: str) -> Path:
 
 
 def planner_names() -> tuple[str, ...]:
-    """Names of the planners that come with autoseg, the default one first."""
+    """Return the names of the planners that come with autoseg, the default one first."""
     return tuple(sorted(_names("planners"), key=lambda name: (name != DEFAULT_PLANNER, name)))
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Names of the data set recipes that come with autoseg, sorted."""
+    """Return the names of the data set recipes that come with autoseg, sorted."""
     return tuple(sorted(_names("datasets")))
 
 
 def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
-    """The planner preset of that name, or in that TOML file, with everything that it extends filled in.
+    """Read the planner preset of that name, or in that TOML file, with everything that it extends filled in.
 
     Parameters
     ----------
@@ -97,23 +95,22 @@ def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
 
     Raises
     ------
-    SettingsError : no such name; not TOML; a key that the root does not have (the nearest known one is offered); a number without
-        unit or source; another unit or kind than the root's; presets that extend each other in a circle
+    SettingsError : no such name; not TOML; presets that extend each other in a circle; a key that the root does not have (the nearest
+        known one is offered), a number without unit or source, another unit or kind than the root's: all such places of a file are named
     MissingPath : no such file
     """
     chain = _chain(_find("planners", name_or_path))
-    root = _chain(_find("planners", DEFAULT_PLANNER))[-1]
-    if chain[-1].path != root.path:
+    default = _find("planners", DEFAULT_PLANNER)
+    if all(file.path != default for file in chain) and chain[-1].path != _chain(default)[-1].path:
         raise SettingsError(
-            "a planner that extends nothing",
+            "planner has no `extends`",
             file=chain[-1].path,
-            expected="each planner builds on another one and states only what differs",
+            expected="each planner extends another one and states only what differs",
             fix=f'put extends = "{DEFAULT_PLANNER}" at its top (known planners: {", ".join(planner_names())})',
         )
-    documented = _documented(root, schema=None)
-    schema = documented
+    documented = base = _documented(chain[-1], root=None)
     for file in reversed(chain[:-1]):
-        documented = _merged(documented, _documented(file, schema=schema))
+        documented = _merged(documented, _documented(file, root=base))
     return Preset(
         name=chain[0].name,
         description=str(chain[0].head.get("description", "")),
@@ -124,7 +121,7 @@ def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
 
 
 def recipe(name_or_path: str | Path) -> dict[str, Any]:
-    """The data set recipe of that name, or in that TOML file, as it stands there. `cases` knows its keys and refuses others.
+    """Read the data set recipe of that name, or in that TOML file, unchecked: `cases` knows its keys and refuses others.
 
     Parameters
     ----------
@@ -139,7 +136,7 @@ def recipe(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def plain(documented: Mapping[str, Any]) -> dict[str, Any]:
-    """A documented tree with each leaf replaced by its value.
+    """Return a documented tree with each leaf replaced by its value.
 
     >>> plain({"epochs": {"value": 1000, "unit": "epochs", "source": "Isensee 2021"}, "momentum": {"value": 0.99}})
     {'epochs': 1000, 'momentum': 0.99}
@@ -150,7 +147,7 @@ def plain(documented: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_unknown(
     found: Collection[str], known: Collection[str], *, what: str = "key", file: Path | None = None, fix: str | None = None
 ) -> None:
-    """Nothing, if all that was found is known.
+    """Raise `SettingsError` unless all that was found is known.
 
     Parameters
     ----------
@@ -165,7 +162,7 @@ def refuse_unknown(
     for name in found:
         if name in known:
             continue
-        close = nearest(name, known)
+        close = schema.nearest(name, known)
         raise SettingsError(
             f"unknown {what} '{name}'",
             file=file,
@@ -173,21 +170,6 @@ def refuse_unknown(
             expected=f"one of: {', '.join(known)}" if len(known) <= 12 else None,
             fix=fix or (f"did you mean '{close}'?" if close else "remove it"),
         )
-
-
-def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name most like `name`; None where nothing is known. In dotted keys the last part counts twice.
-
-    >>> nearest("memory_3d.budgt", ["memory_3d.budget", "memory_2d.budget", "training.batch"])
-    'memory_3d.budget'
-    """
-
-    def likeness(other: str) -> float:
-        """How alike two dotted names are, their last parts counted twice."""
-        ends = name.rpartition(".")[2].casefold(), other.rpartition(".")[2].casefold()
-        return SequenceMatcher(None, name.casefold(), other.casefold()).ratio() + SequenceMatcher(None, *ends).ratio()
-
-    return max(known, key=likeness, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,14 +193,14 @@ def _find(kind: str, name_or_path: str | Path, *, beside: Path | None = None) ->
     known = planner_names() if kind == "planners" else recipe_names()
     what = "planner" if kind == "planners" else "recipe"
     if name_or_path not in known:
-        close = nearest(name_or_path, known)
+        close = schema.nearest(name_or_path, known)
         hint = f"did you mean '{close}'? " if close else ""
         refuse_unknown([name_or_path], known, what=what, fix=f"{hint}A {what} of your own is given as a file that ends in .toml")
     return (folder(kind) / f"{name_or_path}.toml").resolve()
 
 
 def _chain(path: Path) -> list[_File]:
-    """The file and all that it extends, nearest first."""
+    """Return the file and all that it extends, nearest first."""
     chain: list[_File] = []
     while True:
         table = files.read_toml(path)
@@ -238,10 +220,10 @@ def _chain(path: Path) -> list[_File]:
 
 
 def _is_leaf(node: Any) -> bool:
-    return isinstance(node, Mapping) and "value" in node
+    return isinstance(node, Mapping) and ("value" in node or (bool(node) and set(node) <= {"unit", "source", "choices"}))
 
 
-def _leaves(documented: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _leaves(documented: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     for key, node in documented.items():
         if _is_leaf(node):
             yield prefix + key, node
@@ -249,113 +231,75 @@ def _leaves(documented: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield from _leaves(node, f"{prefix}{key}.")
 
 
-def _documented(file: _File, *, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The tree of one file with every leaf in its full form, held against the schema; the root, without one, against itself."""
-    tree = _full_form(file.tree, file=file.path, prefix="")
+def _documented(file: _File, *, root: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the tree of one file with every leaf in its full form, compared with that of the root; the root, without one, with itself."""
+    tree = _full_form(file.tree)
     leaves = dict(_leaves(tree))
-    if schema is None:
+    if root is None:
         for key, names in _CHOICES.items():
-            if isinstance(leaf := leaves.get(key), dict):
-                leaf["choices"] = list(names)
-    known = leaves if schema is None else dict(_leaves(schema))
+            if key in leaves:
+                leaves[key].update(choices=list(names))
+    known = leaves if root is None else dict(_leaves(root))
+    found = []
     for key, leaf in leaves.items():
-        _check_place(key, known, file=file.path)
-        _check_against(leaf, known[key], key=key, file=file.path)
-        if schema is not None and "choices" in leaf:
-            raise SettingsError(f"the choices of '{key}' are stated by the root preset alone", file=file.path, fix="remove choices here")
+        if key in known:
+            found += [f"{key}.{fault}" for fault in _leaf_faults(leaf, known[key], is_root=root is None)]
+        else:
+            found.append(f"{key}: {schema.unknown_key(key, known)}")
+    if found:
+        fix = 'correct these places; a number is given as { value = ..., unit = "what it counts", source = "a paper, code, a measurement" }'
+        raise schema.failure(found, what=f"the planner preset '{file.name}'", fix=fix, file=file.path)
     return tree
 
 
-def _full_form(table: Mapping[str, Any], *, file: Path, prefix: str) -> dict[str, Any]:
-    full: dict[str, Any] = {}
-    for name, node in table.items():
-        key = prefix + name
-        if not isinstance(node, Mapping):
-            full[name] = _leaf({"value": node}, key=key, file=file)
-        elif _is_leaf(node) or (node and set(node) <= set(_LEAF_KEYS)):
-            full[name] = _leaf(node, key=key, file=file)
-        else:
-            full[name] = _full_form(node, file=file, prefix=f"{key}.")
-    return full
+def _full_form(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: dict(node) if _is_leaf(node) else _full_form(node) if isinstance(node, Mapping) else {"value": node}
+        for name, node in table.items()
+    }
 
 
-def _leaf(node: Mapping[str, Any], *, key: str, file: Path) -> dict[str, Any]:
-    """A checked leaf: known parts only, a value that TOML can state, unit and source where there is a number."""
-    refuse_unknown([f"{key}.{part}" for part in node], [f"{key}.{part}" for part in _LEAF_KEYS], file=file)
-    if "value" not in node:
-        raise SettingsError(f"'{key}' states no value", file=file, found=", ".join(node), fix=f"give {key} a value")
-    _kind(node["value"], key=key, file=file)
-    for part in ("unit", "source"):
-        text = node.get(part)
-        if (text is not None or _holds_number(node["value"])) and (not isinstance(text, str) or not text.strip()):
-            raise SettingsError(
-                f"the number '{key}' lacks its {part}",
-                file=file,
-                found=f"{node['value']}",
-                expected='{ value = ..., unit = "...", source = "..." }',
-                fix="say what it counts and where it comes from: a paper, a piece of code, a measurement",
-            )
-    return dict(node)
+def _leaf_faults(leaf: Mapping[str, Any], known: Mapping[str, Any], *, is_root: bool) -> Iterator[str]:
+    """Yield what is wrong with a leaf: it holds a value of the root's kind, or one of its choices; a number has a unit and a source."""
+    unit, choices = known.get("unit"), tuple(known.get("choices", ()))
+    kind = _kind(known.get("value"), numeric=isinstance(unit, str))
+    if choices:
+        named = Literal.__getitem__(choices)
+        kind = named if kind is str else Union[kind, named]  # noqa: UP007
+    given = {part: value for part, value in leaf.items() if part == "value" or (str(value).strip() and not (is_root and part == "choices"))}
+    yield from schema.faults(_record(kind, _holds_number(leaf.get("value"))), given)
+    if given.get("unit", unit) != unit:
+        yield f"unit: {given['unit']!r} instead of {unit!r}"
 
 
-def _kind(value: Any, *, key: str, file: Path | None) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return "number"
-    if isinstance(value, str):
-        return "text"
+@functools.cache
+def _record(kind: Any, numeric: bool) -> type:
+    """Return the record of a leaf whose value is of a type."""
+    fields: list[tuple[str, Any, Any]] = [("value", kind, field())]
+    for name in ("unit", "source"):
+        fields.append((name, str, field()) if numeric else (name, str | None, field(default=None)))
+    return make_dataclass("Leaf", fields, frozen=True, kw_only=True)
+
+
+def _kind(value: Any, *, numeric: bool) -> Any:
+    """Return the type of the values that are of the same kind as one of the root's."""
     if isinstance(value, list):
-        for item in value:
-            _kind(item, key=key, file=file)
-        return "list"
-    raise SettingsError(
-        f"'{key}' has a value of no use", file=file, found=repr(value), expected="a number, a text, true or false, or a list of them"
-    )
+        items = {_kind(item, numeric=numeric) for item in value} or {float if numeric else str}
+        return tuple.__class_getitem__((Union.__getitem__(tuple(items)), ...))
+    if isinstance(value, bool):
+        return bool
+    # a text with a unit is one of the root's choices, such as "auto", in place of a number
+    return str if isinstance(value, str) and not numeric else float
 
 
 def _holds_number(value: Any) -> bool:
     if isinstance(value, list):
-        return any(_holds_number(item) for item in value)
+        return any(map(_holds_number, value))
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _check_place(key: str, known: Collection[str], *, file: Path) -> None:
-    if key in known:
-        return
-    if any(other.startswith(f"{key}.") for other in known):
-        raise SettingsError(f"'{key}' is a table, not a value", file=file, fix=f"write [{key}] above its values")
-    refuse_unknown([key], known, file=file)
-
-
-def _check_against(leaf: Mapping[str, Any], schema: Mapping[str, Any], *, key: str, file: Path | None) -> None:
-    """A leaf is one of the schema's choices, or has its kind and unit."""
-    value, choices, unit = leaf["value"], schema.get("choices", []), schema.get("unit")
-    if isinstance(value, str) and choices:
-        refuse_unknown([value], choices, what=f"choice for {key}", file=file)
-        return
-    found, wanted = _kind(value, key=key, file=file), _kind(schema["value"], key=key, file=file)
-    if wanted == "text" and unit is not None:
-        wanted = "number"  # the root's own value is one of its choices, such as "auto", in place of a number
-    if found != wanted:
-        raise SettingsError(
-            f"'{key}' is of the wrong kind",
-            file=file,
-            found=f"{found}: {value!r}",
-            expected=f"{wanted}, as {schema['value']!r}" + (f", or one of: {', '.join(choices)}" if choices else ""),
-        )
-    if leaf.get("unit") != unit:
-        raise SettingsError(
-            f"'{key}' is given in another unit",
-            file=file,
-            found=str(leaf.get("unit")),
-            expected=str(unit),
-            fix="convert the value, or correct the name of the unit",
-        )
-
-
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the leaves of `over`; the unit and the choices of the base stay. Shares nothing that could be changed."""
+    """Return `base` with the leaves of `over`; the unit and the choices of the base stay. Shares nothing that could be changed."""
     merged: dict[str, Any] = {}
     for key in (*base, *(key for key in over if key not in base)):
         node = over.get(key, base.get(key))

@@ -21,7 +21,7 @@ import functools
 import json
 import math
 import types
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -115,25 +115,44 @@ def parse(
       found     [1]: "56" instead of a whole number
       fix       correct it
     """
-    import pydantic
-
     if format is not None and isinstance(value, Mapping) and value.get("format") != format:
         found_format = f"format {_shown(value['format'])}" if "format" in value else "no format"
         raise error(f"{what} is of another format", file=file, found=found_format, expected=f"format {format}", fix=fix)
-    found: list[str] = []
-    try:
-        text = json.dumps([value], default=_plain)
-        if "NaN" in text or "Infinity" in text:
-            found = list(_infinite(value))
-        record: T = _adapter(cast(Hashable, kind)).validate_json(text)[0]
-        if not found:
-            return record
-    except pydantic.ValidationError as damage:
-        found += _faults(kind, value, damage)
-    except (RecursionError, ValueError) as damage:
-        found = [f"the whole: {files.too_much(damage)}"]
+    record, found = _parsed(kind, value)
+    if found:
+        raise failure(found, what=what, fix=fix, file=file, error=error)
+    return cast(T, record)
+
+
+def faults(kind: Any, value: Any) -> list[str]:
+    """Return what `parse` would name: each damaged place of a value, with what was found and what was expected."""
+    return _parsed(kind, value)[1]
+
+
+def failure(found: list[str], *, what: str, fix: str, file: Path | None = None, error: type[InputError] = SettingsError) -> InputError:
+    """Return the error that names damaged places, the first ones of many."""
     more = [f"and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
-    raise error(f"{what} cannot be understood", file=file, found="\n".join(found[:MOST_NAMED] + more), fix=fix)
+    return error(f"{what} cannot be understood", file=file, found="\n".join(found[:MOST_NAMED] + more), fix=fix)
+
+
+def nearest(name: str, known: Collection[str], *, cutoff: float = 0.0) -> str | None:
+    """Return the known name most like `name`, None where none is alike by `cutoff`; the last part of a dotted key counts as much as all.
+
+    >>> nearest("memory_3d.budgt", ["memory_3d.budget", "memory_2d.budget", "training.batch"])
+    'memory_3d.budget'
+    """
+
+    def likeness(other: str) -> float:
+        pairs = [(name, other), (name.rpartition(".")[2], other.rpartition(".")[2])]
+        return sum(difflib.SequenceMatcher(None, one.casefold(), two.casefold()).ratio() for one, two in pairs) / 2
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= cutoff else None
+
+
+def unknown_key(name: str, known: Collection[str]) -> str:
+    """Return what is wrong with a key that does not exist, with the nearest one that does."""
+    return "no such key" + _suggestion(name, known)
 
 
 def dump(record: Any) -> Any:
@@ -160,6 +179,21 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 
     # Inside a tuple, because a configuration can be handed down to a dataclass but not given to one from outside.
     return pydantic.TypeAdapter(tuple[kind], config=pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+
+
+def _parsed(kind: Any, value: Any) -> tuple[Any, list[str]]:
+    """Return a value as a record, and what is wrong with it."""
+    import pydantic
+
+    try:
+        text = json.dumps([value], default=_plain)
+        found = list(_infinite(value)) if "NaN" in text or "Infinity" in text else []
+        try:
+            return _adapter(cast(Hashable, kind)).validate_json(text)[0], found
+        except pydantic.ValidationError as damage:
+            return None, found + list(_faults(kind, value, damage))
+    except (RecursionError, ValueError) as damage:
+        return None, [f"the whole: {files.too_much(damage)}"]
 
 
 def _faults(kind: Any, value: Any, damage: pydantic.ValidationError) -> Iterator[str]:
@@ -207,13 +241,11 @@ def _fault(kind: Any, value: Any, place: _Place, fault: Any) -> str:
             return "is missing"
         case "unexpected_keyword_argument":
             known = [name for one in _kinds_at(kind, place[:-1]) if dataclasses.is_dataclass(one) for name in _names(one).values()]
-            close = difflib.get_close_matches(str(place[-1]), known, n=1)
-            return "no such key" + (f"; did you mean '{close[0]}'?" if close else "")
+            return unknown_key(str(place[-1]), known)
         case "literal_error":
             choices = [choice for one in _kinds_at(kind, place) for choice in get_args(one)]
-            close = difflib.get_close_matches(str(_at(value, place)), choices, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            return f"{_shown(_at(value, place))} instead of one of {', '.join(map(str, choices))}{hint}"
+            hint = _suggestion(str(_at(value, place)), choices)
+            return f"{_shown(_at(value, place))} instead of {_one_of(choices)}{hint}"
         case "json_invalid":
             return "lists or tables nested too deeply" if "recursion" in fault["msg"] else "text that is not valid Unicode"
         case "int_parsing":
@@ -228,9 +260,18 @@ def _fault(kind: Any, value: Any, place: _Place, fault: Any) -> str:
 _WORDS = {str: "text", Path: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
 
+def _suggestion(name: str, known: Collection[str]) -> str:
+    close = nearest(name, known, cutoff=0.6)
+    return f"; did you mean '{close}'?" if close else ""
+
+
+def _one_of(choices: Sequence[Any]) -> str:
+    return f"one of {', '.join(map(str, choices))}" if len(choices) != 1 else _shown(choices[0])
+
+
 def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
+        return _one_of(get_args(kind))
     if get_origin(kind) is tuple:
         items = [" or ".join(map(_in_words, _alternatives(item))) for item in get_args(kind) if item is not Ellipsis]
         return f"[{', '.join(item.removeprefix('a ') for item in items)}{', ...' if Ellipsis in get_args(kind) else ''}]"

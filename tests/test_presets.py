@@ -90,7 +90,7 @@ def test_a_file_of_the_users_own_extends_a_shipped_preset_or_a_file_beside_it(sh
         ('[memory3d]\nbudget = { value = 1, unit = "values", source = "s" }', "memory_3d.budget"),
         ('[network]\nmomentum = { value = 1, unit = "1", source = "s" }', "training.optimizer.momentum"),
         ('momentum = { value = 1, unit = "1", source = "s" }', "training.optimizer.momentum"),
-        ('[memory_3d]\nbudget = { value = 1, units = "values", source = "s" }', "memory_3d.budget.unit"),
+        ('[memory_3d]\nbudget = { value = 1, units = "values", source = "s" }', "unit"),
         ('[network]\nnorm = "groups"', "group"),
     ],
 )
@@ -105,21 +105,24 @@ def test_an_unknown_name_is_refused_and_the_nearest_known_one_offered(shelf: Any
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[memory_3d]\nbudget = 200", "lacks its unit"),
-        ('[memory_3d]\nbudget = { value = 200, unit = "values" }', "lacks its source"),
-        ('[memory_3d]\nbudget = { value = 200, unit = "values", source = " " }', "lacks its source"),
-        ("[network]\nfeatures = [16, 32]", "lacks its unit"),
-        ('[memory_3d]\nbudget = { unit = "values", source = "s" }', "states no value"),
-        ('[memory_3d]\nbudget = { value = 2, unit = "GB", source = "s" }', "another unit"),
-        ('[memory_3d]\nbudget = { value = "many", unit = "values", source = "s" }', "wrong kind"),
-        ('[memory_3d]\nbudget = { value = nan, unit = "values", source = "s" }', "no use"),
-        ("[network]\nresidual = 'yes'", "wrong kind"),
-        ('[network]\nresidual = { value = 1, unit = "1", source = "s" }', "wrong kind"),
-        ("[network]\nnorm = true", "wrong kind"),
-        ('[network]\nnorm = { value = "batch", choices = ["batch"] }', "unknown choice"),
-        ('[network]\nnorm = { value = "group", choices = ["group", "batch"] }', "root preset alone"),
-        ("network = true", "is a table"),
-        ('[training.optimizer.momentum]\nfirst = { value = 1, unit = "1", source = "s" }', "unknown key"),
+        ("[memory_3d]\nbudget = 200", "memory_3d.budget.unit: is missing"),
+        ('[memory_3d]\nbudget = { value = 200, unit = "values" }', "memory_3d.budget.source: is missing"),
+        ('[memory_3d]\nbudget = { value = 200, unit = "values", source = " " }', "memory_3d.budget.source: is missing"),
+        ("[network]\nfeatures = [16, 32]", "network.features.unit: is missing"),
+        ('[memory_3d]\nbudget = { unit = "values", source = "s" }', "memory_3d.budget.value: is missing"),
+        ('[memory_3d]\nbudget = { value = 2, unit = "GB", source = "s" }', "memory_3d.budget.unit: 'GB' instead of 'values'"),
+        ('[memory_3d]\nbudget = { value = "many", unit = "values", source = "s" }', 'memory_3d.budget.value: "many" instead of a number'),
+        ('[memory_3d]\nbudget = { value = nan, unit = "values", source = "s" }', "memory_3d.budget.value: nan instead of a finite number"),
+        ("[network]\nresidual = 'yes'", 'network.residual.value: "yes" instead of true or false'),
+        ('[network]\nresidual = { value = 1, unit = "1", source = "s" }', "network.residual.value: 1 instead of true or false"),
+        ("[network]\nnorm = true", "network.norm.value: true instead of one of group, instance"),
+        ('[network]\nnorm = { value = "batch", choices = ["batch"] }', 'network.norm.value: "batch" instead of one of group, instance'),
+        ('[network]\nnorm = { value = "group", choices = ["group", "batch"] }', "network.norm.choices: no such key"),
+        ("network = true", "network: no such key; did you mean 'network.norm'?"),
+        (
+            '[training.optimizer.momentum]\nfirst = { value = 1, unit = "1", source = "s" }',
+            "training.optimizer.momentum.first: no such key",
+        ),
         ("[network", "not a TOML file"),
     ],
 )
@@ -131,9 +134,27 @@ def test_what_a_preset_may_not_say_is_refused_with_the_name_of_the_file(shelf: A
     assert str(path) in str(caught.value)
 
 
+def test_all_that_is_wrong_in_a_preset_is_named_at_once(shelf: Any) -> None:
+    shelf(
+        "leaf",
+        'extends = "default"\nmemry = 1\n[network]\nnorm = "groups"\nresidual = "no"\nfeatures = [1, "x"]\n[memory_3d]\ntarget = true',
+    )
+    with pytest.raises(SettingsError) as caught:
+        presets.planner("leaf")
+    assert [line.strip() for line in caught.value.found.splitlines()] == [
+        "memry: no such key",
+        "network.norm.value: \"groups\" instead of one of group, instance; did you mean 'group'?",
+        'network.residual.value: "no" instead of true or false',
+        'network.features.value[1]: "x" instead of a number',
+        "network.features.unit: is missing",
+        "network.features.source: is missing",
+        'memory_3d.target.value: true instead of a number or "auto"',
+    ]
+
+
 def test_the_root_itself_must_document_its_numbers(shelf: Any) -> None:
     shelf("default", "[memory_3d]\nbudget = 100")
-    with pytest.raises(SettingsError, match="lacks its unit"):
+    with pytest.raises(SettingsError, match=r"memory_3d.budget.unit: is missing"):
         presets.planner("default")
 
 
@@ -141,7 +162,7 @@ def test_a_number_may_stand_where_the_root_says_auto_but_only_in_the_unit_of_the
     shelf("numbers", 'extends = "default"\n[memory_3d]\ntarget = { value = 24, unit = "GB", source = "s" }')
     assert presets.planner("numbers")["memory_3d"]["target"] == 24
     shelf("megabytes", 'extends = "default"\n[memory_3d]\ntarget = { value = 24000, unit = "MB", source = "s" }')
-    with pytest.raises(SettingsError, match="another unit"):
+    with pytest.raises(SettingsError, match="memory_3d.target.unit: 'MB' instead of 'GB'"):
         presets.planner("megabytes")
     shelf("back", 'extends = "numbers"\n[memory_3d]\ntarget = "auto"')
     assert presets.planner("back").documented["memory_3d"]["target"]["value"] == "auto"
@@ -157,7 +178,7 @@ def test_presets_that_extend_each_other_in_a_circle_are_refused(shelf: Any) -> N
 
 def test_a_preset_that_extends_nothing_is_refused_unless_it_is_the_root(shelf: Any) -> None:
     shelf("alone", "[network]\nresidual = true")
-    with pytest.raises(SettingsError, match="extends nothing") as caught:
+    with pytest.raises(SettingsError, match="has no `extends`") as caught:
         presets.planner("alone")
     assert 'extends = "default"' in str(caught.value)
 

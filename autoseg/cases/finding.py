@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import presets
+from autoseg import presets, schema
 from autoseg.cases.hints import NearestFiles, some
 from autoseg.cases.incomplete import file_exists, is_text, listed_otherwise, problem_of
 from autoseg.cases.layout_errors import no_such_path, not_as_described, unknown_layout
@@ -182,7 +182,7 @@ def _labels_of_recipe(recipe: Recipe, map_labels: Mapping[int, int]) -> tuple[La
         return labels, notes
     unknown = [name for region in recipe.regions for name in (*region.members, region.writes) if name not in recipe.labels]
     if unknown:
-        close = presets.nearest(unknown[0], list(recipe.labels))
+        close = schema.nearest(unknown[0], list(recipe.labels))
         raise LabelError(
             "a region names an unknown label",
             file=file,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import presets
+from autoseg import schema
 from autoseg.cases import Case
 from autoseg.errors import SettingsError
 
@@ -93,7 +93,7 @@ def check_folds(
         train, validation = (_names_of(split, key, number) for key in ("train", "validation"))
         for name in (*train, *validation):
             if name not in known:
-                close = presets.nearest(name, sorted(known))
+                close = schema.nearest(name, sorted(known))
                 raise _unfit(f"fold {number} names a case that is not there", name, f"did you mean '{close}'?")
         if not train:
             raise _unfit(f"fold {number} has nothing to train on", "an empty list", "names of cases under 'train'")

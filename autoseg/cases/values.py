@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import presets, schema
+from autoseg import schema
 from autoseg.errors import AutosegError, SettingsError
 from autoseg.labels import Labels, LabelsRecord
 
@@ -115,7 +115,7 @@ class Dataset:
         known_forms = {composed(name) for name in known}
         for name in names:
             if composed(name) not in known_forms:
-                close = presets.nearest(name, sorted(known))
+                close = schema.nearest(name, sorted(known))
                 raise SettingsError(
                     f"there is no case '{name}' to leave out",
                     found=name,

@@ -25,7 +25,7 @@ from autoseg.labels import Labels, make_labels
 from autoseg.metrics import ALL, METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
-from autoseg.presets import nearest
+from autoseg.schema import nearest
 from autoseg.tables import Table
 
 

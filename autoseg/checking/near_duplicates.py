@@ -62,11 +62,15 @@ def _families(
         for start in range(0, n, 512):
             close = flat[start : start + 512] @ mirrored.T  # (512, n) at a time
             rows = np.arange(start, start + len(close))
-            close[(close <= _LIMITS.correlation) | (rows[:, None] >= np.arange(n)) | (identity[rows, None] == identity)] = 0
+            alike = (close > _LIMITS.correlation) & (rows[:, None] < np.arange(n)) & (identity[rows, None] != identity)
+            if not alike.any():
+                continue
+            alike &= _own_correlations(flat, mirrored, rows) > _LIMITS.own
+            close[~alike] = 0
             best = close.max(axis=0)
             flip[best > nearest] = number
             nearest = np.maximum(nearest, best)
-            first, second = np.nonzero(close)
+            first, second = np.nonzero(alike)
             if first.size:
                 from scipy.sparse import coo_array  # half a second, and rarely needed
                 from scipy.sparse.csgraph import connected_components
@@ -76,3 +80,32 @@ def _families(
     order = np.argsort(family, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(family[order])) + 1)
     return sorted(part.tolist() for part in members if len(part) > 1), nearest, flip
+
+
+def _own_correlations(flat: NDArray[np.float32], mirrored: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Correlate what is own to two thumbnails: with the mean of all others subtracted from both.
+
+    All scans of one kind may have an outline in common, such as the air around a body in CT, which makes every pair of them alike. Of
+    two independent scans, the rest has a correlation of 1 / (n - 1), since both lack the same mean; of two copies, nearly 1.
+
+    Parameters
+    ----------
+    flat, mirrored : (n, blocks), the thumbnails, of length 1, as they are and mirrored
+    rows : the thumbnails that are compared with all mirrored ones
+
+    Returns
+    -------
+    (rows, n); 1 where there are no others
+    """
+    others = len(flat) - 2
+    if others < 1:
+        return np.ones((len(rows), len(flat)))
+    total = flat.sum(axis=0, dtype=np.float64).astype(np.float32)
+    between, apart = (np.asarray(flat[rows] @ other.T, dtype=np.float64) for other in (mirrored, flat))
+    with_total, turned_with_total = (np.asarray(some @ total, dtype=np.float64) for some in (flat, mirrored))
+    with_itself = np.einsum("ij,ij->i", flat, mirrored, dtype=np.float64)
+    first = (with_total[rows, None] - 1 - apart) / others  # inner products with the mean
+    second = (turned_with_total - between - with_itself) / others
+    mean = (float(total @ total) + 2 - 2 * with_total[rows, None] - 2 * with_total + 2 * apart) / others**2
+    lengths = (1 - 2 * first + mean) * (1 - 2 * second + mean)
+    return np.asarray((between - first - second + mean) / np.sqrt(lengths.clip(1e-12)))

@@ -26,6 +26,7 @@ LABELS = {
     "boxes": make_labels({"background": 0, "lesion": 1}),
     "organs": make_labels({"background": 0, "head": 1, "tail": 2}),
     "contrasts": make_labels({"background": 0, "lesion": 1}),
+    "outlines": make_labels({"background": 0, "lesion": 1}),
     "midline": make_labels({"background": 0, "gland_left": 1, "gland_right": 2}, pairs=(("gland_left", "gland_right"),)),
 }
 
@@ -37,6 +38,11 @@ def ellipsoid(shape: tuple[int, ...], centre: Sequence[float], radii: Sequence[f
 
 def scan(kind: str, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A random image (z, y, x) and its label."""
+    if kind == "outlines":  # the air of CT around one body, which outweighs all else
+        shape = (20, 24, 28)
+        body = ellipsoid(shape, (10, 12, 14), (12, 9, 10))
+        label = ellipsoid(shape, rng.uniform(0.4, 0.6, 3) * shape, rng.uniform(2, 4, 3)).astype(np.uint8)
+        return (np.where(body, 40.0, -1000.0) + 60 * label + rng.normal(scale=15, size=shape)).astype(np.float32), label
     shape = tuple(int(n) for n in rng.integers(14, 30, 3))
     image = 100 + ndimage.gaussian_filter(rng.normal(size=shape), 1) * 60
     label = np.zeros(shape, dtype=np.uint8)
@@ -71,7 +77,9 @@ def cohort(kind: str, count: int, rng: np.random.Generator) -> tuple[Cohort, lis
         statistics.append(statistics_of(data, tuple(fault for find in CASE_CHECKS for fault in find(data))))
         cases.append(case)
     keys: dict[str, Any] = {"name": "set", "root": Path("/"), "recipe": "list"}
-    dataset = Dataset(channels=(Channel(name="T1", modality="MR"),), labels=labels, cases=tuple(cases), **keys)
+    dataset = Dataset(
+        channels=(Channel(name="image", modality="CT" if kind == "outlines" else "MR"),), labels=labels, cases=tuple(cases), **keys
+    )
     return Cohort(dataset=dataset, cases=tuple(statistics)), [fault for case in statistics for fault in case.faults]
 
 

@@ -36,6 +36,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
+_NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "not enough memory")  # of PyTorch's errors
 MANY = 12  # faults of one kind that are all shown in full
 TOLD = 3  # of more, these are shown in full, the others by their names
 
@@ -246,7 +247,7 @@ def short_of_space(error: BaseException) -> NotEnough | None:
             return seen
         if isinstance(seen, OSError) and seen.errno in FULL:
             return DiskFull("the disk is full", file=seen.filename, fix="free some space and run the same command again: it continues")
-        if isinstance(seen, MemoryError):
+        if isinstance(seen, MemoryError) or (isinstance(seen, RuntimeError) and any(words in str(seen) for words in _NO_MEMORY)):
             return NotEnough(
                 "out of memory", found=str(seen) or None, fix="use fewer --workers, or a smaller plan: autoseg plan --memory 4G"
             )

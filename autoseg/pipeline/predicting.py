@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, files, images, postprocessing, prediction, schema
+from autoseg import cases, files, images, machine, postprocessing, prediction, schema
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
 from autoseg.errors import (
     AutosegError,
+    DiskFull,
+    NotEnough,
     UnreadableFile,
     UsageError,
     short_of_space,
 )
 from autoseg.images import Image
 from autoseg.labels import Labels
-from autoseg.pipeline.records import FAILED, Record, file_state, report_failures
+from autoseg.pipeline.records import FAILED, Record, file_state, is_state_of, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.prediction import Model
+from autoseg.resources import free_memory
 from autoseg.workspace import Workspace
 
 
@@ -91,26 +94,32 @@ def predict(
     files.sweep(record.folder)
     earlier = record.read()
     if not overwrite:
-        _refuse_to_replace(targets, earlier)
+        _refuse_to_replace(targets, record)
+    record.begin(targets.values())
     reporter.say(f"{len(found)} to segment with {opened.describe()}")
     failures: list[tuple[str, str, AutosegError]] = []
-    for index, case in enumerate(found):
-        reporter.progress("predict", index, len(found))
-        target = targets[case.name]
-        if not overwrite and _is_current(earlier.get(case.name), case, target, record):
-            record.keep(case.name, earlier[case.name])
-            continue
-        done = _predict_case(opened, case, target, rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
-        if isinstance(done, _Failed):
-            failures.append((case.name, done.stage, done.error))
-            reporter.say(f"warning: {case.name} failed at {done.stage}: {done.error.summary}")
-            continue
-        for warning in done["warnings"]:
-            reporter.say(f"warning: {case.name}: {warning}")
-        record.keep(case.name, done)
+    try:
+        for index, case in enumerate(found):
+            reporter.progress("predict", index, len(found))
+            target = targets[case.name]
+            if not overwrite and _is_current(earlier.get(case.name), case, target, record):
+                record.keep(case.name, {**earlier[case.name], "file": str(target)})
+                continue
+            done = _predict_case(opened, case, target, rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
+            if isinstance(done, _Failed):
+                failures.append((case.name, done.stage, done.error))
+                reporter.say(f"warning: {case.name} failed at {done.stage}: {done.error.summary}")
+                continue
+            for warning in done["warnings"]:
+                reporter.say(f"warning: {case.name}: {warning}")
+            record.keep(case.name, done)
+            record.write_soon()
+            reporter.progress("predict", index + 1, len(found))
+    except DiskFull as error:
+        error.details["kept"] = f"{len(record.cases)} of {len(found)} results"
+        raise
+    finally:
         record.write()
-        reporter.progress("predict", index + 1, len(found))
-    record.write()
     report_failures(record.folder / FAILED, failures, len(found))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
     return record.to_json()
@@ -216,18 +225,19 @@ def _predict_case(
         classes = result.classes if rules is None else postprocessing.apply(result.classes, rules, plan.labels, image.spacing)
         stage = "write"
         started = time.perf_counter()
-        images.write_label(target, plan.labels.decode(classes), like=image)
         if result.probabilities is not None and probabilities:
             images.write_image(_beside(target, "probabilities"), result.probabilities, affine=image.affine, like=image)
         if result.probabilities is not None and uncertainty:
             doubt = entropy(result.probabilities, regions=bool(plan.labels.regions))
             images.write_image(_beside(target, "uncertainty"), doubt[None], affine=image.affine, like=image)
+        images.write_label(target, plan.labels.decode(classes), like=image)  # last: where it is, the others are
         seconds = {"read": read, **result.seconds, "write": time.perf_counter() - started}
+    except DiskFull:
+        raise  # of every case that would follow as well
     except AutosegError as error:
         return _Failed(stage, error)
-    except OSError as error:
-        told = UnreadableFile("the file cannot be read or written", file=error.filename, found=error.strerror, fix="check path and rights")
-        return _Failed(stage, short_of_space(error) or told)
+    except (OSError, MemoryError, RuntimeError) as error:
+        return _Failed(stage, _fault_of_case(error, case))
     return {
         "file": str(target),
         "input": key,
@@ -236,6 +246,30 @@ def _predict_case(
         "warnings": [*image.notes, *result.warnings],
         "voxels": _volumes(classes, plan.labels),
     }
+
+
+def _fault_of_case(error: Exception, case: Case) -> AutosegError:
+    """The error of one case for one of Python's or PyTorch's; what is a defect, or ends every case, is raised.
+
+    Raises
+    ------
+    DiskFull : the disk is full
+    """
+    short = short_of_space(error)
+    if isinstance(short, DiskFull):
+        raise short from error
+    if short is not None:
+        machine.release()
+        shape = "x".join(map(str, images.read_header(case.images[0]).shape))
+        return NotEnough(
+            "the scan is too large for the memory there is",
+            file=case.images[0],
+            found=f"{shape} voxels; {free_memory() / 1e9:.1f} GB free; {short.found or error}",
+            fix="run the same command on a machine with more memory, or crop the scan; the other scans are segmented all the same",
+        )
+    if isinstance(error, OSError):
+        return UnreadableFile("the file cannot be read or written", file=error.filename, found=error.strerror, fix="check path and rights")
+    raise error
 
 
 def entropy(probabilities: NDArray[np.float32], *, regions: bool) -> NDArray[np.float32]:
@@ -301,25 +335,29 @@ def _require_label_format(output: Path, case: Case) -> None:
                          fix="give the output another suffix")  # fmt: skip
 
 
-def _refuse_to_replace(targets: Mapping[str, Path], earlier: Mapping[str, Mapping[str, Any]]) -> None:
-    """Files that no earlier prediction made may be somebody's references."""
-    ours = {facts.get("file") for facts in earlier.values()}
-    foreign = [path for path in targets.values() if path.exists() and str(path) not in ours]
-    if foreign:
-        raise UsageError(
-            f"{len(foreign)} of the results' names are taken by files that no earlier prediction made",
-            file=foreign[0],
-            expected="a new place, or results of an earlier prediction",
-            fix="give another place with -o, or --overwrite to replace them",
-        )
+def _refuse_to_replace(targets: Mapping[str, Path], record: Record) -> None:
+    """Files that no earlier prediction made may be somebody's references; those of another model are still wanted, perhaps."""
+    there = [path for path in targets.values() if path.exists()]
+    made_by = {path: record.results.get(path.name) for path in there}
+    for whose, taken in (
+        ("files that no earlier prediction made", [path for path in there if made_by[path] is None]),
+        ("results of another model", [path for path in there if made_by[path] not in (None, record.settings["model"])]),
+    ):
+        if taken:
+            raise UsageError(
+                f"{len(taken)} of the results' names are taken by {whose}",
+                file=taken[0],
+                expected="a new place, or results of an earlier prediction with this model",
+                fix="give another place with -o, or --overwrite to replace them",
+            )
 
 
 def _is_current(facts: Mapping[str, Any] | None, case: Case, target: Path, record: Record) -> bool:
     """Whether the result there is of this scan, this model and these settings, untouched since."""
     if facts is None or not target.exists() or not all(path.exists() for path in case.images):
         return False
-    same = facts.get("file") == str(target) and facts.get("settings") == record.settings
-    return same and facts.get("input") == file_state(case.images) and facts.get("result") == file_state([target])
+    same = Path(str(facts.get("file"))).name == target.name and facts.get("settings") == record.settings
+    return same and is_state_of(facts.get("input"), case.images) and is_state_of(facts.get("result"), [target])
 
 
 def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from autoseg.version import __version__
 RECORD = "prediction.json"
 FAILED = "failed.csv"
 MADE_BY = "autoseg predict"
+_SELDOM = 20  # times the time that writing the record takes lie between two writes
 _FAILED_COLUMNS = ("case", "stage", "reason", "detail")
 
 
@@ -30,6 +32,8 @@ class Record:
     settings: dict[str, Any]
     labels: Labels
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)  # name of a result's file, also of one that is still to be made -> model
+    _due: float = 0.0  # when to write again, by `time.monotonic`
 
     @property
     def folder(self) -> Path:
@@ -43,8 +47,15 @@ class Record:
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Cases recorded before, whatever they were predicted with; none where the file is not a record of ours."""
-        known = read_record(self.file)
-        return {} if known is None else dict(known["cases"])
+        known = read_record(self.file) or {"cases": {}}
+        of_cases = {Path(str(facts.get("file"))).name: _model_of(facts) for facts in known["cases"].values()}
+        self.results = {**known.get("results", {}), **of_cases, **self.results}
+        return dict(known["cases"])
+
+    def begin(self, targets: Iterable[Path]) -> None:
+        """Record before the first result which files are to be made: then none is taken for somebody else's, whenever this ends."""
+        self.results |= {target.name: str(self.settings["model"]) for target in targets}
+        self.write()
 
     def keep(self, name: str, facts: dict[str, Any]) -> None:
         """Note one case, with the settings it was predicted with."""
@@ -52,13 +63,33 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"made_by": MADE_BY, "version": __version__, **self.settings, **self.labels.to_json(), "cases": self.cases}
+        return {
+            "made_by": MADE_BY,
+            "version": __version__,
+            **self.settings,
+            **self.labels.to_json(),
+            "results": self.results,
+            "cases": self.cases,
+        }
+
+    def write_soon(self) -> None:
+        """Write after this case, unless writing would take more than a small share of the time: of thousands, a few are made again."""
+        if time.monotonic() >= self._due:
+            self.write()
 
     def write(self) -> None:
-        """After each case, so that the same command goes on after any end; cases of earlier commands stay listed."""
+        """Write the record, so that the same command goes on after any end; cases of earlier commands stay listed."""
+        begin = time.monotonic()
         if self.file.exists() and read_record(self.file) is None:
             return  # a file of somebody else's that happens to have this name
-        files.write_json(self.file, with_checksum({**self.to_json(), "cases": {**self.read(), **self.cases}}))
+        earlier = self.read()
+        files.write_json(self.file, with_checksum({**self.to_json(), "cases": {**earlier, **self.cases}}))
+        self._due = time.monotonic() + _SELDOM * (time.monotonic() - begin)
+
+
+def _model_of(facts: Mapping[str, Any]) -> str:
+    settings = facts.get("settings")
+    return str(settings.get("model")) if isinstance(settings, Mapping) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +135,9 @@ def read_record(file: Path) -> dict[str, Any] | None:
     if not isinstance(known, dict) or known.get("made_by") != MADE_BY:
         return None
     record: dict[str, Any] = checked(known, file=file, what="the record of a prediction", fix=fix)
-    what = "the cases of a prediction"
-    schema.parse(dict[str, dict[str, Any]], record.get("cases"), what=what, fix=fix, file=file, error=UnreadableFile)
+    what, error = "the record of a prediction", UnreadableFile
+    schema.parse(dict[str, dict[str, Any]], record.get("cases"), what=what, fix=fix, file=file, error=error)
+    schema.parse(dict[str, str], record.get("results", {}), what=what, fix=fix, file=file, error=error)
     return record
 
 
@@ -121,6 +153,17 @@ def sidecar(target: Path) -> Path:
 def file_state(paths: Iterable[Path]) -> list[str]:
     """Return what identifies the state of each file without reading it: place, size and time."""
     return [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
+
+
+def is_state_of(recorded: Any, paths: Sequence[Path]) -> bool:
+    """Return whether files are as `file_state` recorded them, wherever their folder is now."""
+    if not isinstance(recorded, list) or not all(isinstance(text, str) and text.count(" ") >= 2 for text in recorded):
+        return False
+    return [_without_folder(text) for text in recorded] == [_without_folder(text) for text in file_state(paths)]
+
+
+def _without_folder(state: str) -> str:
+    return state.rpartition("/")[2]
 
 
 def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:

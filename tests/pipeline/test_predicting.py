@@ -1,0 +1,214 @@
+"""`predict` goes on after any end, replaces nothing that is not its own, and one case that cannot be done is one failed case."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from autoseg import cli, images
+from autoseg.errors import DiskFull, SomeCasesFailed, UnreadableFile, UsageError
+from autoseg.pipeline import evaluating, predicting, records
+from tests.pipeline.heard import Heard
+from tests.prediction.conftest import make_plan, make_workspace, only  # noqa: F401
+
+NAMES = ("a", "b", "c d")
+
+
+@pytest.fixture
+def place(tmp_path, make_plan, make_workspace):  # noqa: F811
+    """A workspace with one fold of a random network, and a folder of three scans with two channels."""
+    make_workspace(only(make_plan(), "3d_fullres"), folds=1, root=tmp_path / "workspace")
+    rng = np.random.default_rng(3)
+    for name in NAMES:
+        for channel in range(2):
+            path = tmp_path / f"scans/{name}_000{channel}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(rng.normal(0, 1, (14, 13, 12)).astype(np.float32), np.eye(4)), path)
+    return tmp_path
+
+
+def predict(place: Path, output: Path | None = None, **options):
+    heard = Heard()
+    made = predicting.predict(place / "workspace", [place / "scans"], output or place / "out", device="cpu", tta=False, reporter=heard,
+                              **options)  # fmt: skip
+    return made, heard.said
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the command runs after it."""
+
+
+@pytest.fixture
+def killed_after_label(monkeypatch):
+    """The second label map is there, its record is not."""
+    write, seen = images.write_label, []
+
+    def dies(path, *given, **named):
+        write(path, *given, **named)
+        seen.append(path)
+        if len(seen) == 2:
+            monkeypatch.setattr(records.Record, "write", lambda self: None)
+            raise Killed
+
+    monkeypatch.setattr(images, "write_label", dies)
+
+
+def test_the_same_command_goes_on_after_a_kill_between_label_and_record(place, killed_after_label, monkeypatch):
+    with pytest.raises(Killed):
+        predict(place)
+    monkeypatch.undo()
+    assert set(contents(place / "out")) == {"a.nii.gz", "b.nii.gz"}
+    (place / "out/.writing-17-x").touch()
+    os.utime(place / "out/.writing-17-x", (0, 0))
+    made, _ = predict(place)
+    assert set(made["cases"]) == set(NAMES)
+    predict(place, place / "undisturbed")
+    assert contents(place / "out") == contents(place / "undisturbed")
+    assert {path.name for path in (place / "out").iterdir()} == {f"{name}.nii.gz" for name in NAMES} | {"prediction.json"}
+
+
+@pytest.mark.parametrize("how", ["relative", "renamed"])
+def test_results_are_kept_where_the_same_place_has_another_path(place, monkeypatch, how):
+    predict(place)
+    output = place / "out"
+    if how == "relative":
+        monkeypatch.chdir(place)
+        output = Path("out")
+    else:
+        output = output.rename(place / "results")
+        (place / "scans").rename(place / "moved")
+        shutil.copytree(place / "moved", place / "scans")
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.nii.gz")}
+    predict(place, output)
+    assert {path.name: path.stat().st_mtime_ns for path in output.glob("*.nii.gz")} == before
+
+
+def test_somebody_elses_file_is_still_not_replaced(place):
+    (place / "out").mkdir()
+    (place / "out/b.nii.gz").write_bytes(b"a reference")
+    with pytest.raises(UsageError, match="no earlier prediction made"):
+        predict(place)
+    assert (place / "out/b.nii.gz").read_bytes() == b"a reference" and list((place / "out").iterdir()) == [place / "out/b.nii.gz"]
+
+
+def test_results_of_another_model_are_replaced_with_overwrite_only(place, make_plan, make_workspace):  # noqa: F811
+    predict(place)
+    before = contents(place / "out")
+    make_workspace(only(make_plan(), "3d_fullres"), folds=2, root=place / "workspace")
+    with pytest.raises(UsageError, match="results of another model"):
+        predict(place)
+    assert contents(place / "out") == before
+    predict(place, overwrite=True)
+    assert contents(place / "out") != before
+    predict(place)
+
+
+@pytest.mark.parametrize("fault", [MemoryError("Unable to allocate 9.00 TiB"), RuntimeError("could not create a primitive")])
+def test_a_scan_too_large_for_the_memory_is_one_failed_case(place, monkeypatch, fault):
+    whole, seen = predicting.prediction.segment, []
+
+    def segment(*given, **named):
+        seen.append(1)
+        if len(seen) == 2:
+            raise fault
+        return whole(*given, **named)
+
+    monkeypatch.setattr(predicting.prediction, "segment", segment)
+    with pytest.raises(SomeCasesFailed) as caught:
+        predict(place)
+    assert caught.value.exit_code == 4 and set(contents(place / "out")) == {"a.nii.gz", "c d.nii.gz"}
+    row = next(csv.DictReader((place / "out/failed.csv").read_text().splitlines()))
+    assert (row["case"], row["stage"], row["reason"]) == ("b", "segment", "the scan is too large for the memory there is")
+    assert "12x13x14" in row["detail"] and "--workers" not in row["detail"]
+
+
+def test_a_defect_is_not_taken_for_a_lack_of_memory(place, monkeypatch):
+    def segment(*given, **named):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(predicting.prediction, "segment", segment)
+    with pytest.raises(RuntimeError, match="mat1"):
+        predict(place)
+
+
+def test_a_full_disk_ends_the_command_with_what_is_kept_and_the_same_command_goes_on(place, monkeypatch):
+    write = images.write_label
+
+    def full(path, *given, **named):
+        if path.name == "b.nii.gz":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, *given, **named)
+
+    monkeypatch.setattr(images, "write_label", full)
+    with pytest.raises(DiskFull) as caught:
+        predict(place)
+    assert caught.value.exit_code == 3 and "1 of 3 results" in str(caught.value)
+    assert set(contents(place / "out")) == {"a.nii.gz"}  # the third was not begun
+    monkeypatch.undo()
+    kept = (place / "out/a.nii.gz").stat().st_mtime_ns
+    predict(place)
+    assert (place / "out/a.nii.gz").stat().st_mtime_ns == kept and len(contents(place / "out")) == 3
+
+
+@pytest.mark.parametrize("harm", [b'"fold', b'{"made_by": "autoseg predict", "cases": 3}', None])
+def test_a_damaged_record_is_reported_never_taken_for_absent(place, harm):
+    predict(place)
+    record = place / "out/prediction.json"
+    record.write_bytes(harm if harm is not None else record.read_bytes().replace(b'"left": 7', b'"left": 8'))
+    (place / "references").mkdir()
+    for path in (place / "out").glob("*.nii.gz"):
+        shutil.copy(path, place / "references")
+    for command in (lambda: predict(place), lambda: evaluating.evaluate(place / "out", place / "references", reporter=Heard())):
+        with pytest.raises(UnreadableFile) as caught:
+            command()
+        assert str(record) in str(caught.value)
+
+
+def test_rules_that_were_changed_by_hand_are_used_and_reported(place):
+    rules = {"3d_fullres": {"format": 1, "rules": []}}
+    file = place / "workspace/postprocessing.json"
+    file.write_text(json.dumps(records.with_checksum(rules)))
+    assert not [line for line in predict(place)[1] if "postprocessing.json" in line]
+    rules["3d_fullres"]["rules"] = [{"target": None, "keep_largest": True, "drop_below": None, "evidence": None}]
+    file.write_text(json.dumps(records.with_checksum({"3d_fullres": {}}) | rules))
+    assert [line for line in predict(place, place / "other")[1] if line.startswith("warning") and "postprocessing.json was changed" in line]
+
+
+def test_of_thousands_of_results_the_record_is_written_now_and_then(place, monkeypatch):
+    written = []
+    whole = records.files.write_json
+    monkeypatch.setattr(records.files, "write_json", lambda *given: (written.append(given[0]), whole(*given)))
+    monkeypatch.setattr(records, "_SELDOM", 1e9)
+    made, _ = predict(place)
+    assert len(written) == 2 and set(records.read_record(place / "out/prediction.json")["cases"]) == set(made["cases"]) == set(NAMES)
+
+
+def test_a_failed_csv_that_is_no_text_of_ours_stays(place):
+    (place / "out").mkdir()
+    (place / "out/failed.csv").write_bytes(b"\xff\xfe\x00")
+    predict(place)
+    assert (place / "out/failed.csv").read_bytes() == b"\xff\xfe\x00"
+
+
+def test_the_command_line_says_exit_code_2_for_other_models_results(place, capsys):
+    words = ["predict", place / "workspace", place / "scans", "-o", place / "out", "--no-tta", "--device", "cpu"]
+    assert cli.main([str(word) for word in words]) == 0
+    record = place / "out/prediction.json"
+    value = records.read_record(record)
+    value["results"] = dict.fromkeys(value["results"], "0" * 16)
+    value["cases"] = {}
+    record.write_text(json.dumps(records.with_checksum(value)))
+    assert cli.main([str(word) for word in words]) == 2
+    assert "--overwrite" in capsys.readouterr().err

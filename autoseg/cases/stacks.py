@@ -1,4 +1,4 @@
-"""Label maps that lie as a folder of planar pictures, one per slice of a DICOM series (CHAOS and similar sets)."""
+"""Label maps stored as a folder of planar pictures, one per slice of a DICOM series (CHAOS and similar sets)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def is_stack(path: Path) -> bool:
 def read_stack(folder: Path, *, series: Path, case: str) -> Image:
     """The pictures of a folder as one label map on the grid of a DICOM series, canonical.
 
-    A picture belongs to the slice whose file has the same name, or else they are paired in the order of their names. Where a slice
-    lies comes from its own header.
+    A picture belongs to the slice whose file has the same name, or else they are paired in the order of their names. The place of a
+    slice comes from its own header.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def read_stack(folder: Path, *, series: Path, case: str) -> Image:
 
     Raises
     ------
-    LabelError : no series to lie on, values that are no labels
+    LabelError : no series to be placed on, values that are no labels
     GridMismatch : another number of pictures than of slices, or a picture of another shape
     UnreadableFile, GeometryError : as the readers of images
     """

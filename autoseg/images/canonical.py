@@ -35,7 +35,7 @@ def from_memory(array: NDArray[Any], affine: NDArray[Any], *, channels: int = 1)
     array, affine = np.asarray(array), np.asarray(affine, dtype=np.float64)
     if array.ndim not in (2, 3, 4) or affine.shape != (4, 4) or array.dtype.kind not in "buif":
         raise GeometryError(
-            "an array that is no image",
+            "not an image array",
             found=f"{array.dtype} array of shape {array.shape}, affine of shape {affine.shape}",
             expected="numbers of shape (x, y, z) or (x, y, z, channels), and a 4 x 4 affine",
             fix="give the array and the affine of a nibabel image",
@@ -44,16 +44,16 @@ def from_memory(array: NDArray[Any], affine: NDArray[Any], *, channels: int = 1)
     turned = spatial.transpose(3, 2, 1, 0)  # (c, z, y, x)
     shape: Shape = turned.shape[1:]  # type: ignore[assignment]
     usable, notes = grids.usable_affine(grids.swap_columns(affine), shape, path=None)
-    turned = turned.astype(turned.dtype.newbyteorder("="), copy=False)
+    turned = turned.astype(turned.dtype.newbyteorder("="))  # a copy: the image must not change with the caller's array
     raw = StoredImage(
         format="memory", path=None, shape=shape, channels=turned.shape[0], dtype=turned.dtype, affine=usable,
         array=turned, header=array.ndim, notes=notes,
     )  # fmt: skip
-    return with_channels(canonical(replace(raw, array=as_image_values(raw).copy())), None, channels)
+    return with_channels(canonical(raw), None, channels)
 
 
 def to_memory(array: NDArray[Any], *, like: Image) -> NDArray[Any]:
-    """A canonical array `(z, y, x)` on the grid of `like`, turned back to the axes of the array or file that `like` came from.
+    """Return a canonical array `(z, y, x)` on the grid of `like`, turned back to the axes of the array or file that `like` came from.
 
     Returns
     -------
@@ -68,11 +68,15 @@ def to_memory(array: NDArray[Any], *, like: Image) -> NDArray[Any]:
 
 
 def canonical(raw: StoredImage, *, orientation: Orientation | None = None) -> Image:
-    """Turn an array as stored to the canonical orientation, or to a given one."""
-    assert raw.array is not None
+    """Turn an array as stored to the canonical orientation, or to a given one; float64 becomes float32.
+
+    Raises
+    ------
+    UnreadableFile : finite values that float32 would turn into infinity
+    """
     orientation = orientation or orientation_of(raw.affine)
     return Image(
-        array=contiguous(reorient(raw.array, orientation)),
+        array=contiguous(reorient(_as_image_values(raw), orientation)),
         affine=grids.canonical_affine(raw.affine, raw.shape, orientation),
         stored=stored_of(raw, orientation),
         notes=raw.notes,
@@ -92,13 +96,7 @@ def stored_of(raw: StoredImage, orientation: Orientation) -> Stored:
     )
 
 
-def as_image_values(raw: StoredImage) -> NDArray[Any]:
-    """float64 becomes float32; all else stays.
-
-    Raises
-    ------
-    UnreadableFile : finite values that float32 would turn into infinity
-    """
+def _as_image_values(raw: StoredImage) -> NDArray[Any]:
     array = raw.array
     assert array is not None
     if array.dtype != np.float64:
@@ -107,7 +105,7 @@ def as_image_values(raw: StoredImage) -> NDArray[Any]:
         cast = array.astype(np.float32)
     if np.isinf(cast).any() and (lost := np.isinf(cast) & np.isfinite(array)).any():
         raise UnreadableFile(
-            "the intensities are absurdly large",
+            "the intensities are too large",
             file=raw.path,
             found=f"{int(lost.sum())} of {array.size} voxels beyond, up to {float(np.abs(array[lost]).max()):.3g}",
             expected=f"at most {np.finfo(np.float32).max:.3g}, the largest float32",
@@ -117,7 +115,7 @@ def as_image_values(raw: StoredImage) -> NDArray[Any]:
 
 
 def with_channels(image: Image, path: Path | None, channels: int) -> Image:
-    """The image if it has as many channels as wanted; a grey picture stored as three equal colours counts as one."""
+    """Return the image if it has as many channels as wanted; a grey picture stored as three equal colours counts as one."""
     found = image.array.shape[0]
     if found == channels:
         return image

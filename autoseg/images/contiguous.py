@@ -15,7 +15,7 @@ _SMALL = 1 << 18  # voxels; what fits the cache needs no tiles
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:
-    """A contiguous, writable array of the same shape and values; the array itself where it is one already.
+    """Return a contiguous, writable array of the same shape and values; the array itself where it is one already.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def _occupied(array: NDArray[Any]) -> Box | None:
     volume = array.reshape(array.shape[-3:])
     order = np.argsort([-abs(stride) for stride in volume.strides])
     flips = tuple(slice(None, None, -1 if volume.strides[axis] < 0 else 1) for axis in order)
-    stored = volume.transpose(order)[flips]  # as it lies in memory, so that both passes run at its bandwidth
+    stored = volume.transpose(order)[flips]  # as it is in memory, so that both passes run at its bandwidth
     if not stored.flags.c_contiguous:
         return None
     across = stored.max(axis=0) > 0  # (middle, nearest)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.errors import GeometryError, MissingPath, UnreadableFile
+from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape
 from autoseg.images import itk
 from autoseg.images.grids import usable_affine
@@ -54,7 +54,6 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
 
     Raises
     ------
-    MissingPath : no such file or folder
     UnreadableFile : no DICOM image, several series, or a file that cannot be decoded
     GeometryError : two slices at one place, a gap, slices of unequal shape or direction, a tilted gantry
     """
@@ -64,7 +63,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
         slices, more = _sorted(path, slices)
         notes, affine, shape = (*notes, *more), slices[0].affine.copy(), (len(slices), *slices[0].shape[1:])
         affine[:3, 0] = (slices[-1].affine[:3, 3] - slices[0].affine[:3, 3]) / (len(slices) - 1)
-    usable, mended = usable_affine(affine, shape, path=path)
+    usable, more = usable_affine(affine, shape, path=path)
     array = _voxels([item.path for item in slices]) if voxels else None
     if array is not None and slices[0].channels in (2, 4):
         array, notes = array[:-1], (*notes, "the alpha channel was dropped")
@@ -76,14 +75,12 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
         dtype=np.result_type(*(item.dtype for item in slices)) if array is None else array.dtype,
         affine=usable,
         array=array,
-        notes=(*notes, *mended),
+        notes=(*notes, *more),
     )
 
 
 def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
     """Return the files of the only series, as the folder lists them, and notes."""
-    if not path.exists():
-        raise MissingPath("no such file or folder", file=path, fix="check the spelling of the path")
     files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
     found = [item for item in map(_tags, _dicom_files(files)) if item is not None]
     if not found:

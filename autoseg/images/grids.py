@@ -2,7 +2,7 @@
 
 Two rules with one number each:
 
-- Axes that miss the right angle by up to `MENDED_ANGLE` degrees are turned to the nearest orthonormal ones, with a note.
+- Axes that miss the right angle by up to `CORRECTED_ANGLE` degrees are turned to the nearest orthonormal ones, with a note.
   More is real shear (a gantry tilt that was never undone): refused, because no spacing describes such a grid.
 - Two files are on the same grid when no corner voxel of the one is more than `TOLERANCE` voxels from where the other puts
   it. Then the first file's geometry is taken for both.
@@ -17,26 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import GeometryError, GridMismatch
-from autoseg.geometry import (
-    Affine,
-    Orientation,
-    Shape,
-    corner_distance,
-    orientation_of,
-    reoriented_affine,
-    spacing_of,
-)
+from autoseg.geometry import Affine, Orientation, Shape, corner_distance, orientation_of, reoriented_affine, spacing_of
 from autoseg.images.types import Header, Image
 
 TOLERANCE = 0.001  # voxels, anywhere in the volume; a float32 header of a scanner-sized volume is good to about 0.0001
-MENDED_ANGLE = 1.0  # degrees; headers rounded to a few decimals miss by up to about 0.1, gantry tilts begin at several
+CORRECTED_ANGLE = 1.0  # degrees; headers rounded to a few decimals miss by up to about 0.1, gantry tilts begin at several
 LARGEST_SPACING = 1e5  # mm; beyond it, or below its inverse, a number is a damaged header and no spacing
 LARGEST_PLACE = 1e7  # mm from the scanner's centre
 
 
 @np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
 def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[Affine, tuple[str, ...]]:
-    """The affine of a stored array, made fit to work with: orthogonal axes, positive finite spacings.
+    """Return the affine of a stored array, made fit to work with: orthogonal axes, positive finite spacings.
 
     Parameters
     ----------
@@ -46,7 +38,7 @@ def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[A
 
     Returns
     -------
-    The affine and notes on what was mended: axes turned by less than `MENDED_ANGLE`; an axis of one single voxel without a
+    The affine and notes on what was corrected: axes turned by less than `CORRECTED_ANGLE`; an axis of one single voxel without a
     spacing got 1 mm.
 
     Raises
@@ -80,18 +72,18 @@ def usable_affine(affine: Affine, shape: Shape, *, path: Path | None) -> tuple[A
             expected=f"within {LARGEST_PLACE:g} mm",
             fix="correct the origin in the file's header",
         )
-    mended, angle = _orthogonal(affine)
-    if angle > MENDED_ANGLE:
+    corrected, angle = _orthogonal(affine)
+    if angle > CORRECTED_ANGLE:
         raise GeometryError(
             "the image axes are sheared (gantry tilt?)",
             file=path,
             found=f"axes {angle:.2f} degrees off the right angle",
-            expected=f"orthogonal axes, up to {MENDED_ANGLE:g} degree is corrected",
+            expected=f"orthogonal axes, up to {CORRECTED_ANGLE:g} degree is corrected",
             fix="resample the image and its label to an orthogonal grid (dcm2niix does so for tilted CT)",
         )
     if angle > 1e-3:  # what float32 headers miss anyway is not worth a note
         notes = (*notes, f"axes were {angle:.3f} degrees off the right angle and were made orthogonal")
-    return mended, notes
+    return corrected, notes
 
 
 def swap_columns(affine: Affine) -> Affine:
@@ -100,7 +92,7 @@ def swap_columns(affine: Affine) -> Affine:
 
 
 def aligned(affine: Affine, shape: Shape, *, to: Affine) -> Orientation:
-    """How to turn a stored array so that its axes run as those of the grid `to`.
+    """Return how to turn a stored array so that its axes run as those of the grid `to`.
 
     For files on the same grid this is the exact answer where `orientation_of` could fall either way: an affine turned by
     45 degrees, given twice with slightly different rounding, has two nearest orientations.
@@ -116,7 +108,7 @@ def aligned(affine: Affine, shape: Shape, *, to: Affine) -> Orientation:
 
 
 def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, float]:
-    """How far apart two canonical grids of equal shape put the same voxel, at worst: (voxels of the first, mm)."""
+    """Return how far apart two canonical grids of equal shape put the same voxel, at worst: (voxels of the first, mm)."""
     step = np.linalg.solve(first.affine, second.affine) - np.eye(4)  # second's voxel index as the first sees it, less itself
     corners = np.array([[*corner, 1.0] for corner in itertools.product(*((0, n - 1) for n in first.shape))]).T
     voxels = float(np.abs((step @ corners)[:3]).max())
@@ -124,7 +116,7 @@ def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, floa
 
 
 def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: tuple[str, str] = ("image", "label")) -> None:
-    """Refuse two files that are not on the same grid.
+    """Raise for two files that are not on the same grid.
 
     Parameters
     ----------
@@ -163,7 +155,7 @@ def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: t
 
 
 def canonical_affine(affine: Affine, shape: Shape, orientation: Orientation) -> Affine:
-    """The affine of the array once it is turned by `orientation`, without negative zeros."""
+    """Return the affine of the array once it is turned by `orientation`, without negative zeros."""
     return reoriented_affine(affine, shape, orientation) + 0.0
 
 
@@ -191,9 +183,9 @@ def _with_planar_axis(affine: Affine, shape: Shape) -> tuple[Affine, tuple[str, 
     length = float(np.linalg.norm(across))
     if length == 0:
         return affine, ()
-    mended = affine.copy()
-    mended[:3, empty[0]] = across / length
-    return mended, ("the axis of the single slice had no spacing; 1 mm was taken",)
+    corrected = affine.copy()
+    corrected[:3, empty[0]] = across / length
+    return corrected, ("the axis of the single slice had no spacing; 1 mm was taken",)
 
 
 def _orthogonal(affine: Affine) -> tuple[Affine, float]:
@@ -205,9 +197,9 @@ def _orthogonal(affine: Affine) -> tuple[Affine, float]:
     if angle < 1e-3:
         return affine, angle
     left, _, right = np.linalg.svd(cosines)
-    mended = affine.copy()
-    mended[:3, :3] = (left @ right) * lengths
-    return mended, angle
+    corrected = affine.copy()
+    corrected[:3, :3] = (left @ right) * lengths
+    return corrected, angle
 
 
 def _placed(item: Image | Header) -> bool:

@@ -1,4 +1,4 @@
-"""gzip streams, read fast and never believed without their checksum, written small and reproducibly.
+"""gzip streams, read fast and never trusted without their checksum, written small and reproducibly.
 
 ISA-L (`isal`) where it is installed, else the standard library; both check CRC and length of every member.
 """
@@ -36,7 +36,7 @@ _STEP = 1 << 21  # bytes per read: small enough to stay in the cache, large enou
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked where it is gzipped: by its first bytes, not by its name.
+    """Open the bytes of a file, unpacked where it is gzipped: by its first bytes, not by its name.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def head(path: Path, length: int) -> bytes:
             "the file cannot be read", file=path, found=error.strerror, fix="check its type and its access rights"
         ) from None
     if not start:
-        raise UnreadableFile("the file is empty", file=path, found="0 bytes", fix="copy or download it again")
+        raise broken(path, "the file is empty", found="0 bytes")
     return start
 
 
@@ -81,19 +81,19 @@ def is_packed(path: Path) -> bool:
     return head(path, 2) == b"\x1f\x8b"
 
 
+def broken(path: Path, summary: str, *, found: str, expected: str | None = None) -> UnreadableFile:
+    """Return the error for a file that another copy may replace."""
+    return UnreadableFile(summary, file=path, found=found, expected=expected, fix="copy or download it again")
+
+
 def wrong_length(path: Path, found: int, size: int) -> UnreadableFile:
     """Return the error for `found` bytes of voxels where `size` are declared."""
-    return UnreadableFile(
-        "the file is shorter than its header declares" if found < size else "the file is longer than its header declares",
-        file=path,
-        found=f"{found} bytes of voxels",
-        expected=f"{size} bytes",
-        fix="the file is truncated or its header damaged: copy or download it again",
-    )
+    length = "shorter" if found < size else "longer"
+    return broken(path, f"the file is {length} than its header declares", found=f"{found} bytes of voxels", expected=f"{size} bytes")
 
 
 def damaged(path: Path, found: str) -> UnreadableFile:
-    """The error for a gzip stream that ends early or fails its checksum."""
+    """Return the error for a gzip stream that ends early or fails its checksum."""
     early = "end-of-stream" in found or "truncated" in found
     return UnreadableFile(
         "the compressed file ends early" if early else "the compressed file is corrupt",
@@ -105,7 +105,7 @@ def damaged(path: Path, found: str) -> UnreadableFile:
 
 
 def unpacked_length(path: Path, *, expected: int) -> int:
-    """How many bytes the file truly holds, unpacked; memory use does not depend on what it declares.
+    """Return how many bytes the file truly holds, unpacked; memory use does not depend on what it declares.
 
     A gzipped file of one member ends with its length modulo 2^32; where that agrees with `expected` it is believed (the reader
     counts and checks again while decoding), else the stream is decoded once to count.
@@ -127,7 +127,7 @@ def unpacked_length(path: Path, *, expected: int) -> int:
 
 
 def take(stream: IO[bytes], path: Path, *, size: int, spare: int = 0) -> NDArray[np.uint8]:
-    """The next `size` bytes of a stream, which must end there or at most `spare` bytes later: only at its end is the CRC compared.
+    """Return the next `size` bytes of a stream, which must end there or at most `spare` bytes later: only at its end is the CRC compared.
 
     Raises
     ------
@@ -137,17 +137,13 @@ def take(stream: IO[bytes], path: Path, *, size: int, spare: int = 0) -> NDArray
     done = fill(stream, buffer)
     if done == size and skip_to_end(stream, limit=spare + 1) <= spare:
         return buffer
-    raise UnreadableFile(
-        "the file ends early" if done < size else "the file holds more than its own length says",
-        file=path,
-        found=f"{done} bytes" if done < size else f"more than {size + spare} bytes",
-        expected=f"{size} bytes",
-        fix="copy or download it again",
-    )
+    if done < size:
+        raise broken(path, "the file ends early", found=f"{done} bytes", expected=f"{size} bytes")
+    raise broken(path, "the file holds more than its own length says", found=f"more than {size + spare} bytes", expected=f"{size} bytes")
 
 
 def fill(stream: IO[bytes], buffer: NDArray[np.uint8]) -> int:
-    """Read from `stream` until the flat `buffer` is full or the stream ends; the number of bytes read."""
+    """Read from `stream` until the flat `buffer` is full or the stream ends; return the number of bytes read."""
     view = buffer.data
     done = 0
     while done < len(view):
@@ -159,7 +155,7 @@ def fill(stream: IO[bytes], buffer: NDArray[np.uint8]) -> int:
 
 
 def skip_to_end(stream: IO[bytes], *, limit: int) -> int:
-    """Read on to the end, where the stream's CRC is compared; the number of bytes that were left, or `limit` where there are more."""
+    """Read on to the end, where the stream's CRC is compared; return how many bytes were left, at most `limit`."""
     rest = 0
     while rest < limit:
         chunk = stream.read(min(_STEP, limit - rest))
@@ -183,7 +179,7 @@ def verify(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, *, packed: bool) -> Iterator[IO[bytes]]:
-    """A file to write to; `packed` streams carry neither time nor name, so equal content gives equal bytes."""
+    """Open a file to write to; `packed` streams carry neither time nor name, so equal content gives equal bytes."""
     with open(path, "wb") as file:
         if not packed:
             yield file

@@ -36,10 +36,6 @@ except ImportError:  # no wheel for this processor: slower, same result
     _zlib = zlib
 
 _IO = {"nrrd": "NrrdImageIO", "metaimage": "MetaImageIO"}
-_NRRD_TYPES = {
-    "i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32", "i8": "int64", "u8": "uint64",
-    "f4": "float", "f8": "double",
-}  # fmt: skip
 _META_TYPES = {
     "i1": "MET_CHAR", "u1": "MET_UCHAR", "i2": "MET_SHORT", "u2": "MET_USHORT", "i4": "MET_INT", "u4": "MET_UINT", "i8": "MET_LONG_LONG",
     "u8": "MET_ULONG_LONG", "f4": "MET_FLOAT", "f8": "MET_DOUBLE",
@@ -333,7 +329,10 @@ def _position(affine: Affine, *, nrrd: bool) -> dict[str, str]:
 
 def _write_nrrd(file: IO[bytes], array: NDArray[Any], axes: int, position: Mapping[str, str]) -> None:
     channels = array.shape[0]
-    lines = {"type": _NRRD_TYPES[array.dtype.str[1:]], "dimension": str(axes + (channels > 1))}
+    lines = {
+        "type": {"float32": "float", "float64": "double"}.get(array.dtype.name, array.dtype.name),
+        "dimension": str(axes + (channels > 1)),
+    }
     lines |= {key: position[key] for key in ("space", "space dimension") if key in position}  # before what is measured in it
     lines |= {"sizes": _text((*array.shape[:0:-1][:axes], *([channels] if channels > 1 else [])))}
     for key, none in (("space directions", " none"), ("spacings", " nan")):

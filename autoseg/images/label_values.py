@@ -18,7 +18,7 @@ _SLAB = 1 << 22  # voxels at a time, so that a float map needs no second copy of
 
 
 def as_label_values(array: NDArray[Any], *, path: Path) -> NDArray[np.integer[Any]]:
-    """Label values as integers, same shape, in the smallest of uint8, int16, uint16, int32.
+    """Return label values as integers, same shape, in the smallest of uint8, int16, uint16, int32.
 
     Integers stay as they are, nearly-integers (within `ROUNDING`) are rounded.
 
@@ -52,16 +52,12 @@ def as_label_values(array: NDArray[Any], *, path: Path) -> NDArray[np.integer[An
 
 
 def smallest_kind(low: int, high: int) -> np.dtype[Any]:
-    """The first of uint8, int16, uint16, int32 that holds both values.
+    """Return the first of uint8, int16, uint16, int32 that holds both values.
 
     >>> smallest_kind(0, 300)
     dtype('int16')
     """
-    for kind in _KINDS:
-        info = np.iinfo(kind)
-        if info.min <= low and high <= info.max:
-            return np.dtype(kind)
-    return np.dtype(np.int64)
+    return next((np.dtype(kind) for kind in _KINDS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), np.dtype(np.int64))
 
 
 def _rounded(array: NDArray[Any], kind: np.dtype[Any], path: Path) -> NDArray[np.integer[Any]]:

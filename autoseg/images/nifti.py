@@ -41,7 +41,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
 
     Parameters
     ----------
-    path : `.nii` or `.nii.gz`, told apart by the first bytes
+    path : `.nii` or `.nii.gz`, distinguished by the first bytes
     voxels : False reads the header alone, which does not show a damaged body
     label : a label map, whose values may be large: scaled values in float64, else float32
 
@@ -105,13 +105,7 @@ def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
     if 540 in sizes:
         block += stream.read(192)
     if len(block) not in (348, 540):
-        raise UnreadableFile(
-            "the file ends within its header",
-            file=path,
-            found=f"{len(block)} bytes",
-            expected="at least 348",
-            fix="copy or download it again",
-        )
+        raise gzipped.broken(path, "the file ends within its header", found=f"{len(block)} bytes", expected="at least 348")
     if len(block) == 540:
         if block[4:12] not in (b"n+2\0\r\n\032\n",):
             raise _not_nifti(path, block[4:12])
@@ -227,8 +221,8 @@ def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, .
     if code in _MM_PER_UNIT:
         best = np.diag([_MM_PER_UNIT[code]] * 3 + [1.0]) @ best
         notes = (*notes, f"lengths are stored in {'metres' if code == 1 else 'micrometres'} and were turned into mm")
-    usable, mended = usable_affine(best, shape, path=path)
-    return usable, (*notes, *mended)
+    usable, more = usable_affine(best, shape, path=path)
+    return usable, (*notes, *more)
 
 
 def _qform(header: Any) -> Affine | None:
@@ -259,7 +253,7 @@ def _qform(header: Any) -> Affine | None:
 
 
 def _base(header: Any, shape: Shape) -> Affine:
-    """Spacing alone: x runs to the left and the middle voxel lies at zero, as nibabel reads such headers."""
+    """Spacing alone: x runs to the left and the middle voxel is at zero, as nibabel reads such headers."""
     spacing = np.abs(header["pixdim"][1:4].astype(np.float64)) * (-1, 1, 1)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * (np.array(shape[::-1]) - 1) / 2
@@ -323,7 +317,7 @@ def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], path: Path, slope: 
             largest = float(np.nanmax(np.abs(values), initial=0, where=np.isfinite(values)))
         if largest > _LARGEST_FLOAT32:
             raise UnreadableFile(
-                "the intensities are absurdly large",
+                "the intensities are too large",
                 file=path,
                 found=f"up to {largest:.3g}, scl_slope {slope:.3g}",
                 expected=f"at most {_LARGEST_FLOAT32:.3g}",

@@ -32,7 +32,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
 
     Parameters
     ----------
-    path : PNG, BMP or JPEG, told apart by the first bytes
+    path : PNG, BMP or JPEG, distinguished by the first bytes
     voxels : False reads the header alone
     label : as a label map, see the module's docstring
 
@@ -42,9 +42,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     """
     magic = gzipped.head(path, 26)
     if len(magic) < 26:
-        raise UnreadableFile(
-            "the file is too short to be an image", file=path, found=f"{len(magic)} bytes", fix="copy or download it again"
-        )
+        raise gzipped.broken(path, "the file is too short to be an image", found=f"{len(magic)} bytes")
     notes: tuple[str, ...] = ("no spacing is stored; 1 mm was taken",)
     if magic.startswith(_PNG_MAGIC) and voxels:
         _check_png(path)
@@ -109,23 +107,17 @@ def _check_png(path: Path) -> None:
         if len(crc) < 4:
             break
         if zlib.crc32(body) != int.from_bytes(crc, "big"):
-            raise UnreadableFile(
-                "the PNG file is corrupt", file=path, found=f"chunk {name!r} fails its checksum", expected="matching checksums",
-                fix="copy or download it again",
-            )  # fmt: skip
+            raise gzipped.broken(path, "the PNG file is corrupt", found=f"chunk {name!r} fails its checksum")
         if name == b"IHDR":
             width, height, depth = struct.unpack(">IIB", body[4:13])
             pixels = width * height * depth // 8
         if name == b"IEND":
             if pixels > len(data) * gzipped.BEST_RATIO:
-                raise UnreadableFile(
-                    "the PNG file declares more than it can hold", file=path, found=f"{pixels} bytes of pixels in {len(data)} bytes",
-                    expected=f"at most {gzipped.BEST_RATIO} times as many", fix="copy or download it again",
-                )  # fmt: skip
+                found = f"{pixels} bytes of pixels in {len(data)} bytes"
+                raise gzipped.broken(path, "the PNG file declares more than it can hold", found=found)
             return
         place += 12 + length
-    raise UnreadableFile("the PNG file ends early", file=path, found=f"{len(data)} bytes and no end", expected="an IEND chunk",
-                         fix="copy or download it again")  # fmt: skip
+    raise gzipped.broken(path, "the PNG file ends early", found=f"{len(data)} bytes and no end", expected="an IEND chunk")
 
 
 @contextlib.contextmanager
@@ -144,16 +136,12 @@ def opened(path: Path) -> Iterator[Any]:
             with Pillow.open(path) as picture:
                 width, height = picture.size
                 if width * height > max(1, path.stat().st_size) * gzipped.BEST_RATIO * 8:
-                    raise UnreadableFile(
-                        "the file declares more than it can hold", file=path,
-                        found=f"{width} x {height} pixels in {path.stat().st_size} bytes", fix="copy or download it again",
-                    )  # fmt: skip
+                    found = f"{width} x {height} pixels in {path.stat().st_size} bytes"
+                    raise gzipped.broken(path, "the file declares more than it can hold", found=found)
                 yield picture
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error, OverflowError) as error:
-        raise UnreadableFile(
-            "the image cannot be read", file=path, found=str(error).replace(str(path), path.name), expected="a whole image file",
-            fix="copy or download it again, or convert it to PNG",
-        ) from None  # fmt: skip
+        found = str(error).replace(str(path), path.name)
+        raise gzipped.broken(path, "the image cannot be read", found=found, expected="a whole image file") from None
     finally:
         Pillow.MAX_IMAGE_PIXELS = limit
 
@@ -190,9 +178,7 @@ def _deep_colours(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO")))
     except RuntimeError as error:
-        raise UnreadableFile(
-            "the PNG file cannot be read", file=path, found=str(error).splitlines()[-1], fix="copy or download it again"
-        ) from None
+        raise gzipped.broken(path, "the PNG file cannot be read", found=str(error).splitlines()[-1]) from None
 
 
 def _fitting(plane: NDArray[Any], path: Path, *, label: bool, deep: bool) -> NDArray[Any]:

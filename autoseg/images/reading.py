@@ -12,7 +12,7 @@ import numpy as np
 from autoseg.errors import GeometryError, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Orientation, orientation_of
 from autoseg.images import grids, gzipped, signatures
-from autoseg.images.canonical import as_image_values, canonical, stored_of, with_channels, without_colours
+from autoseg.images.canonical import canonical, stored_of, with_channels, without_colours
 from autoseg.images.formats import FORMATS, name_of, suffix_of
 from autoseg.images.grids import require_same_grid
 from autoseg.images.label_values import as_label_values
@@ -34,8 +34,7 @@ def read(path: Path) -> Image:
     GeometryError : no usable spacing or axes
     """
     path = Path(path)
-    raw = _raw(path, voxels=True, label=False)
-    return canonical(replace(raw, array=as_image_values(raw)))
+    return canonical(_raw(path, voxels=True, label=False))
 
 
 def read_channels(paths: Sequence[Path], *, channels: int) -> Image:
@@ -124,7 +123,7 @@ def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
 
 
 def read_header(path: Path) -> Header:
-    """Shape, affine, channels and type of an image, without decoding its voxels.
+    """Read shape, affine, channels and type of an image, without decoding its voxels.
 
     Raises
     ------
@@ -190,7 +189,6 @@ def _refuse_special(path: Path) -> None:
 def _read_onto(path: Path, first: Image) -> Image:
     """Read a further channel, its axes turned as those of the first."""
     raw = _raw(path, voxels=True, label=False)
-    raw = replace(raw, array=as_image_values(raw))
     return canonical(raw, orientation=_orientation_on(raw, first))
 
 

@@ -1,4 +1,4 @@
-"""Files that bear the name of an image and are none: what they really are, and how to get the image.
+"""Files that have an image suffix but are not images: what they really are, and how to get the image.
 
 Asked only once a reader has given up, so that sound files pay nothing.
 """
@@ -18,7 +18,7 @@ _TEXTUAL = (".mhd", ".mha", ".nhdr")  # a header of these is text
 
 
 def refuse(path: Path) -> None:
-    """Nothing for a file that may well be a damaged image.
+    """Raise unless a file may well be a damaged image.
 
     Raises
     ------
@@ -28,9 +28,9 @@ def refuse(path: Path) -> None:
     if not path.is_file():
         return
     start = _unpacked_start(path)
-    told = _what(start, textual=path.suffix.casefold() in _TEXTUAL)
-    if told is not None:
-        summary, fix = told
+    reason = _what(start, textual=path.suffix.casefold() in _TEXTUAL)
+    if reason is not None:
+        summary, fix = reason
         line = start[:40].partition(b"\n")[0]
         found = f"it begins with {line.decode('ascii')!r}" if _is_prose(line) else f"it begins with {start[:4]!r}"
         raise UnreadableFile(summary, file=path, found=found, expected="an image", fix=fix)
@@ -61,7 +61,7 @@ def _unpacked_start(path: Path) -> bytes:
     try:
         with gzipped.opened(path) as stream:
             return stream.read(_START)
-    except UnreadableFile:  # damaged: the reader has told so
+    except UnreadableFile:  # damaged: the reader has reported it
         return b""
 
 

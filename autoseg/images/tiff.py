@@ -20,9 +20,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from autoseg import files
-from autoseg.errors import GeometryError, MissingPath, UnreadableFile
+from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Shape, affine_from_spacing, spacing_of
-from autoseg.images import planar
+from autoseg.images import gzipped, planar
 from autoseg.images.contiguous import contiguous
 from autoseg.images.formats import spacing_files
 from autoseg.images.grids import usable_affine
@@ -30,7 +30,6 @@ from autoseg.images.types import Order, StoredImage
 
 _SLICES = "ZQIT"  # letters under which tifffile reports a stack's axis
 _BROKEN = (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError, struct.error, zlib.error, OverflowError)
-_BEST_RATIO = 1032 * 8  # of deflate, applied to one-bit pixels
 
 
 def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage:
@@ -42,11 +41,9 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
 
     Raises
     ------
-    MissingPath, UnreadableFile : truncated, corrupt, images of several sizes, unknown axes or compression
+    UnreadableFile : truncated, corrupt, images of several sizes, unknown axes or compression
     GeometryError : a spacing file that cannot be used
     """
-    if not path.is_file():
-        raise MissingPath("no such file", file=path, fix="check the spelling of the path")
     shape, axes, dtype, array = _series(path, voxels=voxels)
     notes: tuple[str, ...] = ()
     order, kept = _order(path, axes, shape)
@@ -104,11 +101,9 @@ def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype
                     "an unsupported pixel type", file=path, found=str(dtype), expected="integers or floats", fix="convert it"
                 )
             length = math.prod(shape) * dtype.itemsize
-            if length > path.stat().st_size * _BEST_RATIO:
-                raise UnreadableFile(
-                    "the TIFF declares more than it can hold", file=path, found=f"{length} bytes of pixels in {path.stat().st_size} bytes",
-                    fix="copy or download the file again",
-                )  # fmt: skip
+            if length > path.stat().st_size * gzipped.BEST_RATIO * 8:
+                found = f"{length} bytes of pixels in {path.stat().st_size} bytes"
+                raise gzipped.broken(path, "the TIFF declares more than it can hold", found=found)
             if not voxels:
                 return shape, axes, dtype, None
             _check_segments(path, file)
@@ -116,13 +111,8 @@ def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype
                 return shape, axes, dtype, _by_pillow(path, shape, dtype)
             return shape, axes, dtype, np.asarray(only.asarray())
     except _BROKEN as error:
-        raise UnreadableFile(
-            "the TIFF cannot be read",
-            file=path,
-            found=f"{type(error).__name__}: {error}",
-            expected="a whole TIFF",
-            fix="copy or download it again",
-        ) from None
+        found = f"{type(error).__name__}: {error}"
+        raise gzipped.broken(path, "the TIFF cannot be read", found=found, expected="a whole TIFF") from None
 
 
 @contextlib.contextmanager
@@ -138,15 +128,13 @@ def _silent() -> Iterator[None]:
 
 
 def _check_segments(path: Path, file: Any) -> None:
-    """Every strip and tile must lie within the file: the reader fills what is missing with zeros."""
+    """Every strip and tile must be within the file: the reader fills what is missing with zeros."""
     length = path.stat().st_size
     for page in file.pages:
         for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
             if start + count > length:
-                raise UnreadableFile(
-                    "the TIFF ends early", file=path, found=f"{length} bytes", expected=f"pixels up to byte {start + count}",
-                    fix="copy or download the file again",
-                )  # fmt: skip
+                expected = f"pixels up to byte {start + count}"
+                raise gzipped.broken(path, "the TIFF ends early", found=f"{length} bytes", expected=expected)
 
 
 def _needs_a_codec(file: Any) -> bool:

@@ -32,7 +32,7 @@ class Image:
     array: NDArray[Any]  # (c, z, y, x), contiguous, native byte order, writable
     affine: Affine  # canonical index (z, y, x, 1) -> world (x, y, z, 1), mm, RAS+
     stored: Stored | None = None  # None for an array that was made canonical
-    notes: tuple[str, ...] = ()  # what was mended or assumed while reading
+    notes: tuple[str, ...] = ()  # what was corrected or assumed while reading
 
     @property
     def shape(self) -> Shape:

@@ -183,7 +183,7 @@ def test_an_array_from_memory_is_an_image_like_any_other() -> None:
         image = images.from_memory(stored, stored_affine, channels=1)
         assert np.array_equal(image.array[0], array.transpose(2, 1, 0))
         assert np.array_equal(images.to_memory(image.array[0], like=image), stored)
-    with pytest.raises(GeometryError, match="no image"):
+    with pytest.raises(GeometryError, match="not an image array"):
         images.from_memory(array.ravel(), affine)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from autoseg import files, images, schema
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
+from autoseg.cases.memory import reading_bytes
 from autoseg.checksums import checked, without_checksum
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile, naming
 from autoseg.geometry import Shape, Spacing, nonzero_box
@@ -171,7 +172,7 @@ def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress 
         names=[case.name for case in dataset.cases],
         stage="fingerprint",
         workers=workers,
-        peak_bytes=[_peak_bytes(case, len(dataset.channels)) for case in dataset.cases],
+        peak_bytes=[reading_bytes(case, len(dataset.channels)) for case in dataset.cases],
         progress=progress,
     )
     measured: dict[str, _Measured] = {}
@@ -325,12 +326,3 @@ def _hashes(case: Case, root: Path) -> dict[str, str]:
     label = [case.label] if isinstance(case.label, Path) else [path for _, path in case.label or ()]
     names = {path: str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in (*case.images, *label)}
     return {name: images.hash_image(path) for path, name in names.items()}
-
-
-def _peak_bytes(case: Case, channels: int) -> float:
-    """Memory that measuring a case takes: the image as read and as float, the label as read and as classes, the masks."""
-    try:
-        header = images.read_header(case.images[0])
-    except AutosegError:  # told properly when the case itself is read
-        return 0.0
-    return float(np.prod(header.shape)) * (channels * (header.dtype.itemsize + 4) + 16)

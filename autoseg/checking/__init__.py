@@ -10,19 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from autoseg import images, workers
+from autoseg import workers
 from autoseg.cases import Case, Dataset
+from autoseg.cases.memory import reading_bytes
 from autoseg.checking.faults import Fault, fault_of, faulty, ordered, sentence, table
 from autoseg.checking.reading import read_case
 from autoseg.checking.registry import CASE_CHECKS, COHORT_CHECKS
 from autoseg.checking.statistics import CaseStatistics, Cohort, statistics_of
-from autoseg.errors import AutosegError
 from autoseg.labels import Labels
 
 __all__ = ["Fault", "check", "examine", "fault_of", "faulty", "sentence", "table"]
-
-_SMALL = 20_000_000  # bytes that a case may need before its header is read for more
-_COMPRESSED = 4  # times that a gzipped image may grow when it is read
 
 
 def check(dataset: Dataset, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[Fault, ...]:
@@ -54,7 +51,7 @@ def _examine_all(
     statistics: dict[str, CaseStatistics] = {}
     names = [case.name for case in dataset.cases]
     work = partial(examine, channels=len(dataset.channels), labels=dataset.labels)
-    needed = [_bytes_needed(case, len(dataset.channels)) for case in dataset.cases]
+    needed = [reading_bytes(case, len(dataset.channels)) for case in dataset.cases]
     for outcome in workers.map_cases(work, dataset.cases, names=names, stage="check", workers=count, peak_bytes=needed, progress=progress):
         if outcome.value is not None:
             statistics[outcome.name] = outcome.value
@@ -62,16 +59,3 @@ def _examine_all(
         elif outcome.failure is not None:
             faults.append(fault_of(outcome.failure.as_error(), case=outcome.name))
     return tuple(statistics[name] for name in names if name in statistics), faults
-
-
-def _bytes_needed(case: Case, channels: int) -> float:
-    """Memory to examine a case: every channel at once, the label, and the largest of the steps."""
-    try:
-        size = sum(path.stat().st_size for path in case.images if path.is_file())
-        if size * _COMPRESSED < _SMALL:
-            return _SMALL
-        header = images.read_header(case.images[0])
-    except (AutosegError, OSError):  # the worker will meet the same and report it
-        return _SMALL
-    voxels = header.shape[0] * header.shape[1] * header.shape[2]
-    return _SMALL + voxels * (channels * (header.dtype.itemsize + 1) + header.dtype.itemsize + 12)

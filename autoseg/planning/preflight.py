@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autoseg.cases.memory import case_bytes
 from autoseg.errors import NotEnough
 from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import permuted, resampled_shape
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.quantities import format_bytes, format_duration
+from autoseg.workers import WORKER_BYTES
 
 STATE_TENSORS = 5  # of the weights' size: weights, averaged weights, two moments, the model that is predicted with
-WORKER_BYTES = 0.3e9  # a Python process with numpy, scipy and a reader of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,28 +85,32 @@ def preflight(
         folds=folds,
         disk_needed={**stored, "models": 4.0 * STATE_TENSORS * weights * folds},
         disk_free=disk_free,
-        memory_needed=max((_peak(c, plan, fingerprint) for c in plan.configurations), default=0.0),
+        memory_needed=WORKER_BYTES
+        + max(
+            (
+                case_bytes(native, len(plan.channels), resampled=made)
+                for c in plan.configurations
+                for native, made in _voxels(c, plan, fingerprint)
+            ),
+            default=0.0,
+        ),
         memory_free=memory_free,
         seconds={c.name: time_budget or _seconds(c, epochs) for c in plan.configurations},
     )
 
 
-def stored_bytes(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> float:
-    """Estimate the bytes of the preprocessed cases on disk.
+def stored_bytes_per_voxel(channels: int) -> float:
+    """Estimate the bytes on disk of one preprocessed voxel.
 
-    Source: measured on CT and MR by the preprocessing room: 0.8 to 1.2 bytes per voxel and channel, compressed.
+    Source: measured on CT and MR, compressed: 0.8 with one channel; 2 for noise that cannot be compressed.
     """
+    return 1.2 * channels + 0.1
+
+
+def stored_bytes(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> float:
+    """Estimate the bytes of the preprocessed cases on disk."""
     voxels = sum(made for _, made in _voxels(configuration, plan, fingerprint))
-    return voxels * (1.2 * len(plan.channels) + 0.1)
-
-
-def _peak(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> float:
-    """Return the memory that the largest case takes while it is read, resampled or stored: float32 in and out, and the label."""
-    channels = len(plan.channels)
-    pairs = _voxels(configuration, plan, fingerprint)
-    return WORKER_BYTES + max(
-        max((4 * channels + 9) * native + (4 * channels + 2) * made, (6 * channels + 4) * made) for native, made in pairs
-    )
+    return voxels * stored_bytes_per_voxel(len(plan.channels))
 
 
 def _voxels(configuration: Configuration, plan: Plan, fingerprint: Fingerprint) -> list[tuple[float, float]]:

@@ -36,12 +36,14 @@ from numpy.typing import NDArray
 
 from autoseg import files, images, schema
 from autoseg.cases import Case, Dataset, load_classes, load_image
+from autoseg.cases.memory import case_bytes, header_of
 from autoseg.checksums import checked, with_checksum, without_checksum
 from autoseg.errors import FULL, AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.preflight import stored_bytes_per_voxel
 from autoseg.preprocessing.blocks import forget_open_files, read_box
 from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
@@ -334,36 +336,25 @@ class _Need:
     disk: float  # bytes
 
 
-_SMALL_FILES = 500_000  # bytes, compressed: not worth opening hundreds of files for
-_SLABS = 80e6  # bytes that resampling holds beside input and output
-
-
 def _need(case: Case, recipe: _Recipe) -> _Need:
-    """From the header of the first image; nothing where it cannot be read: the worker will say why. Measured, and a quarter added."""
     try:
         compressed = sum(source.bytes for source in _sources(case))
-        if compressed < _SMALL_FILES:
-            return _Need(memory=_SLABS, disk=3.0 * compressed)
-        header = images.read_header(case.images[0])
-    except InputError:
+    except InputError:  # the worker will say why
         return _Need(memory=0, disk=0)
-    native, channels = float(np.prod(header.shape)), len(recipe.plan.channels)
+    channels = len(recipe.plan.channels)
+    header = header_of(case)
+    if header is None:
+        return _Need(memory=case_bytes(0, channels, resampled=1), disk=3.0 * compressed)
+    native = float(np.prod(header.shape))
     made = native * _growth(permuted(header.spacing, recipe.plan.axis_order), recipe.configuration)
-    reading = 2 * channels * header.dtype.itemsize * native
-    resampling = (channels * header.dtype.itemsize + 9) * native + (4 * channels + 2) * made
-    storing = (6 * channels + 4) * made
-    return _Need(memory=max(reading, resampling, storing) + _SLABS, disk=made * _bytes_per_voxel(channels))
+    memory = case_bytes(native, channels, itemsize=header.dtype.itemsize, resampled=made)
+    return _Need(memory=memory, disk=made * stored_bytes_per_voxel(channels))
 
 
 def _growth(spacing: Sequence[float], configuration: Configuration) -> float:
     """Voxels after resampling over voxels before."""
     pairs = list(zip(spacing, configuration.spacing, strict=True))[1 if configuration.planar else 0 :]
     return math.prod(old / new for old, new in pairs)
-
-
-def _bytes_per_voxel(channels: int) -> float:
-    """On disk. Measured on CT and MR: 0.8 with one channel; 2 for noise that does not compress. `planning.preflight` tells it too."""
-    return 1.2 * channels + 0.1
 
 
 # --- files -------------------------------------------------------------------------------------------------------------------

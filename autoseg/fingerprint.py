@@ -113,15 +113,7 @@ class Fingerprint:
                 expected=f"of {len(record.channels)}",
                 fix=fix,
             )
-        return Fingerprint(
-            name=record.name,
-            channels=record.channels,
-            labels=record.scheme(),
-            cases=record.cases,
-            intensities=record.intensities,
-            relative_size_after_crop=record.relative_size_after_crop,
-            version=record.version,
-        )
+        return schema.rebuild(Fingerprint, record, labels=record.scheme())
 
 
 @dataclass(frozen=True, kw_only=True)

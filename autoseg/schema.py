@@ -168,6 +168,12 @@ def dump(record: Any) -> Any:
     return str(record) if isinstance(record, Path) else record
 
 
+def rebuild(kind: type[T], record: Any, **changed: Any) -> T:
+    """Return a dataclass from the fields of a record that have the same names, but for those that are given."""
+    found = {field.name: getattr(record, field.name) for field in dataclasses.fields(cast(Any, kind)) if field.name not in changed}
+    return kind(**found, **changed)
+
+
 def _plain(value: Any) -> Any:
     """Return a number of numpy as one of Python, a date of TOML as text."""
     return value.item() if hasattr(value, "item") else str(value)

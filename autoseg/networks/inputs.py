@@ -1,4 +1,4 @@
-"""What a network is given: the channels of its input, and the precision it computes in. The same in training and prediction."""
+"""What a network is given: the segmentation of a previous stage, and the precision it computes in. The same in training and prediction."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 
 from autoseg import machine
-from autoseg.planning.configuration import Configuration, Plan
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def input_channels(plan: Plan, configuration: Configuration) -> int:
-    """Return the channels of the image, plus one per foreground class for the second stage of a cascade."""
-    return len(plan.channels) + (len(plan.labels.foreground) if configuration.previous_stage else 0)
 
 
 def one_hot(previous: Tensor, classes: int) -> Tensor:

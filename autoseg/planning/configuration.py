@@ -15,7 +15,7 @@ from autoseg import schema
 from autoseg.cases import Channel
 from autoseg.checksums import without_checksum
 from autoseg.errors import SettingsError
-from autoseg.fingerprint import ChannelIntensities
+from autoseg.fingerprint import ChannelIntensities, Fingerprint
 from autoseg.geometry import Axes, Shape, Spacing
 from autoseg.labels import Labels, LabelsRecord
 from autoseg.planning.mirroring import Mirroring
@@ -89,7 +89,7 @@ class Plan:
     version: str = ""
 
     def configuration(self, name: str) -> Configuration:
-        """The configuration of that name.
+        """Return the configuration of that name.
 
         Raises
         ------
@@ -159,23 +159,12 @@ class Plan:
             each = {name: {**c, "name": name} if isinstance(c, Mapping) else c for name, c in configurations.items()}
             named = {**value, "configurations": each}
         record = schema.parse(_PlanRecord, named, what="the plan", fix="correct these places, or plan again", format=PLAN_FORMAT)
-        return Plan(
-            planner=record.planner,
-            planner_values=record.planner_values,
-            device=record.device,
-            name=record.name,
-            channels=record.channels,
-            labels=record.scheme(),
-            intensities=record.intensities,
-            axis_order=record.axis_order,
-            configurations=tuple(record.configurations.values()),
-            mirror_axes=record.mirror_axes,
-            swap_axis=record.swap_axis,
-            settings=record.settings,
-            fingerprint=record.fingerprint,
-            reasons=record.reasons,
-            version=record.version,
-        )
+        return schema.rebuild(Plan, record, labels=record.scheme(), configurations=tuple(record.configurations.values()))
+
+
+def input_channels(data: Plan | Fingerprint, configuration: Configuration) -> int:
+    """Return the channels of the image, plus one per foreground class for the second stage of a cascade."""
+    return len(data.channels) + (len(data.labels.foreground) if configuration.previous_stage else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from autoseg.fingerprint import Fingerprint
 from autoseg.geometry import Axes, permuted, triple
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
-from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
+from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, input_channels
 from autoseg.planning.constants import read_constants
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.mirroring import choose_mirroring
@@ -207,8 +207,7 @@ def _configuration(
         previous_stage=NAMES[table.previous_stage] if table.previous_stage else None,
         reasons=("As in the plans file.",),
     )
-    previous = len(fingerprint.labels.foreground) if configuration.previous_stage else 0
-    cost = footprint(configuration, len(fingerprint.channels) + previous, fingerprint.labels.output_channels)
+    cost = footprint(configuration, input_channels(fingerprint, configuration), fingerprint.labels.output_channels)
     constants = read_constants(preset.values)
     step = seconds_per_step(cost, machine, constants)
     return replace(configuration, predicted=predict_cost(cost, step, constants))

@@ -22,18 +22,18 @@ import numpy as np
 
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import Axes, Spacing, permuted, triple
+from autoseg.geometry import Axes, Spacing, triple
 from autoseg.machine import Machine
-from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning import reasons
-from autoseg.planning.configuration import Configuration, Plan, Predicted
+from autoseg.planning.configuration import Configuration, Plan, Predicted, input_channels
 from autoseg.planning.constants import PlannerConstants, read_constants
+from autoseg.planning.context import PlanningContext, make_context
 from autoseg.planning.memory import Footprint, modelled_footprint
-from autoseg.planning.mirroring import NO_MIRRORING, Mirroring, choose_mirroring
+from autoseg.planning.mirroring import Mirroring, choose_mirroring
 from autoseg.planning.preflight import stored_bytes
 from autoseg.planning.sizing import SizingRequest, SizingResult, size_by_cost, size_by_feature_maps
-from autoseg.planning.spacing import SpacingChoice, axis_order, choose_spacing, coarser_spacing, median_resampled_shape
-from autoseg.planning.timing import seconds_per_step, steps_within
+from autoseg.planning.spacing import coarser_spacing
+from autoseg.planning.timing import seconds_per_step
 from autoseg.presets import Preset
 from autoseg.quantities import format_bytes
 from autoseg.version import __version__
@@ -65,26 +65,26 @@ def make_plan(
     """
     if not fingerprint.cases:
         raise SettingsError("a data set without cases cannot be planned", found="0 cases", fix="give at least one labelled case")
-    constants = read_constants(preset.values)
-    task = _Task.of(fingerprint, constants, machine, time_budget, footprint)
-    sized = [task.plan_2d()]
-    if not task.planar:
-        full = task.plan_fullres()
-        low = task.plan_lowres(full)
-        sized += [full] if low is None else [low, full.with_batch_dice(), task.plan_cascade(full.with_batch_dice())]
+    context = make_context(fingerprint, read_constants(preset.values), machine, time_budget)
+    planner = _Planner.of(context, footprint)
+    sized = [planner.plan_2d()]
+    if not context.planar:
+        full = planner.plan_fullres()
+        low = planner.plan_lowres(full)
+        sized += [full] if low is None else [low, full.with_batch_dice(), planner.plan_cascade(full.with_batch_dice())]
     wanted = preset.values.get("training", {}).get("augmentation", {}).get("mirror_axes", "all")
-    brief = task.time_budget is not None
-    mirroring = choose_mirroring(fingerprint.labels, task.order, planar=task.planar, wanted=wanted, brief=brief)
+    brief = context.time_budget is not None
+    mirroring = choose_mirroring(fingerprint.labels, context.order, planar=context.planar, wanted=wanted, brief=brief)
     return assemble_plan(
         fingerprint,
         preset,
         machine,
         planner=preset.name,
-        time_budget=task.time_budget,
-        order=task.order,
+        time_budget=context.time_budget,
+        order=context.order,
         mirroring=mirroring,
-        configurations=[task.finished(one) for one in sized],
-        why=reasons.of_plan(task.reason_context(sized, mirroring)),
+        configurations=[planner.finished(one) for one in sized],
+        why=reasons.of_plan(context, [one.configuration for one in sized], mirroring),
     )
 
 
@@ -128,161 +128,105 @@ def hash_fingerprint(fingerprint: Fingerprint) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
-    """Everything the single configurations are planned from."""
+class _Planner:
+    """Plans single configurations."""
 
-    fingerprint: Fingerprint
-    constants: PlannerConstants
-    machine: Machine
-    time_budget: float | None  # seconds
+    context: PlanningContext
     model: FootprintOf  # by arithmetic; used while searching
     footprint: FootprintOf  # as good as can be had; used for what was found
-    choice: SpacingChoice
-    order: Axes
-    spacing: Spacing  # of the full resolution, plan axes
-    median_shape: tuple[float, float, float]  # at that spacing, plan axes
-    normalization: tuple[str, ...]
-    planar: bool
 
     @staticmethod
-    def of(
-        fingerprint: Fingerprint, constants: PlannerConstants, machine: Machine, time_budget: float | None, footprint: FootprintOf | None
-    ) -> _Task:
-        """Derive spacing, axis order, median shape and normalisation from the fingerprint."""
-        spacings, shapes = [c.spacing for c in fingerprint.cases], [c.shape_after_crop for c in fingerprint.cases]
-        choice = choose_spacing(
-            spacings, shapes, anisotropy=constants.anisotropy, percentile=constants.coarse_percentile, fixed=constants.target_spacing
-        )
-        order = axis_order(choice.spacing, choice.median_shape) if constants.coarsest_first else (0, 1, 2)
-        median = median_resampled_shape(spacings, shapes, target=choice.spacing, order=order)
-        if time_budget is None and machine.cpu and constants.sizing == "machine":
-            time_budget = constants.cpu_seconds
-        value_bytes = 2 if machine.bf16 or machine.device.startswith("cuda") else 4
-        model = partial(modelled_footprint, value_bytes=value_bytes)
-        return _Task(
-            fingerprint=fingerprint,
-            constants=constants,
-            machine=machine,
-            time_budget=time_budget,
-            model=model,
-            footprint=footprint or model,
-            choice=choice,
-            order=order,
-            spacing=permuted(choice.spacing, order),
-            median_shape=median,
-            normalization=normalization(fingerprint, constants),
-            planar=median[0] == 1,
-        )
-
-    @property
-    def timed(self) -> bool:
-        """Whether the time budget shapes the networks."""
-        known = self.machine.cpu or self.machine.conv_flops is not None
-        return self.constants.sizing == "machine" and self.time_budget is not None and known
-
-    @property
-    def step_limit(self) -> float | None:
-        """Seconds that one step may take; None without a time budget."""
-        return None if self.time_budget is None else self.time_budget / steps_within(self.time_budget, self.constants)
+    def of(context: PlanningContext, footprint: FootprintOf | None) -> _Planner:
+        machine = context.machine
+        model = partial(modelled_footprint, value_bytes=2 if machine.bf16 or machine.device.startswith("cuda") else 4)
+        return _Planner(context=context, model=model, footprint=footprint or model)
 
     def plan_2d(self) -> SizingResult:
         """Plan for slices one by one, at the in-plane spacing of the full resolution."""
-        return self._sized("2d", self.spacing, self.median_shape, self.median_shape).with_batch_dice()
+        return self._sized("2d").with_batch_dice()
 
     def plan_fullres(self) -> SizingResult:
         """Plan for volumes at the full resolution."""
-        return self._sized("3d_fullres", self.spacing, self.median_shape, self.median_shape)
+        return self._sized("3d_fullres")
 
     def plan_lowres(self, full: SizingResult) -> SizingResult | None:
         """Plan a coarser stage that covers enough of the median case at once; None where the full resolution does, or nearly does.
 
         Source: nnU-Net 2.8.1, ExperimentPlanner.plan_experiment.
         """
-        full_voxels, constants = float(np.prod(self.median_shape)), self.constants
-        low, spacing = None, self.spacing
+        context, constants = self.context, self.context.constants
+        full_voxels = float(np.prod(context.median_shape))
+        low, spacing = None, context.spacing
         patch, voxels = math.prod(full.configuration.patch_size), full_voxels
-        while patch / voxels < constants.coverage(timed=self.timed):
+        while patch / voxels < constants.coverage(timed=context.timed):
             spacing = coarser_spacing(spacing, step=constants.low_resolution_step)
-            edges = np.asarray(self.spacing) / np.asarray(spacing) * np.asarray(self.median_shape)
+            edges = np.asarray(context.spacing) / np.asarray(spacing) * np.asarray(context.median_shape)
             voxels = float(np.prod(edges))
-            low = self._sized("3d_lowres", spacing, triple(float(max(round(edge), 1)) for edge in edges), edges, corrected=False)
+            request = self._request("3d_lowres", spacing, triple(float(max(round(edge), 1)) for edge in edges), edges)
+            low = self._size(request, corrected=False)
             patch = math.prod(low.configuration.patch_size)
         if low is None or full_voxels / voxels < constants.low_resolution_reduction:
             return None
-        return self._sized("3d_lowres", spacing, low.configuration.median_shape, edges, corrected=True)
+        return self._size(request)
 
     def plan_cascade(self, full: SizingResult) -> SizingResult:
         """Plan for the full resolution again, with the low-resolution segmentation as further channels."""
         cascade = replace(full.configuration, name="3d_cascade", previous_stage="3d_lowres")
-        if self.constants.sizing == "machine" and self._limit(cascade, self._correction(cascade)) is not None:
-            return self._sized("3d_cascade", self.spacing, self.median_shape, self.median_shape).with_batch_dice()
+        if self.context.constants.sizing == "machine" and self._limit(cascade, self._correction(cascade)) is not None:
+            return self._sized("3d_cascade").with_batch_dice()
         return replace(full, configuration=cascade)
 
     def finished(self, sized: SizingResult) -> Configuration:
         """Return the configuration with what it will cost here, and the reasons for its size."""
         c = sized.configuration
         cost = self._cost(c, self.footprint)
-        if self.constants.sizing == "machine" and cost.training_bytes > self.machine.memory_bytes:
+        if self.context.constants.sizing == "machine" and cost.training_bytes > self.context.machine.memory_bytes:
             raise NotEnough(
                 f"even the smallest {c.name} network does not fit into the memory",
-                found=f"{format_bytes(self.machine.memory_bytes)} on {self.machine.name}",
+                found=f"{format_bytes(self.context.machine.memory_bytes)} on {self.context.machine.name}",
                 expected=f"{format_bytes(cost.training_bytes)} for patch {c.patch_size}, batch {c.batch_size}",
                 fix="give it more memory (--memory), or another device (--device)",
             )
-        step = seconds_per_step(cost, self.machine, self.constants)
-        predicted = predict_cost(cost, step, self.constants)
-        why = reasons.of_configuration(sized, self.reason_context([]), step=step, cost=cost, reference=self._reference(c))
+        step = seconds_per_step(cost, self.context.machine, self.context.constants)
+        predicted = predict_cost(cost, step, self.context.constants)
+        why = reasons.of_configuration(sized, self.context, step=step, cost=cost, reference=self._reference(c))
         return replace(c, predicted=predicted, reasons=why)
 
-    def reason_context(self, sized: Sequence[SizingResult], mirroring: Mirroring = NO_MIRRORING) -> reasons.ReasonContext:
-        """Return what the reasons are written from."""
-        return reasons.ReasonContext(
-            fingerprint=self.fingerprint,
-            constants=self.constants,
-            machine=self.machine,
-            time_budget=self.time_budget,
-            timed=self.timed,
-            choice=self.choice,
-            order=self.order,
-            spacing=self.spacing,
-            median_shape=self.median_shape,
-            normalization=self.normalization,
-            configurations=tuple(one.configuration for one in sized),
-            mirroring=mirroring,
-        )
+    def _sized(self, name: str) -> SizingResult:
+        """Size a configuration of the full resolution."""
+        context = self.context
+        return self._size(self._request(name, context.spacing, context.median_shape, context.median_shape))
 
-    def _sized(
-        self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float], *, corrected: bool = True
-    ) -> SizingResult:
-        request = self._request(name, spacing, median_shape, counted)
-        if self.constants.sizing == "feature-maps":
-            return size_by_feature_maps(request, self.constants)
+    def _size(self, request: SizingRequest, *, corrected: bool = True) -> SizingResult:
+        constants = self.context.constants
+        if constants.sizing == "feature-maps":
+            return size_by_feature_maps(request, constants)
         exact = corrected and self.footprint is not self.model
-        return size_by_cost(request, self.constants, self._limit, timed=self.timed, correction=self._correction if exact else None)
+        return size_by_cost(request, constants, self._limit, timed=self.context.timed, correction=self._correction if exact else None)
 
     def _request(self, name: str, spacing: Spacing, median_shape: tuple[float, float, float], counted: Sequence[float]) -> SizingRequest:
-        labels = self.fingerprint.labels
+        labels = self.context.fingerprint.labels
         return SizingRequest(
             name=name,
             spacing=spacing,
             median_shape=(1.0, *median_shape[1:]) if name == "2d" else median_shape,
-            dataset_voxels=float(np.prod(counted)) * len(self.fingerprint.cases),
+            dataset_voxels=float(np.prod(counted)) * len(self.context.fingerprint.cases),
             counted_labels=(1 + len(labels.regions) if labels.regions else labels.class_count) + (labels.ignore is not None),
-            normalization=self.normalization,
+            normalization=self.context.normalization,
             previous_stage="3d_lowres" if name == "3d_cascade" else None,
         )
 
     def _reference(self, configuration: Configuration) -> Configuration | None:
         """Return what the reference planner would have taken at the same spacing; None for a planner that is the reference."""
-        if self.constants.sizing == "feature-maps" or configuration.name == "3d_cascade":
+        if self.context.constants.sizing == "feature-maps" or configuration.name == "3d_cascade":
             return None
-        counted = configuration.median_shape if configuration.name == "3d_lowres" else self.median_shape
+        counted = configuration.median_shape if configuration.name == "3d_lowres" else self.context.median_shape
         request = self._request(configuration.name, configuration.spacing, configuration.median_shape, counted)
-        return size_by_feature_maps(request, self.constants).configuration
+        return size_by_feature_maps(request, self.context.constants).configuration
 
     def _cost(self, configuration: Configuration, of: FootprintOf) -> Footprint:
-        previous = len(self.fingerprint.labels.foreground) if configuration.previous_stage else 0
-        return of(configuration, len(self.fingerprint.channels) + previous, self.fingerprint.labels.output_channels)
+        fingerprint = self.context.fingerprint
+        return of(configuration, input_channels(fingerprint, configuration), fingerprint.labels.output_channels)
 
     def _correction(self, configuration: Configuration) -> float:
         """Return the memory of the real network over that of the model."""
@@ -291,10 +235,10 @@ class _Task:
     def _limit(self, configuration: Configuration, correction: float) -> str | None:
         """Return what training a configuration exceeds on the machine, in words; None: nothing."""
         cost = self._cost(configuration, self.model)
-        needed, allowed = correction * cost.training_bytes, self.constants.memory_share * self.machine.memory_bytes
+        needed, allowed = correction * cost.training_bytes, self.context.constants.memory_share * self.context.machine.memory_bytes
         if needed > allowed:
             return f"{format_bytes(needed)}, more than the {format_bytes(allowed)} that may be used"
-        step, limit = seconds_per_step(cost, self.machine, self.constants), self.step_limit
+        step, limit = seconds_per_step(cost, self.context.machine, self.context.constants), self.context.step_limit
         if limit is not None and step is not None and step > limit:
             return f"{step:.2f} s per step, more than the {limit:.2f} s that the time budget allows"
         return None
@@ -315,13 +259,3 @@ def _with_disk(configuration: Configuration, plan: Plan, fingerprint: Fingerprin
     assert configuration.predicted is not None
     disk = int(stored_bytes(configuration, plan, fingerprint))
     return replace(configuration, predicted=replace(configuration.predicted, disk_bytes=disk))
-
-
-def normalization(fingerprint: Fingerprint, constants: PlannerConstants) -> tuple[str, ...]:
-    """Return the intensity normalisation of every channel, by its modality; masked z-score where the crop removed much.
-
-    Source: nnU-Net 2.8.1, determine_normalization_scheme_and_whether_mask_is_used_for_norm.
-    """
-    schemes = [constants.schemes.get(channel.modality, constants.schemes["other"]) for channel in fingerprint.channels]
-    masked = fingerprint.relative_size_after_crop < constants.mask_below
-    return tuple(NORMALIZATIONS[scheme].inside_mask or scheme if masked else scheme for scheme in schemes)

@@ -6,64 +6,36 @@ Written for a reader who knows U-Nets but not this planner. The other modules of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from autoseg.architectures import ARCHITECTURES
-from autoseg.fingerprint import Fingerprint
-from autoseg.geometry import Axes, Spacing, permuted
-from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration
-from autoseg.planning.constants import PlannerConstants
+from autoseg.planning.context import AXES, PlanningContext
 from autoseg.planning.memory import Footprint
 from autoseg.planning.mirroring import Mirroring
 from autoseg.planning.sizing import SizingResult
-from autoseg.planning.spacing import SpacingChoice
 from autoseg.planning.timing import steps_within
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 
-AXES = ("z", "y", "x")
 SIDES = ("head-foot", "front-back", "left-right")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReasonContext:
-    """What the sentences are written from."""
-
-    fingerprint: Fingerprint
-    constants: PlannerConstants
-    machine: Machine
-    time_budget: float | None
-    timed: bool  # whether it affects the networks
-    choice: SpacingChoice
-    order: Axes
-    spacing: Spacing  # of the full resolution, plan axes
-    median_shape: tuple[float, float, float]  # at that spacing, plan axes
-    normalization: tuple[str, ...]
-    configurations: tuple[Configuration, ...]
-    mirroring: Mirroring
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the plan axes."""
-        return permuted(AXES, self.order)
-
-
-def of_plan(context: ReasonContext) -> tuple[str, ...]:
+def of_plan(context: PlanningContext, configurations: Sequence[Configuration], mirroring: Mirroring) -> tuple[str, ...]:
     """Return the sentences about what all configurations share."""
     sentences = (
         _machine(context),
         _spacing(context),
         _axis_order(context),
         *_normalization(context),
-        _stages(context),
-        _mirroring(context),
+        _stages(context, configurations),
+        _mirroring(context, mirroring),
     )
     return tuple(filter(None, sentences))
 
 
 def of_configuration(
-    sized: SizingResult, context: ReasonContext, *, step: float | None, cost: Footprint, reference: Configuration | None
+    sized: SizingResult, context: PlanningContext, *, step: float | None, cost: Footprint, reference: Configuration | None
 ) -> tuple[str, ...]:
     """Return the sentences about one configuration.
 
@@ -88,7 +60,7 @@ def of_configuration(
     return tuple(filter(None, sentences))
 
 
-def _machine(context: ReasonContext) -> str:
+def _machine(context: PlanningContext) -> str:
     machine, constants = context.machine, context.constants
     if constants.sizing == "feature-maps":
         return (
@@ -114,7 +86,7 @@ def _machine(context: ReasonContext) -> str:
     return text + "."
 
 
-def _spacing(context: ReasonContext) -> str:
+def _spacing(context: PlanningContext) -> str:
     choice, threshold = context.choice, context.constants.anisotropy
     target, axis = format_spacing(choice.spacing), AXES[choice.coarse_axis]
     if context.constants.target_spacing:
@@ -146,17 +118,17 @@ def _spacing(context: ReasonContext) -> str:
     )
 
 
-def _axis_order(context: ReasonContext) -> str:
+def _axis_order(context: PlanningContext) -> str:
     if context.order == (0, 1, 2):
         return ""
     first = context.order[0]
     return (
-        f"The axis order is {', '.join(context.names)}: slices are stacked along {AXES[first]} ({SIDES[first]}), where the spacing is "
+        f"The axis order is {', '.join(context.axis_names)}: slices are stacked along {AXES[first]} ({SIDES[first]}), where the spacing is "
         f"{context.spacing[0]:.3g} mm, compared with {context.spacing[1]:.3g} and {context.spacing[2]:.3g} mm along the other axes."
     )
 
 
-def _normalization(context: ReasonContext) -> list[str]:
+def _normalization(context: PlanningContext) -> list[str]:
     sentences = []
     left = context.fingerprint.relative_size_after_crop
     for channel, scheme, found in zip(context.fingerprint.channels, context.normalization, context.fingerprint.intensities, strict=True):
@@ -170,8 +142,8 @@ def _normalization(context: ReasonContext) -> list[str]:
     return sentences
 
 
-def _stages(context: ReasonContext) -> str:
-    by_name = {c.name: c for c in context.configurations}
+def _stages(context: PlanningContext, configurations: Sequence[Configuration]) -> str:
+    by_name = {c.name: c for c in configurations}
     full, low = by_name.get("3d_fullres"), by_name.get("3d_lowres")
     if full is None:
         return "The images are single slices, so 2d is the only configuration."
@@ -194,8 +166,8 @@ def _stages(context: ReasonContext) -> str:
     )
 
 
-def _mirroring(context: ReasonContext) -> str:
-    axes = [name for axis, name in enumerate(context.names) if axis in context.mirroring.axes]
+def _mirroring(context: PlanningContext, mirroring: Mirroring) -> str:
+    axes = [name for axis, name in enumerate(context.axis_names) if axis in mirroring.axes]
     sentences = []
     if not axes:
         sentences.append("Images are not mirrored, as set in the planner preset.")
@@ -206,7 +178,7 @@ def _mirroring(context: ReasonContext) -> str:
             f"A run that uses each case fewer than {context.constants.mirror_from:g} times does not mirror at all: the mirror images "
             f"would take time from the real ones."
         )
-    if context.mirroring.swap_axis is not None:
+    if mirroring.swap_axis is not None:
         pairs = context.fingerprint.labels.pairs
         named = ", ".join(f"{left} / {right}" for left, right in pairs[:3]) + (
             f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
@@ -215,7 +187,7 @@ def _mirroring(context: ReasonContext) -> str:
     return " ".join(sentences)
 
 
-def _resolution(c: Configuration, context: ReasonContext) -> str:
+def _resolution(c: Configuration, context: PlanningContext) -> str:
     if c.name != "3d_lowres":
         return ""
     factor = math.prod(context.median_shape) / math.prod(c.median_shape)
@@ -240,10 +212,10 @@ def _patch(sized: SizingResult) -> str:
     )
 
 
-def _pooling(c: Configuration, context: ReasonContext) -> str:
+def _pooling(c: Configuration, context: PlanningContext) -> str:
     axes = (1, 2) if c.planar else (0, 1, 2)
     halvings = [sum(stride[axis] == 2 for stride in c.strides) for axis in range(3)]
-    counts = ", ".join(f"{context.names[axis]} {halvings[axis]} time{'s' * (halvings[axis] != 1)}" for axis in axes)
+    counts = ", ".join(f"{context.axis_names[axis]} {halvings[axis]} time{'s' * (halvings[axis] != 1)}" for axis in axes)
     smallest = [c.patch_size[axis] // math.prod(stride[axis] for stride in c.strides) for axis in axes]
     text = (
         f"The network has {c.stages} resolutions: it halves {counts}, down to {format_shape(smallest)} voxels "
@@ -251,16 +223,14 @@ def _pooling(c: Configuration, context: ReasonContext) -> str:
     )
     first = next((stage for stage, stride in enumerate(c.strides) if stride[0] == 2), None)
     if not c.planar and first is None and c.stages > 1:
-        text += f"; {context.names[0]} is never halved: it has too few voxels, or stays too coarse"
+        text += f"; {context.axis_names[0]} is never halved: it has too few voxels, or stays too coarse"
     elif not c.planar and first is not None and first > 1:
         ratio = c.spacing[0] / min(c.spacing[1:])
-        text += (
-            f"; {context.names[0]} is first halved in stage {first + 1}, since its voxels are {ratio:.1f} times as long as along the others"
-        )
+        text += f"; {context.axis_names[0]} is first halved in stage {first + 1}, as its voxels are {ratio:.1f} times as long as in plane"
     return text + "."
 
 
-def _kernels(c: Configuration, context: ReasonContext) -> str:
+def _kernels(c: Configuration, context: PlanningContext) -> str:
     if c.planar:
         return ""
     flat = sum(1 in kernel for kernel in c.kernel_sizes)
@@ -268,12 +238,12 @@ def _kernels(c: Configuration, context: ReasonContext) -> str:
         return "All kernels are 3 x 3 x 3: no axis is twice as coarse as another."
     return (
         f"Kernels are {format_shape(c.kernel_sizes[0])} in the first {'resolution' if flat == 1 else f'{flat} resolutions'} and 3 x 3 x 3 "
-        f"below, because {context.names[0]} is {c.spacing[0] / min(c.spacing[1:]):.1f} times as coarse as the finest axis (from a "
+        f"below, because {context.axis_names[0]} is {c.spacing[0] / min(c.spacing[1:]):.1f} times as coarse as the finest axis (from a "
         f"factor of {context.constants.pooling_ratio:g}, neighbouring slices are too far apart)."
     )
 
 
-def _batch(sized: SizingResult, context: ReasonContext) -> str:
+def _batch(sized: SizingResult, context: PlanningContext) -> str:
     c, fewest = sized.configuration, context.constants.fewest_in_batch
     share = f"{context.constants.dataset_share:.0%} of all voxels in the data set"
     if c.batch_size == sized.batch_cap > fewest:
@@ -288,7 +258,7 @@ def _batch(sized: SizingResult, context: ReasonContext) -> str:
     return f"Batch size {c.batch_size}{why}{dice}"
 
 
-def _width(sized: SizingResult, context: ReasonContext) -> str:
+def _width(sized: SizingResult, context: PlanningContext) -> str:
     c, constants = sized.configuration, context.constants
     text = f"The stages have {c.features_per_stage[0]} to {c.features_per_stage[-1]} feature maps"
     if sized.estimate is not None:
@@ -310,7 +280,7 @@ def _width(sized: SizingResult, context: ReasonContext) -> str:
     return f"{text}. This is the smallest network there is, although it needs {sized.limit}."
 
 
-def _cost(context: ReasonContext, cost: Footprint, step: float | None) -> str:
+def _cost(context: PlanningContext, cost: Footprint, step: float | None) -> str:
     text = (
         f"The network has {cost.parameters / 1e6:.3g} million weights; a training step needs {format_bytes(cost.training_bytes)} and "
         f"{3 * cost.forward_flops / 1e9:,.0f} GFLOP"
@@ -332,7 +302,7 @@ def _compared(c: Configuration, reference: Configuration | None) -> str:
     )
 
 
-def _cascade(c: Configuration, context: ReasonContext) -> str:
+def _cascade(c: Configuration, context: PlanningContext) -> str:
     if c.previous_stage is None:
         return ""
     count = len(context.fingerprint.labels.foreground)

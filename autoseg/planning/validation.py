@@ -10,7 +10,7 @@ from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
-from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
+from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, input_channels
 from autoseg.planning.constants import NORMS
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.quantities import format_bytes
@@ -158,8 +158,7 @@ def check_memory(
     """
     footprint = footprint or modelled_footprint
     for c in map(plan.configuration, names):
-        channels = len(plan.channels) + (len(plan.labels.foreground) if c.previous_stage else 0)
-        needed = footprint(c, channels, plan.labels.output_channels).training_bytes
+        needed = footprint(c, input_channels(plan, c), plan.labels.output_channels).training_bytes
         if needed > machine.memory_bytes:
             raise NotEnough(
                 f"training {c.name} takes more memory than there is",

@@ -13,8 +13,7 @@ from autoseg.checksums import checked
 from autoseg.errors import MissingPath, ModelError, PlanMismatch, naming
 from autoseg.fingerprint import Fingerprint, read_fingerprint
 from autoseg.networks import Network, checkpoint
-from autoseg.networks.inputs import input_channels
-from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.configuration import Configuration, Plan, input_channels
 from autoseg.planning.validation import validate_plan
 from autoseg.postprocessing import PostprocessingRules
 from autoseg.workspace import Run, Workspace

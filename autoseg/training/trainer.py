@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from autoseg import networks
-from autoseg.networks.inputs import choose_precision, input_channels
-from autoseg.planning.configuration import Configuration, Plan
+from autoseg.networks.inputs import choose_precision
+from autoseg.planning.configuration import Configuration, Plan, input_channels
 from autoseg.training.batches import Batch
 from autoseg.training.loss import make_loss
 from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup

@@ -15,8 +15,7 @@ from autoseg.cases import Channel
 from autoseg.fingerprint import ChannelIntensities
 from autoseg.labels import Labels, make_labels
 from autoseg.networks import checkpoint
-from autoseg.networks.inputs import input_channels
-from autoseg.planning.configuration import Configuration, Plan
+from autoseg.planning.configuration import Configuration, Plan, input_channels
 from autoseg.workspace import Workspace
 
 LABELS = make_labels({"background": 0, "left": 7, "right": 5, "node": 100}, pairs=(("left", "right"),))

@@ -102,23 +102,22 @@ def orientation_of(affine: Affine) -> Orientation:
     for axes in itertools.permutations(range(3)):
         score = float(sum(abs(cosines[world, axis]) for world, axis in zip(world_of_canonical, axes, strict=True)))
         if best is None or score > best[0] + 1e-6:
-            best = (score, axes)  # type: ignore[assignment]
+            best = (score, triple(axes))
     assert best is not None
-    axes = best[1]
-    flips = tuple(bool(cosines[world, axis] < 0) for world, axis in zip(world_of_canonical, axes, strict=True))
-    return Orientation(axes=axes, flips=flips)  # type: ignore[arg-type]
+    flips = triple(bool(cosines[world, axis] < 0) for world, axis in zip(world_of_canonical, best[1], strict=True))
+    return Orientation(axes=best[1], flips=flips)
 
 
-def reorient(array: NDArray, orientation: Orientation) -> NDArray:  # type: ignore[type-arg]
-    """A view of `array` `(..., z, y, x)` as stored, turned to canonical."""
+def reorient(array: NDArray[Any], orientation: Orientation) -> NDArray[Any]:
+    """Return a view of `array` `(..., z, y, x)` as stored, turned to canonical."""
     lead = array.ndim - 3
     turned = array.transpose(*range(lead), *(lead + axis for axis in orientation.axes))
     steps = (slice(None),) * lead + tuple(slice(None, None, -1) if flip else slice(None) for flip in orientation.flips)
     return turned[steps]
 
 
-def undo_reorient(array: NDArray, orientation: Orientation) -> NDArray:  # type: ignore[type-arg]
-    """A view of the canonical `array` `(..., z, y, x)`, turned back to how it was stored: exact inverse of `reorient`."""
+def undo_reorient(array: NDArray[Any], orientation: Orientation) -> NDArray[Any]:
+    """Return a view of the canonical `array` `(..., z, y, x)`, turned back to how it was stored: exact inverse of `reorient`."""
     lead = array.ndim - 3
     steps = (slice(None),) * lead + tuple(slice(None, None, -1) if flip else slice(None) for flip in orientation.flips)
     return array[steps].transpose(*range(lead), *(lead + axis for axis in inverse_axes(orientation.axes)))
@@ -144,13 +143,13 @@ def inverse_axes(axes: Sequence[int]) -> Axes:
     return triple(int(i) for i in np.argsort(axes))
 
 
-def permuted(values: Sequence, axes: Sequence[int]) -> tuple:  # type: ignore[type-arg]
-    """`values` in the order of `axes`: the shape or spacing of an array transposed by `axes`.
+def permuted(values: Sequence[T], axes: Sequence[int]) -> tuple[T, T, T]:
+    """Return `values` in the order of `axes`: the shape or spacing of an array transposed by `axes`.
 
     >>> permuted((40, 50, 60), (2, 0, 1))
     (60, 40, 50)
     """
-    return tuple(values[axis] for axis in axes)
+    return triple(values[axis] for axis in axes)
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:

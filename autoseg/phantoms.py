@@ -151,10 +151,10 @@ class _Tissue:
 
 def _grid(rng: np.random.Generator, large: bool) -> tuple[Shape, Spacing]:
     low, high = ((146, 152, 148), (168, 174, 170)) if large else ((21, 60, 56), (28, 76, 72))
-    shape = tuple(int(n) for n in rng.integers(low, high, endpoint=True))
+    shape = triple(int(n) for n in rng.integers(low, high, endpoint=True))
     through, inside = (rng.uniform(0.9, 1.2), rng.uniform(0.9, 1.1)) if large else (rng.uniform(2.7, 3.3), rng.uniform(0.9, 1.1))
     spacing = (round(float(through), 3), round(float(inside), 3), round(float(inside), 3))
-    return shape, spacing  # type: ignore[return-value]
+    return shape, spacing
 
 
 def _tissues(rng: np.random.Generator, shape: Shape, spacing: Spacing) -> list[_Tissue]:

@@ -155,34 +155,33 @@ class _Columns:
 
 
 def _columns_of(rows: Sequence[Row], path: Path, *, labelled: bool) -> _Columns:
-    folded = {key.casefold(): key for row in rows for key in row}
+    folded = {key.casefold(): key for key in _keys(rows)}
     case, label, group, annotated, channels = (
         next((folded[name] for name in known if name in folded), None) for known in (_CASE, _LABEL, _GROUP, _ANNOTATED, _CHANNELS)
     )
     known = (case, label, group, annotated, channels)
-    others = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in known and key.casefold() not in _COMMENTS]
+    others = [key for key in _keys(rows) if key not in known and key.casefold() not in _COMMENTS]
     candidates = [] if channels else [key for key in others if key.casefold() not in _IGNORED]
     single = [key for key in candidates if _holds_paths(rows, key, path.parent)] or candidates
     if channels is None and not single:
-        raise SettingsError(
-            "the list has no column with images",
-            file=path,
-            found=", ".join(rows[0]),
-            expected="case, channels, label (and group)",
-            fix="name the column with the images 'channels', or give each channel a column",
-        )
+        fix = "name the column with the images 'channels', or give each channel a column"
+        raise _without_column("images", rows, path, fix)
     if labelled and label is None:
-        raise SettingsError(
-            "the list has no column with labels",
-            file=path,
-            found=", ".join(rows[0]),
-            expected="case, channels, label (and group)",
-            fix="name the column with the reference segmentations 'label'",
-        )
+        raise _without_column("labels", rows, path, "name the column with the reference segmentations 'label'")
     unused = tuple(key for key in others if key not in single)
     found = _Columns(case=case, label=label, group=group, annotated=annotated, channels=channels, single=tuple(single), unused=unused)
     _check_cells(rows, found, path)
     return found
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _without_column(what: str, rows: Sequence[Row], path: Path, fix: str) -> SettingsError:
+    return SettingsError(
+        f"the list has no column with {what}", file=path, found=", ".join(rows[0]), expected="case, channels, label (and group)", fix=fix
+    )
 
 
 def _holds_paths(rows: Sequence[Row], column: str, folder: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.errors import GeometryError, LabelError, MissingChannel, UnreadableFile
-from autoseg.geometry import Orientation, Shape, orientation_of, reorient, undo_reorient
+from autoseg.geometry import Orientation, orientation_of, reorient, triple, undo_reorient
 from autoseg.images import grids
 from autoseg.images.contiguous import contiguous
 from autoseg.images.types import Image, Stored, StoredImage
@@ -42,7 +42,7 @@ def from_memory(array: NDArray[Any], affine: NDArray[Any], *, channels: int = 1)
         )
     spatial = array.reshape(*array.shape, *(1,) * (4 - array.ndim))  # (x, y, z, c)
     turned = spatial.transpose(3, 2, 1, 0)  # (c, z, y, x)
-    shape: Shape = turned.shape[1:]  # type: ignore[assignment]
+    shape = triple(turned.shape[1:])
     usable, notes = grids.usable_affine(grids.swap_columns(affine), shape, path=None)
     turned = turned.astype(turned.dtype.newbyteorder("="))  # a copy: the image must not change with the caller's array
     raw = StoredImage(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.geometry import Box
+from autoseg.geometry import Box, triple
 
 _NEAREST, _LAST, _TILE = 128, 512, 1 << 16  # voxels of a tile along the source's contiguous axis, along the result's, and in all
 _SMALL = 1 << 18  # voxels; what fits the cache needs no tiles
@@ -53,7 +53,7 @@ def _occupied(array: NDArray[Any]) -> Box | None:
     for axis, occupied in zip(order, (along, across.any(axis=1), across.any(axis=0)), strict=True):
         hits = np.flatnonzero(occupied[::-1] if volume.strides[axis] < 0 else occupied)
         start[axis], stop[axis] = (int(hits[0]), int(hits[-1]) + 1) if hits.size else (0, 0)
-    box = Box(start=tuple(start), stop=tuple(stop))  # type: ignore[arg-type]
+    box = Box(start=triple(start), stop=triple(stop))
     return box if 2 * np.prod(box.shape) <= volume.size else None
 
 

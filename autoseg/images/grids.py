@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import GeometryError, GridMismatch
-from autoseg.geometry import Affine, Orientation, Shape, corner_distance, orientation_of, reoriented_affine, spacing_of
+from autoseg.geometry import Affine, Orientation, Shape, corner_distance, orientation_of, reoriented_affine, spacing_of, triple
 from autoseg.images.types import Header, Image
 
 TOLERANCE = 0.001  # voxels, anywhere in the volume; a float32 header of a scanner-sized volume is good to about 0.0001
@@ -103,8 +103,8 @@ def aligned(affine: Affine, shape: Shape, *, to: Affine) -> Orientation:
     axes = np.argmax(np.abs(cosines), axis=1)
     if sorted(axes.tolist()) != [0, 1, 2]:
         return orientation_of(affine)
-    flips = tuple(bool(cosines[row, axis] < 0) for row, axis in enumerate(axes))
-    return Orientation(axes=tuple(int(axis) for axis in axes), flips=flips)  # type: ignore[arg-type]
+    flips = triple(bool(cosines[row, axis] < 0) for row, axis in enumerate(axes))
+    return Orientation(axes=triple(int(axis) for axis in axes), flips=flips)
 
 
 def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, float]:

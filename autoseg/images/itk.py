@@ -360,7 +360,7 @@ def _write_meta(file: IO[bytes], array: NDArray[Any], axes: int, position: Mappi
 def _pack(file: IO[bytes], array: NDArray[Any], *, wbits: int) -> int:
     """Write an array's bytes as one zlib (`wbits` 15) or gzip (31) stream; return the number of bytes written."""
     stream = _zlib.compressobj(1, _zlib.DEFLATED, wbits)
-    data = memoryview(contiguous(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    data = contiguous(array).reshape(-1).view(np.uint8).data
     count = sum(file.write(stream.compress(data[start : start + _STEP])) for start in range(0, len(data), _STEP))
     return count + file.write(stream.flush())
 

@@ -101,19 +101,20 @@ def write(order: Order) -> None:
 def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
     """The header, in the byte order of the file."""
     block = stream.read(348)
-    sizes = {int.from_bytes(block[:4], order): order for order in ("little", "big")}  # type: ignore[arg-type]
+    little, big = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
+    sizes = {little: "<", big: ">"}
     if 540 in sizes:
         block += stream.read(192)
     if len(block) not in (348, 540):
         raise gzipped.broken(path, "the file ends within its header", found=f"{len(block)} bytes", expected="at least 348")
     if len(block) == 540:
-        if block[4:12] not in (b"n+2\0\r\n\032\n",):
+        if block[4:12] != b"n+2\0\r\n\032\n":
             raise _not_nifti(path, block[4:12])
-        return nib.Nifti2Header(block, endianness="<" if sizes[540] == "little" else ">", check=False), ()
+        return nib.Nifti2Header(block, endianness=sizes[540], check=False), ()
     if block[344:348] != b"n+1\0":
         raise _not_nifti(path, block[344:348])
     if 348 in sizes:
-        return nib.Nifti1Header(block, endianness="<" if sizes[348] == "little" else ">", check=False), ()
+        return nib.Nifti1Header(block, endianness=sizes[348], check=False), ()
     order = "<" if 1 <= int.from_bytes(block[40:42], "little") <= 7 else ">"
     return nib.Nifti1Header(block, endianness=order, check=False), ("the header's own length is wrong and was not used",)
 

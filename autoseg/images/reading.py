@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import GeometryError, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
-from autoseg.geometry import Orientation, orientation_of
+from autoseg.geometry import Orientation, orientation_of, permuted
 from autoseg.images import grids, gzipped, signatures
 from autoseg.images.canonical import canonical, stored_of, with_channels, without_colours
 from autoseg.images.formats import FORMATS, name_of, suffix_of
@@ -133,7 +133,7 @@ def read_header(path: Path) -> Header:
     orientation = orientation_of(raw.affine)
     dtype = np.dtype(np.float32) if raw.dtype == np.float64 else raw.dtype
     return Header(
-        shape=tuple(raw.shape[axis] for axis in orientation.axes),  # type: ignore[arg-type]
+        shape=permuted(raw.shape, orientation.axes),
         affine=grids.canonical_affine(raw.affine, raw.shape, orientation),
         channels=raw.channels,
         dtype=dtype,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from autoseg import files
 from autoseg.errors import GeometryError, UnreadableFile
-from autoseg.geometry import Shape, affine_from_spacing, spacing_of
+from autoseg.geometry import affine_from_spacing, spacing_of, triple
 from autoseg.images import gzipped, planar
 from autoseg.images.contiguous import contiguous
 from autoseg.images.formats import spacing_files
@@ -49,7 +49,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     order, kept = _order(path, axes, shape)
     sizes = [shape[axis] for axis in order]
     channels = sizes[0] if kept else 1
-    spatial: Shape = tuple(([1, 1, 1] + sizes[1 if kept else 0 :])[-3:])  # type: ignore[assignment]
+    spatial = triple(([1, 1, 1] + sizes[1 if kept else 0 :])[-3:])
     if array is not None:
         array = array.transpose(order).reshape(channels, *spatial)
     if kept == "S" and channels in (2, 4):
@@ -187,5 +187,5 @@ def _spacing(path: Path) -> tuple[float, float, float] | None:
                 expected="three positive numbers, mm (z, y, x)",
                 fix='write {"spacing": [z, y, x]}',
             )  # fmt: skip
-        return tuple(float(n) for n in spacing)  # type: ignore[return-value]
+        return triple(float(n) for n in spacing)
     return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg.geometry import Affine, Orientation, Shape, Spacing, spacing_of
+from autoseg.geometry import Affine, Orientation, Shape, Spacing, spacing_of, triple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Image:
     @property
     def shape(self) -> Shape:
         """Voxels, (z, y, x)."""
-        return self.array.shape[1:]  # type: ignore[return-value]
+        return triple(self.array.shape[1:])
 
     @property
     def spacing(self) -> Spacing:

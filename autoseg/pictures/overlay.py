@@ -115,7 +115,7 @@ def _region(case: Overlay) -> tuple[slice, slice, slice]:
         for s, d, n in zip(found[0], case.spacing, shown.shape, strict=True)
     ]
     kept = [slice(0, n) if (s.stop - s.start) > 0.6 * n else s for s, n in zip(wide, shown.shape, strict=True)]
-    return tuple(kept)  # type: ignore[return-value]
+    return triple(kept)
 
 
 def _best_slice(case: Overlay, axis: int) -> int:

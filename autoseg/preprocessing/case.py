@@ -49,7 +49,7 @@ class GridTransform:
     @property
     def canonical_spacing(self) -> Spacing:
         """mm per voxel, canonical (z, y, x), of the image as read."""
-        return permuted(self.spacing, inverse_axes(self.axis_order))  # type: ignore[return-value]
+        return permuted(self.spacing, inverse_axes(self.axis_order))
 
     def preprocess_classes(self, classes: NDArray[Any]) -> NDArray[Any]:
         """A class map on the image's own canonical grid `(z, y, x)`, brought onto the preprocessed grid (plan axes)."""

@@ -145,7 +145,7 @@ def dice_text(summary: Mapping[str, Any]) -> str:
 
 def table(summary: Mapping[str, Any]) -> Table:
     """Return the summary to be shown: one row per label, one for their mean, and one for each group of cases."""
-    shown = [name for name, metric in METRICS.items() if metric.shown and name in summary["mean"]]
+    shown = [name for name, metric in METRICS.items() if (metric.shown or metric.named) and name in summary["mean"]]
     heads = [METRICS[name].title for name in shown]
     columns = ("label", heads[0], "std", *heads[1:], "cases", "absent", "missed", "false positive")
     means = {"mean": (summary["mean"], len(summary["cases"]))}

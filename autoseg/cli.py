@@ -311,13 +311,20 @@ def evaluate(
 
 
 @app.command()
-def select(workspace: WorkspaceArgument, json: JsonFile = None, quiet: Quiet = False) -> None:
+def select(
+    workspace: WorkspaceArgument,
+    against: Annotated[
+        list[Path] | None, typer.Option("--against", metavar="WORKSPACE", help="Compare with another one as well; can be repeated.")
+    ] = None,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
     """Choose the best configuration and the post-processing rules from out-of-fold results."""
     from autoseg import files
     from autoseg.pipeline import selecting
 
     with Terminal(quiet=quiet) as terminal:
-        result = selecting.select(workspace, reporter=terminal)
+        result = selecting.select(workspace, against=against or (), reporter=terminal)
         if json is not None:
             files.write_json(json, result)
 

@@ -145,7 +145,7 @@ def summarise(
     rng = rng or np.random.default_rng(0)
     names = [name for name, _ in labels.scored]
     metrics = [m for m in METRICS if any(m in s for scores in cases.values() for s in scores.values())] or list(QUICK)
-    table = {m: _table(cases, names, m) for m in metrics}
+    table = {m: score_table(cases, names, m) for m in metrics}
     return {
         "labels": {
             name: {**{m: _statistics(table[m][:, [i]], rng) for m in metrics}, **_groups(cases, name)} for i, name in enumerate(names)
@@ -233,8 +233,8 @@ def _mask(classes: NDArray[Any], members: Sequence[int]) -> Mask:
     return np.asarray(classes == members[0] if len(members) == 1 else np.isin(classes, members))
 
 
-def _table(cases: Mapping[str, Scores], names: Sequence[str], metric: str) -> NDArray[np.float64]:
-    """(cases, labels), NaN where there is no score; NaN stays inside this module."""
+def score_table(cases: Mapping[str, Scores], names: Sequence[str], metric: str) -> NDArray[np.float64]:
+    """Return one metric as (cases, labels), the cases in the order of their names; NaN where there is no score."""
     table = np.full((len(cases), len(names)), np.nan)
     for row, (_, scores) in enumerate(sorted(cases.items())):
         for column, name in enumerate(names):

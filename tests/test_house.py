@@ -55,6 +55,7 @@ ROOMS = (
     "prediction",
     "training",
     "evaluation",
+    "selection",
     "phantoms",
     "pictures",
     "pipeline",

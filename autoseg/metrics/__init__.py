@@ -307,14 +307,24 @@ def bootstrap_interval(
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    cases = len(values)
-    if cases < 2 or not np.isfinite(values).any():
+    if len(values) < 2 or not np.isfinite(values).any():
         return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(bootstrap_means(values, rng=rng, repeats=repeats), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_means(values: NDArray[np.float64], *, rng: np.random.Generator, repeats: int) -> NDArray[np.float64]:
+    """The means of means of cases drawn with replacement, as often as asked; draws without any score are left out.
+
+    Parameters
+    ----------
+    values : (cases, labels); NaN where a label has no score in a case
+    """
+    cases = len(values)
     weights = rng.multinomial(cases, np.full(cases, 1 / cases), size=repeats).astype(np.float64)  # (repeats, cases)
     means = mean_of_means(values, weights)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means[np.isfinite(means)], [tail, 1 - tail])
-    return float(low), float(high)
+    return means[np.isfinite(means)]
 
 
 def mean_of_means(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, evaluation, files, images, postprocessing
+from autoseg import cases, evaluation, files, images, postprocessing, schema, selection
 from autoseg.cases import Dataset
 from autoseg.checksums import with_checksum
-from autoseg.errors import (
-    MissingPath,
-)
+from autoseg.errors import MissingPath, PlanMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline.evaluating import mean_dice
@@ -22,69 +21,108 @@ from autoseg.pipeline.preparing import read_dataset, read_plan, require_fit
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold
-from autoseg.planning.configuration import Plan
+from autoseg.planning.configuration import Configuration, Plan
+from autoseg.tiling import tile_starts
 from autoseg.version import __version__
 from autoseg.workspace import Run, Workspace
 
 
-def select(root: Path | str | Workspace, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def select(root: Path | str | Workspace, *, against: Sequence[Path | str] = (), reporter: Reporter | None = None) -> dict[str, Any]:
     """Choose the best configuration and the post-processing rules from the out-of-fold predictions there are.
+
+    Two configurations are compared on the cases that both have predicted out of fold, so missing folds do no harm. Where the
+    difference may be chance, the one that takes less work for a scan is chosen.
+
+    Parameters
+    ----------
+    root : the workspace
+    against : other workspaces of the same data set, to be compared with; `predict` uses this workspace's in any case
 
     Returns
     -------
-    what selection.json holds: per configuration its folds, cases and mean Dice, and the one `predict` uses by default
+    what selection.json holds: per configuration its folds, cases and mean Dice; the differences with their intervals; the one
+    `predict` uses by default, and the reasons
 
     Raises
     ------
     MissingPath : no fold is validated yet
+    PlanMismatch : another workspace has other labels
     """
     reporter = reporter or LoggingReporter()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
     require_fit(plan, dataset, workspace)
     files.sweep(workspace.root)
-    candidates = {c.name: _validated(workspace, c.name) for c in plan.configurations}
-    candidates = {name: folds for name, folds in candidates.items() if folds}
-    if not candidates:
-        raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
-    table = {name: _selection_row(folds, plan.labels) for name, folds in candidates.items()}
-    best = _best(table, plan)
-    rules = {name: _choose_rules(workspace, dataset, plan, folds, reporter) for name, folds in candidates.items()}
-    selection = {"version": __version__, "configurations": table, "selected": best}
+    folds = _validated(workspace, plan)
+    ours = [_candidate(name, found, plan) for name, found in folds.items()]
+    theirs = [candidate for other in against for candidate in _others(Workspace(root=Path(other)), plan.labels)]
+    differences = selection.compare([*ours, *theirs], rng=np.random.default_rng(0))
+    names = {candidate.name for candidate in ours}
+    best, reasons = selection.choose(ours, [d for d in differences if {d.first, d.second} <= names])
+    reasons += tuple(d.sentence() for d in differences if best in (d.first, d.second) and not {d.first, d.second} <= names)
+    rules = {name: _choose_rules(workspace, dataset, plan, found, reporter) for name, found in folds.items()}
+    table = {candidate.name: _row(candidate, folds[candidate.name], plan.labels) for candidate in ours}
+    result = {"version": __version__, "configurations": table, "differences": schema.dump(differences), "selected": best,
+              "reasons": list(reasons)}  # fmt: skip
     files.write_json(workspace.postprocessing, with_checksum({name: rule.to_json() for name, rule in rules.items()}))
-    files.write_json(workspace.selection, with_checksum(selection))
+    files.write_json(workspace.selection, with_checksum(result))
     for name, row in table.items():
         note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
         dice = "none" if row["dice"] is None else f"{row['dice']:.4f}"
         reporter.say(f"{name}: out-of-fold Dice {dice} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
+    if len(ours) + len(theirs) > 1:
+        reporter.say("\n".join(reasons))
     if len(table) > 1:
         reporter.say(f"selected for predict: {best}")
-    return selection
+    return result
 
 
-def _validated(workspace: Workspace, name: str) -> list[Path]:
-    folder = workspace.configuration(name)
-    return sorted(path.parent.parent for path in folder.glob("fold_*/validation/summary.json")) if folder.exists() else []
+def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
+    """Return the validated folds of every configuration that has some.
+
+    Raises
+    ------
+    MissingPath : there are none at all
+    """
+    found = {c.name: sorted(workspace.configuration(c.name).glob("fold_*/validation/summary.json")) for c in plan.configurations}
+    if not any(found.values()):
+        raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
+    return {name: [path.parent.parent for path in paths] for name, paths in found.items() if paths}
 
 
-def _selection_row(folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
-    summaries = [read_summary(Run(root=fold).summary) for fold in folds]
-    merged = evaluation.summarise({case["case"]: case["labels"] for summary in summaries for case in summary["cases"]}, labels)
+def _candidate(name: str, folds: Sequence[Path], plan: Plan, *, prefix: str = "") -> selection.Candidate:
+    scores = {case["case"]: case["labels"] for fold in folds for case in read_summary(Run(root=fold).summary)["cases"]}
+    return selection.Candidate(name=prefix + name, cases=scores, work=_work(plan.configuration(name), plan))
+
+
+def _others(workspace: Workspace, labels: Labels) -> list[selection.Candidate]:
+    """Return the candidates of another workspace of the same data set, named after its folder."""
+    plan = read_plan(workspace)
+    if plan.labels != labels:
+        raise PlanMismatch(
+            "the workspaces have other labels", file=workspace.root, found=", ".join(name for name, _ in plan.labels.scored),
+            expected=", ".join(name for name, _ in labels.scored), fix="compare workspaces of the same data set")  # fmt: skip
+    return [_candidate(name, folds, plan, prefix=f"{workspace.root.name}/") for name, folds in _validated(workspace, plan).items()]
+
+
+def _work(configuration: Configuration, plan: Plan) -> float:
+    """Return the floating-point operations of the network for a median case, first stages included; its voxels where they are not known."""
+    first = _work(plan.configuration(configuration.previous_stage), plan) if configuration.previous_stage else 0.0
+    shape = (max(round(n), tile) for n, tile in zip(configuration.median_shape, configuration.patch_size, strict=True))
+    tiles = math.prod(len(tile_starts(n, tile, 0.5)) for n, tile in zip(shape, configuration.patch_size, strict=True))
+    flops = configuration.predicted.forward_flops if configuration.predicted else None
+    return first + tiles * (flops / configuration.batch_size if flops else math.prod(configuration.patch_size))
+
+
+def _row(candidate: selection.Candidate, folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
+    summary = evaluation.summarise(candidate.cases, labels)
     return {
         "folds": [fold.name for fold in folds],
-        "cases": len(merged["cases"]),
-        "dice": mean_dice(merged),
-        "labels": {name: value["dice"] for name, value in merged["labels"].items()},
+        "cases": len(candidate.cases),
+        "dice": mean_dice(summary),
+        "labels": {name: value["dice"] for name, value in summary["labels"].items()},
+        "work": candidate.work,
     }
-
-
-def _best(table: Mapping[str, Mapping[str, Any]], plan: Plan) -> str:
-    """The highest out-of-fold Dice among those with the most folds; a stage that another follows only where nothing else is trained."""
-    first_stages = {c.previous_stage for c in plan.configurations}
-    candidates = {name: row for name, row in table.items() if name not in first_stages} or dict(table)
-    most = max(len(row["folds"]) for row in candidates.values())
-    whole = {name: row for name, row in candidates.items() if len(row["folds"]) == most}
-    return max(whole, key=lambda name: whole[name]["dice"] or 0.0)
 
 
 def _choose_rules(

@@ -122,7 +122,9 @@ class _Selection:
 
     version: str = ""
     configurations: Mapping[str, Any] = field(default_factory=dict)
+    differences: tuple[Mapping[str, Any], ...] = ()
     selected: str | None = None
+    reasons: tuple[str, ...] = ()
 
 
 def _default_configuration(workspace: Workspace) -> str:

@@ -68,6 +68,29 @@ def test_the_selection_compares_all_configurations(road):
     assert set(selection["configurations"]) == {"2d", "3d_lowres", "3d_fullres", "3d_cascade"}
     assert selection["selected"] in selection["configurations"]
     assert all(row["cases"] == 4 for row in selection["configurations"].values())
+    assert len(selection["differences"]) == 6 and {pair["cases"] for pair in selection["differences"]} == {4}
+    assert selection["selected"] in selection["reasons"][-1]
+
+
+def test_only_common_cases_are_compared_also_with_another_workspace(road, tmp_path, capsys):
+    import shutil
+
+    folds = json.loads((road / "workspace/splits.json").read_text())
+    other = tmp_path / "other"
+    shutil.copytree(road / "workspace", other)
+    for fold in range(1, len(folds)):
+        shutil.rmtree(other / f"runs/2d/fold_{fold}")
+    shutil.rmtree(other / "runs/3d_fullres/fold_0")
+    run("select", other, "--against", road / "workspace")
+    text = capsys.readouterr().out
+    selection = json.loads((other / "selection.json").read_text())
+    common = {frozenset((pair["first"], pair["second"])): pair["cases"] for pair in selection["differences"]}
+    assert common[frozenset(("2d", "3d_fullres"))] == 0
+    assert common[frozenset(("2d", "workspace/2d"))] == len(folds[0]["validation"])
+    assert "2d and 3d_fullres have 0 validated cases in common: too few to compare them" in text
+    assert selection["selected"] in selection["configurations"], "predict uses a configuration of this workspace"
+    scan = next((road / "new/images").iterdir())
+    run("predict", other, scan, "-o", tmp_path / "seg.nii.gz", "--no-tta", "--device", "cpu")
 
 
 def test_a_missing_fold_of_the_first_stage_is_trained_before_the_cascade(road, capsys):

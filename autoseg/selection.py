@@ -1,0 +1,153 @@
+"""Which of several trained configurations is best: paired differences on the cases they share, and a choice with its reasons.
+
+Pure functions on scores; `pipeline.selecting` reads the files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autoseg.evaluation import Scores, score_table
+from autoseg.metrics import bootstrap_means, mean_of_means
+
+LEVEL = 0.05  # of all differences together
+FEWEST = 3  # cases in common below which nothing is compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A configuration with its out-of-fold scores."""
+
+    name: str
+    cases: Mapping[str, Scores]
+    work: float  # to predict one scan, in any unit that is the same for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The mean Dice of one candidate less that of another, on the cases they share."""
+
+    first: str
+    second: str
+    cases: int  # in common
+    difference: float | None = None  # None: too few cases in common
+    ci95: tuple[float, float] | None = None  # percentile bootstrap over the cases, for this difference alone
+    p: float | None = None  # two-sided, of the same draws
+    p_adjusted: float | None = None  # by Holm, for all differences together
+
+    @property
+    def clear(self) -> bool:
+        """Whether the two differ by more than chance, all comparisons taken together."""
+        return self.p_adjusted is not None and self.p_adjusted < LEVEL
+
+    def gain(self, name: str) -> float | None:
+        """Return how much better `name`, one of the two, is than the other."""
+        if self.difference is None:
+            return None
+        return self.difference if name == self.first else -self.difference
+
+    def sentence(self) -> str:
+        """Return the comparison in words."""
+        if self.difference is None or self.ci95 is None or self.p_adjusted is None:
+            return f"{self.first} and {self.second} have {self.cases} validated cases in common: too few to compare them"
+        verdict = "a difference beyond chance" if self.clear else "no difference beyond chance"
+        low, high = self.ci95
+        return (f"{self.first} against {self.second}: {self.difference:+.4f} Dice [{low:+.4f}, {high:+.4f}] on {self.cases} common cases "
+                f"(p {self.p_adjusted:.3f}): {verdict}")  # fmt: skip
+
+
+def compare(candidates: Sequence[Candidate], *, rng: np.random.Generator, repeats: int = 5000) -> tuple[Difference, ...]:
+    """Return the paired difference in mean Dice of every two candidates, on the cases that both have.
+
+    Parameters
+    ----------
+    candidates : with the scores of each case
+    rng : source of the bootstrap
+    repeats : draws of the cases
+
+    Returns
+    -------
+    one `Difference` for each pair. Where a label is absent from the reference of a case and only one of the two predicted it,
+    the other one was right and counts as 1; where neither has a score, the label is left out.
+
+    Source: percentile bootstrap as Efron & Tibshirani 1993, chapter 13; Holm 1979, Scand J Statist 6:65, for all pairs together.
+    """
+    found = [_difference(first, second, rng, repeats) for first, second in itertools.combinations(candidates, 2)]
+    tested = sorted((index for index, pair in enumerate(found) if pair.p is not None), key=lambda index: found[index].p or 0.0)
+    adjusted = 0.0
+    for rank, index in enumerate(tested):
+        adjusted = max(adjusted, min(1.0, (len(tested) - rank) * (found[index].p or 0.0)))
+        found[index] = replace(found[index], p_adjusted=adjusted)
+    return tuple(found)
+
+
+def choose(candidates: Sequence[Candidate], differences: Sequence[Difference]) -> tuple[str, tuple[str, ...]]:
+    """Return the candidate that `predict` should use, and the reasons in words.
+
+    Of those that none is clearly better than, the one that takes the least work is chosen. Only candidates that share cases
+    with the one validated on the most cases take part: without common cases nothing is known of their difference.
+
+    Parameters
+    ----------
+    candidates : at least one
+    differences : of every two, as `compare` returns them
+    """
+    if len(candidates) == 1:
+        return candidates[0].name, (f"{candidates[0].name} is the only configuration that is trained and validated",)
+    base = max(candidates, key=lambda c: (len(c.cases), _mean(c), -c.work))
+    pairs = {frozenset((d.first, d.second)): d for d in differences}
+    compared = [c for c in candidates if c is base or pairs[frozenset((c.name, base.name))].difference is not None]
+    reasons = [d.sentence() for d in differences]
+    reasons += [
+        f"{c.name} takes no part: it shares too few validated cases with {base.name}, which has the most ({len(base.cases)})"
+        for c in candidates
+        if c not in compared
+    ]
+    left = [c for c in compared if not any(_clearly_better(other, c, pairs) for other in compared if other is not c)]
+    best = min(left, key=lambda c: (c.work, -_mean(c)))
+    beaten = ", ".join(c.name for c in compared if c not in left)
+    if len(left) == 1:
+        reasons.append(f"{best.name} is chosen: it is clearly better than {beaten}" if beaten else f"{best.name} is chosen")
+    else:
+        others = ", ".join(c.name for c in left if c is not best)
+        reasons.append(f"{best.name} is chosen: {others} did not prove better, and it takes the least work for a scan")
+    return best.name, tuple(reasons)
+
+
+def _clearly_better(one: Candidate, other: Candidate, pairs: Mapping[frozenset[str], Difference]) -> bool:
+    pair = pairs[frozenset((one.name, other.name))]
+    return pair.clear and (pair.gain(one.name) or 0.0) > 0
+
+
+def _difference(first: Candidate, second: Candidate, rng: np.random.Generator, repeats: int) -> Difference:
+    common = sorted(first.cases.keys() & second.cases.keys())
+    labels = sorted({name for case in common for scores in (first.cases[case], second.cases[case]) for name in scores})
+    values = np.array([[_gain(first.cases[case].get(name), second.cases[case].get(name)) for name in labels] for case in common])
+    empty = Difference(first=first.name, second=second.name, cases=len(common))
+    if len(common) < FEWEST or not np.isfinite(values).any():
+        return empty
+    draws = bootstrap_means(values, rng=rng, repeats=repeats)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    tail = min((draws <= 0).sum(), (draws >= 0).sum())
+    p = min(1.0, 2 * (float(tail) + 1) / (len(draws) + 1))
+    return replace(empty, difference=float(mean_of_means(values)[0]), ci95=(float(low), float(high)), p=p)
+
+
+def _gain(first: Mapping[str, float | None] | None, second: Mapping[str, float | None] | None) -> float:
+    """Return the Dice of one label in one case less that of the other candidate; NaN where there is nothing to compare."""
+    if first is None or second is None:
+        return float("nan")
+    one, other = first["dice"], second["dice"]
+    if one is None and other is None:
+        return float("nan")
+    return (1.0 if one is None else one) - (1.0 if other is None else other)
+
+
+def _mean(candidate: Candidate) -> float:
+    names = sorted({name for scores in candidate.cases.values() for name in scores})
+    mean = float(mean_of_means(score_table(candidate.cases, names, "dice"))[0])
+    return mean if np.isfinite(mean) else 0.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -28,13 +27,9 @@ from typing import Any
 from autoseg.errors import FULL, DiskFull, MissingPath, SettingsError, UnreadableFile
 from autoseg.quantities import format_bytes
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 TEMPORARY = ".writing-"
 _OF_WRITER = re.compile(re.escape(TEMPORARY) + r"(?:(?P<host>.+)-)?(?P<pid>\d+)-(?:[0-9a-f]{8}|\d+|[^-].*)", re.DOTALL)
+_ROOM = 1 << 16  # bytes without which no result can be written
 _FORGOTTEN = 86_400.0  # seconds after which what a process of another machine left half-written is swept away
 
 
@@ -100,36 +95,31 @@ def _alive(pid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def exclusive_lock(folder: Path, *, doing: str) -> Iterator[None]:
-    """Lock `folder` for this process; the lock ends with the process, however it ends.
-
-    Parameters
-    ----------
-    doing : what is done there, in the user's words, for the message of the one who comes second
+def require_writable(folder: Path) -> None:
+    """Raise unless files can be written in a folder, or in the one where it will be made: before work whose results go there.
 
     Raises
     ------
-    SettingsError : another process holds it
+    MissingPath : nothing can be written there
+    DiskFull : there is no room at all
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks: nothing can be held there
-                    yield
-                    return
-                raise SettingsError(
-                    f"another process is {doing}", file=folder, fix="wait for it, end it, or choose another fold or workspace"
-                ) from None
-        yield
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with temporary_folder(place) as temporary, open(temporary / "room", "wb") as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in FULL:
+            raise disk_full(folder / "results") from error
+        raise MissingPath(
+            "nothing can be written there", file=folder, found=error.strerror, fix="give another place, or change its permissions"
+        ) from None
 
 
 def disk_full(path: Path) -> DiskFull:
     """The error for a disk without room for `path`."""
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
     return DiskFull(
         "the disk is full",
         file=path,

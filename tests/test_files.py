@@ -92,26 +92,6 @@ def test_the_hash_follows_the_bytes(tmp_path):
     assert files.hash_file(first) != before
 
 
-def test_a_folder_is_held_by_one_process_at_a_time_and_free_after_it(tmp_path):
-    code = f"""
-from pathlib import Path
-from autoseg import files
-with files.exclusive_lock(Path({str(tmp_path)!r}), doing="training fold 0"):
-    print("held", flush=True)
-    input()
-"""
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-    assert other.stdout is not None and other.stdout.readline() == "held\n"
-    with pytest.raises(SettingsError, match="another process is training fold 0"), files.exclusive_lock(tmp_path, doing="training fold 0"):
-        raise AssertionError
-    other.kill()
-    other.communicate()
-    with files.exclusive_lock(tmp_path, doing="training fold 0"):
-        (tmp_path / "x").write_text("x")
-        files.empty_folder(tmp_path)
-        assert os.listdir(tmp_path) == [".lock"]
-
-
 def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path):
     code = f"""
 import time
@@ -177,3 +157,17 @@ def test_another_encoding_is_named_with_the_place(tmp_path, read, encoding, foun
 def test_bytes_of_a_file_name_that_are_no_text_are_written_and_read_back(tmp_path):
     files.write_json(tmp_path / "x.json", {"path": "scan\udcff.nii.gz"})
     assert files.read_json(tmp_path / "x.json") == {"path": "scan\udcff.nii.gz"}
+
+
+def test_a_place_where_nothing_can_be_written_is_found_before_the_work(tmp_path, monkeypatch):
+    files.require_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []
+    for code, kind in ((errno.EACCES, MissingPath), (errno.EROFS, MissingPath), (errno.ENOSPC, DiskFull)):
+
+        def refuse(descriptor, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(files.os, "fsync", refuse)
+        with pytest.raises(kind) as caught:
+            files.require_writable(tmp_path / "a" / "b")
+        assert caught.value.exit_code == 3 and os.listdir(tmp_path) == []

@@ -34,6 +34,7 @@ ROOMS = (
     "schema",
     "labels",
     "metrics",
+    "locks",
     "workspace",
     "resources",
     "outcomes",

@@ -100,6 +100,11 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     write_tensors(_state_file(folder), tensors, {"format": MODEL_FORMAT, "state": tree})
 
 
+def has_state(folder: Path) -> bool:
+    """Whether `save_state` has written there."""
+    return _state_file(folder).exists()
+
+
 def load_state(folder: Path) -> dict[str, Any] | None:
     """What `save_state` wrote, on the CPU; `None` where nothing was saved.
 
@@ -110,7 +115,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     path = _state_file(folder)
     if not path.exists():
         return None
-    again = f"begin again: the same command with --overwrite, or remove {folder}; until then predict continues with the model next to it"
+    again = "begin again: the same command with --overwrite; until then predict continues with the model next to it"
     try:
         tensors, description = read_tensors(path)
     except ModelError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import files, images, machine, pictures
+from autoseg import files, images, locks, machine, pictures, prediction
 from autoseg.cases import Dataset
 from autoseg.errors import (
     AutosegError,
     SettingsError,
 )
+from autoseg.networks import checkpoint
 from autoseg.pipeline import parallel_folds
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
 from autoseg.pipeline.records import read_summary
@@ -85,9 +86,11 @@ def train(
     """
     reporter = reporter or LoggingReporter()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
-    plan, dataset = read_plan(workspace), read_dataset(workspace)
-    require_fit(plan, dataset, workspace)
-    splits = read_splits(workspace, dataset)
+    files.require_writable(workspace.root)
+    with locks.in_turn(workspace.root) if workspace.root.is_dir() else contextlib.nullcontext():  # while `plan` writes them
+        plan, dataset = read_plan(workspace), read_dataset(workspace)
+        require_fit(plan, dataset, workspace)
+        splits = read_splits(workspace, dataset)
     chosen = machine.choose_device(device)
     checked = loop.check_settings(plan, settings or {})
     if checked.augmentation.backend == "batchgenerators":
@@ -189,13 +192,24 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[s
         return {f"{name}/fold_{k}": read_summary(work.workspace.run(name, k).summary) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
-        with files.exclusive_lock(run.root, doing=f"training {name} fold {k}") if work.processes.is_main else contextlib.nullcontext():
+        with _held(work, name, k):
             if work.processes.is_main:
                 _tidy(run, overwrite=work.overwrite)
             work.processes.wait()
             results[f"{name}/fold_{k}"] = _train_fold(work, configuration, k)
         work = _clock_restarted(work)
     return results
+
+
+@contextlib.contextmanager
+def _held(work: _Work, name: str, fold: int) -> Iterator[None]:
+    """Train a fold once at a time, on preprocessed cases that nobody replaces meanwhile."""
+    if not work.processes.is_main:
+        yield
+        return
+    cases = work.workspace.preprocessed(cache_name(work.plan.configuration(name)))
+    with locks.exclusive_lock(work.workspace.run(name, fold).root, doing=f"training {name} fold {fold}"), locks.in_use(cases):
+        yield
 
 
 def _tidy(run: Run, *, overwrite: bool) -> None:
@@ -293,6 +307,7 @@ def _prepare(work: _Work, configuration: Configuration) -> None:
         work.workspace.preprocessed(name),
         workers=work.workers,
         progress=counter(work.reporter, f"preprocess {name}"),
+        waiting=lambda: work.reporter.say("another process prepares cases in this workspace: waiting for it"),
     )
 
 
@@ -302,6 +317,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
     folder = workspace.preprocessed(cache_name(configuration))
     by_name = {case.name: case for case in work.dataset.cases}
+    finished = _finished_before(work, configuration, fold)
     stored = {name: store.open_case(folder, name) for name in (*split["train"], *split["validation"])}
     first_stage = [] if configuration.previous_stage is None else _runs(work, configuration.previous_stage)
     previous = _previous_maps(first_stage, plan, stored) if first_stage else None
@@ -336,19 +352,50 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
             if events is not None:
                 events.add(row)
 
-        finished = loop.train(
-            task,
-            validate=validate,
-            report=report,
-            draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
-            say=reporter.say,
-        )
+        if finished is None:
+            finished = loop.train(
+                task,
+                validate=validate,
+                report=report,
+                draw=lambda history: files.write_bytes(run.progress, pictures.progress(history)),
+                say=reporter.say,
+            )
     summary = {}
     if work.processes.is_main:
         summary = validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous, device=device,
                                 workers=work.workers, network=finished, reporter=reporter, length=work.length)  # fmt: skip
     work.processes.wait()
     return summary
+
+
+def _finished_before(work: _Work, configuration: Configuration, fold: int) -> Any:
+    """Return the network of a fold that is finished and whose training state is gone, deleted or not copied along; else None.
+
+    Raises
+    ------
+    SettingsError : more training is asked for, which needs the state
+    """
+    run, name = work.workspace.run(configuration.name, fold), configuration.name
+    if not run.weights.exists() or checkpoint.has_state(run.state):
+        return None
+    weights, description = checkpoint.load_model(run)
+    if not description.get("finished"):
+        work.reporter.say(f"warning: the training state of {name} fold {fold} is gone: it begins again, from the first step")
+        return None
+    steps = work.length.of(loop.check_settings(work.plan, work.settings)).steps
+    asked = work.length.epochs is not None and steps is not None and work.extend
+    if asked and steps > description.get("steps", 0):
+        raise SettingsError(
+            "a finished model cannot be trained longer without its training state",
+            file=run.state,
+            found=f"a model of {description.get('steps')} steps, and no state",
+            expected=f"{steps} steps",
+            fix="put the state back; or --overwrite begins again from the first step",
+        )
+    work.reporter.say(f"{name} fold {fold} is finished; its training state is gone, so it can be used but not trained further")
+    if not checkpoint.holds(run, weights, steps=description.get("steps", 0)):
+        checkpoint.save_model(run, weights, description, remarks={"seconds": 0.0})
+    return prediction.open_fold(work.workspace, work.plan, name, fold, device=work.device)
 
 
 def _is_done(work: _Work, name: str, fold: int) -> bool:

@@ -107,6 +107,19 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
     )
 
 
+def open_fold(workspace: Workspace, plan: Plan, configuration: str, fold: int, *, device: str) -> Network:
+    """Load the network of one trained fold, for use under a plan.
+
+    Raises
+    ------
+    ModelError : it is damaged, or belongs elsewhere
+    PlanMismatch : it was trained with another plan
+    """
+    stage, own, _ = _load_stage(workspace, configuration, (fold,), device)
+    _together(plan, own, configuration, workspace.run(configuration, fold).root)
+    return stage.networks[0]
+
+
 def trained_folds(workspace: Workspace, configuration: str) -> tuple[int, ...]:
     """The folds of a configuration that have a model file, in order."""
     folder = workspace.configuration(configuration)

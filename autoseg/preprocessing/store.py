@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import files, images, schema
+from autoseg import files, images, locks, schema
 from autoseg.cases import Case, Dataset, load_classes, load_image
 from autoseg.cases.memory import case_bytes, header_of
 from autoseg.checksums import checked, with_checksum, without_checksum
-from autoseg.errors import FULL, AutosegError, FaultyCases, InputError, MissingPath, NotEnough, UnreadableFile
+from autoseg.errors import FULL, AutosegError, DiskFull, FaultyCases, InputError, MissingPath, NotEnough, SettingsError, UnreadableFile
 from autoseg.geometry import Shape, permuted
 from autoseg.labels import Labels
 from autoseg.normalization import NORMALIZATIONS
@@ -65,26 +65,38 @@ def preprocess_dataset(
     *,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    waiting: Callable[[], None] | None = None,
 ) -> None:
     """Bring the cache of one configuration up to date; what is whole and current is left alone.
+
+    Processes that need the same cases prepare them in turn: the second finds them made. Cases in use by a training stay as they are.
 
     Parameters
     ----------
     folder : of the configuration's cases, `Workspace.preprocessed(name)`
     workers : as in `workers.map_cases`
     progress : called with (done, total)
+    waiting : called where another process prepares cases, before that one is waited for
 
     Raises
     ------
+    SettingsError : cases must be made again, and another process trains on them
     FaultyCases : several cases could not be made; the others are there
     AutosegError : the one that could not be made: the data's own error, or `WorkerDied`
     NotEnough : the disk is full, or too small to begin with
     """
-    forget_open_files()
     folder.mkdir(parents=True, exist_ok=True)
-    files.sweep(folder)
-    recipe = _Recipe(plan=plan, configuration=configuration, folder=folder)
+    with locks.in_turn(folder.parent, waiting=waiting):
+        forget_open_files()
+        files.sweep(folder)
+        recipe = _Recipe(plan=plan, configuration=configuration, folder=folder)
+        _make_what_is_stale(dataset, recipe, workers=workers, progress=progress)
+
+
+def _make_what_is_stale(dataset: Dataset, recipe: _Recipe, *, workers: int | None, progress: Callable[[int, int], None] | None) -> None:
+    folder, configuration = recipe.folder, recipe.configuration
     stale = [case for case in dataset.cases if not _is_current(case, recipe)]
+    _refuse_to_replace([case.name for case in stale if _place(folder, case.name).exists()], folder)
     whole = len(dataset.cases) - len(stale)
     if progress is not None:
         progress(whole, len(dataset.cases))
@@ -101,11 +113,22 @@ def preprocess_dataset(
     )
     errors = [outcome.failure.as_error() for outcome in outcomes if outcome.failure is not None]
     files.sweep(folder)
-    full = next((error for error in errors if isinstance(error, NotEnough)), None)
+    full = next((error for error in errors if isinstance(error, DiskFull)), None)
     if len(errors) == 1 or full is not None:  # a full disk is one fault, however many cases met it
         raise full or errors[0]
     if errors:
         raise FaultyCases(errors, fix="fix these cases, or leave them out; the others are done and will not be done again")
+
+
+def _refuse_to_replace(names: Sequence[str], folder: Path) -> None:
+    if names and locks.is_in_use(folder):
+        raise SettingsError(
+            "the data or the plan has changed, and another process trains on the preprocessed cases",
+            file=folder,
+            found=f"{len(names)} cases to be made again, such as {names[0]}",
+            expected="the cases as that training began with them",
+            fix="wait for it, or end it; then run the same command again",
+        )
 
 
 def open_case(folder: Path, name: str) -> StoredCase:

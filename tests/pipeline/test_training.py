@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 
 from autoseg.checksums import with_checksum, without_checksum
-from autoseg.errors import SettingsError
+from autoseg.errors import MissingPath, SettingsError
 from autoseg.pipeline import training, validating
 from autoseg.training.length import RunLength
+from autoseg.workers import python_command
 from tests.pipeline.heard import Heard
 
 SETTINGS = {"steps_per_epoch": 1, "probe_steps": 0}
@@ -232,3 +235,68 @@ def test_epochs_as_a_setting_are_those_of_the_option(workspace, monkeypatch, nam
     with pytest.raises(SettingsError, match="several lengths"):
         train(workspace, epochs=7, time_budget=60.0)
     assert len(tasks) == 2
+
+
+def test_a_finished_model_without_its_state_is_validated_but_not_trained_over(workspace, final, monkeypatch):
+    run = training.Workspace(root=workspace).run("3d_fullres", 0)
+    train(workspace, fold=0, overwrite=True)
+    weights, scored = run.weights.read_bytes(), run.summary.read_bytes()
+    training.files.remove_tree(run.state)
+    run.summary.unlink()
+    monkeypatch.setattr(training.loop, "train", None)
+    said = train(workspace, fold=0).said
+    assert [line for line in said if "its training state is gone" in line]
+    assert run.weights.read_bytes() == weights and run.summary.read_bytes() == scored
+    with pytest.raises(SettingsError, match="cannot be trained longer without its training state"):
+        train(workspace, fold=0, epochs=3)
+    assert run.weights.read_bytes() == weights
+    monkeypatch.undo()
+    train(workspace, fold=0, epochs=2, overwrite=True)
+    assert run.weights.read_bytes() != weights
+
+
+def test_an_unfinished_model_without_its_state_begins_again_and_says_so(workspace, monkeypatch):
+    run = training.Workspace(root=workspace).run("3d_fullres", 0)
+    train(workspace, fold=0, overwrite=True)
+    weights, description = training.checkpoint.load_model(run)
+    training.checkpoint.save_model(run, weights, description | {"finished": False})
+    training.files.remove_tree(run.state)
+    assert train(workspace, fold=0).about("warning: the training state of 3d_fullres fold 0 is gone")
+
+
+def test_nothing_is_read_where_nothing_could_be_written(workspace, monkeypatch):
+    def refuse(folder):
+        raise MissingPath("nothing can be written there", file=folder)
+
+    monkeypatch.setattr(training.files, "require_writable", refuse)
+    monkeypatch.setattr(training, "read_plan", None)
+    with pytest.raises(MissingPath, match="nothing can be written"):
+        train(workspace, fold=0)
+
+
+def test_two_folds_started_at_once_on_a_fresh_workspace_both_finish_and_prepare_the_cases_once(planned, tmp_path):
+    root = shutil.copytree(planned, tmp_path / "fresh")
+    words = [
+        "train",
+        str(root),
+        "--epochs",
+        "1",
+        "--set",
+        "steps_per_epoch=1",
+        "--set",
+        "probe_steps=0",
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
+    both = [
+        subprocess.Popen(python_command("from autoseg.cli import main; sys.exit(main())", *words, "--fold", str(fold)),
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for fold in range(2)
+    ]  # fmt: skip
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    made = [path.stat().st_mtime for path in root.glob("preprocessed/3d_fullres/*/image.b2nd")]
+    assert len(made) == 4 and sum("waiting for it" in text for text in said) <= 1
+    assert all((root / f"runs/3d_fullres/fold_{fold}/validation/summary.json").exists() for fold in range(2))

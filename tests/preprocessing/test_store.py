@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoseg import files, images
+from autoseg import files, images, locks
 from autoseg.cases import Case, Channel, Dataset, load_classes, load_image
-from autoseg.errors import FaultyCases, GridMismatch, MissingPath, NotEnough, UnreadableFile, WorkerDied
+from autoseg.errors import FaultyCases, GridMismatch, MissingPath, NotEnough, SettingsError, UnreadableFile, WorkerDied
 from autoseg.geometry import affine_from_spacing
 from autoseg.labels import make_labels
 from autoseg.planning.configuration import Plan
@@ -36,8 +37,9 @@ pytestmark = pytest.mark.slow
 PlanMaker = Callable[..., Plan]
 
 
-def prepare(dataset: Dataset, plan: Plan, folder: Path, *, workers: int = 0, name: str = "3d_fullres") -> None:
-    store.preprocess_dataset(dataset, plan, plan.configuration(name), folder, workers=workers)
+def prepare(dataset: Dataset, plan: Plan, folder: Path, *, workers: int = 0, name: str = "3d_fullres",
+            waiting: Callable[[], None] | None = None) -> None:  # fmt: skip
+    store.preprocess_dataset(dataset, plan, plan.configuration(name), folder, workers=workers, waiting=waiting)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -497,3 +499,37 @@ def test_a_record_of_an_earlier_version_without_a_checksum_is_current(tmp_path: 
     made = made_at(folder)
     prepare(one, plan, folder)
     assert made_at(folder) == made and "checksum" not in json.loads(file.read_text())
+
+
+def test_cases_that_another_process_trains_on_are_not_replaced(tmp_path: Path, dataset: Dataset, make_plan: PlanMaker) -> None:
+    plan, folder = make_plan(), tmp_path / "cache"
+    one, two = dataset.only([dataset.cases[0].name]), dataset.only([case.name for case in dataset.cases[:2]])
+    prepare(one, plan, folder)
+    with locks.in_use(folder):
+        prepare(two, plan, folder)  # one more disturbs nobody
+        os.utime(one.cases[0].images[0], (1, 1))
+        before = made_at(folder)
+        with pytest.raises(SettingsError, match="another process trains on the preprocessed cases"):
+            prepare(two, plan, folder)
+        assert made_at(folder) == before
+    prepare(two, plan, folder)
+
+
+def test_the_second_process_waits_and_finds_the_cases_made(tmp_path: Path, dataset: Dataset, make_plan: PlanMaker) -> None:
+    plan, folder = make_plan(), tmp_path / "caches/cache"
+    prepare(dataset, plan, folder)
+    before, order = made_at(folder), list[str]()
+
+    def prepare_again() -> None:
+        prepare(dataset, plan, folder, waiting=lambda: order.append("waits"))
+        order.append("done")
+
+    with locks.in_turn(folder.parent):
+        second = threading.Thread(target=prepare_again)
+        second.start()
+        while not order:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert order == ["waits"]
+    second.join()
+    assert order == ["waits", "done"] and made_at(folder) == before

@@ -53,7 +53,7 @@ def names(kind: Any) -> tuple[str, ...]:
 
 
 def checked(inner: Any, check: Callable[[Any], Any]) -> Any:
-    """Return pydantic's schema of a type with a check after it: for a class that stands in `Annotated` and limits values.
+    """Return pydantic's schema of a type with a check after it: for a class in `Annotated` that limits values.
 
     Parameters
     ----------
@@ -169,9 +169,9 @@ def dump(record: Any) -> Any:
 
 
 def rebuild(kind: type[T], record: Any, **changed: Any) -> T:
-    """Return a dataclass from the fields of a record that have the same names, but for those that are given."""
-    found = {field.name: getattr(record, field.name) for field in dataclasses.fields(cast(Any, kind)) if field.name not in changed}
-    return kind(**found, **changed)
+    """Return a dataclass with the fields that a record has too, but for those that are given."""
+    shared = {field.name for field in dataclasses.fields(cast(Any, kind))} & _names(type(record)).keys()
+    return kind(**{**{name: getattr(record, name) for name in shared}, **changed})
 
 
 def _plain(value: Any) -> Any:
@@ -206,10 +206,11 @@ def _faults(kind: Any, value: Any, damage: pydantic.ValidationError) -> Iterator
     """Yield each damaged place once, with what was found there and what was expected."""
     faults: dict[_Place, str] = {}
     for fault in damage.errors(include_url=False):
-        place = _place_in(value, fault["loc"][1:], missing=fault["type"] == "missing")
-        if fault["type"] == "missing" and isinstance(place[-1], int):
+        kind_of_fault = fault["type"]
+        place = _place_in(value, fault["loc"][1:], missing=kind_of_fault == "missing")
+        if kind_of_fault == "missing" and isinstance(place[-1], int):
             place = place[:-1]  # a tuple that is too short
-        if fault["type"] != "finite_number":  # those are named already, with the ones in values of any type
+        if kind_of_fault != "finite_number":  # those are named already, with the ones in values of any type
             faults.setdefault(place, _fault(kind, value, place, fault))
     for place, text in faults.items():
         if not any(len(other) > len(place) and other[: len(place)] == place for other in faults):  # else another alternative fits better
@@ -237,30 +238,25 @@ def written(place: _Place) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
-_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-
-
 def _fault(kind: Any, value: Any, place: _Place, fault: Any) -> str:
     """Return what is wrong at a place."""
-    match fault["type"]:
-        case "missing" if isinstance(fault["loc"][-1], str):
+    match fault:
+        case {"type": "missing", "loc": (*_, str())}:
             return "is missing"
-        case "unexpected_keyword_argument":
+        case {"type": "unexpected_keyword_argument"}:
             known = [name for one in _kinds_at(kind, place[:-1]) if dataclasses.is_dataclass(one) for name in _names(one).values()]
             return unknown_key(str(place[-1]), known)
-        case "literal_error":
+        case {"type": "literal_error"}:
             choices = [choice for one in _kinds_at(kind, place) for choice in get_args(one)]
             hint = _suggestion(str(_at(value, place)), choices)
             return f"{_shown(_at(value, place))} instead of {_one_of(choices)}{hint}"
-        case "json_invalid":
-            return "lists or tables nested too deeply" if "recursion" in fault["msg"] else "text that is not valid Unicode"
-        case "int_parsing":
+        case {"type": "json_invalid", "msg": message}:
+            return "lists or tables nested too deeply" if "recursion" in message else "text that is not valid Unicode"
+        case {"type": "int_parsing"}:
             return "the key is not a whole number"
-        case "value_error":
-            return str(fault["ctx"]["error"])
-    limits = [f"{word} {fault['ctx'][name]:g}" for name, word in _LIMITS.items() if name in fault.get("ctx", {})]
-    expected = f"a number {', '.join(limits)}" if limits else " or ".join(dict.fromkeys(map(_in_words, _kinds_at(kind, place))))
-    return f"{_shown(_at(value, place))} instead of {expected}"
+        case {"type": "value_error", "ctx": {"error": error}}:
+            return str(error)
+    return f"{_shown(_at(value, place))} instead of {' or '.join(dict.fromkeys(map(_in_words, _kinds_at(kind, place))))}"
 
 
 _WORDS = {str: "text", Path: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}

@@ -157,15 +157,8 @@ class Dataset:
         """
         fix = "correct these places, or plan again from the images"
         record = schema.parse(_DatasetRecord, value, what="the description of the data set", fix=fix)
-        return Dataset(
-            name=record.name,
-            root=Path(record.root),
-            recipe=record.recipe,
-            channels=record.channels,
-            labels=record.scheme(),
-            cases=tuple(case.within(Path(record.root)) for case in record.cases),
-            notes=record.notes,
-        )
+        root = Path(record.root)
+        return schema.rebuild(Dataset, record, root=root, labels=record.scheme(), cases=tuple(case.within(root) for case in record.cases))
 
 
 @dataclass(frozen=True, kw_only=True)

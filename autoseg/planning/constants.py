@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from autoseg import schema
-from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import SettingsError
-from autoseg.normalization import NORMALIZATIONS
 
-SIZINGS = ("feature-maps", "machine")
-NORMS = ("group", "instance")
+Norm = Literal["group", "instance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,7 @@ class PlannerConstants:
     min_edge: int = schema.key("topology.min_edge")
     pooling_ratio: float = schema.key("topology.pooling_ratio")
     network: str = schema.key("network.kind")
-    norm: str = schema.key("network.norm")
+    norm: Norm = schema.key("network.norm")
     base_features: int = schema.key("network.base_features")
     most_features_2d: int = schema.key("network.most_features_2d")
     most_features_3d: int = schema.key("network.most_features_3d")
@@ -58,7 +55,7 @@ class PlannerConstants:
     low_resolution_reduction: float = schema.key("low_resolution.reduction")
     memory_2d: Reference
     memory_3d: Reference
-    sizing: str = schema.key("sizing.method")
+    sizing: Literal["feature-maps", "machine"] = schema.key("sizing.method")
     memory_share: float = schema.key("sizing.memory_share")
     narrow_features: int = schema.key("sizing.narrow_features")
     deep_blocks: tuple[int, ...] = schema.key("sizing.deep_blocks")
@@ -80,16 +77,15 @@ class PlannerConstants:
     mask_below: float = schema.key("normalization.mask_below")
     schemes: Mapping[str, str] = schema.key("normalization")  # by modality
     steps_per_epoch: int = schema.key("training.steps_per_epoch", default=250)
-    mirror_from: float = schema.key(
-        "training.augmentation.mirror_from", default=0.0
-    )  # draws of each case from which a training mirrors images; 0: always
+    # times that a run draws each case, from which it mirrors images; 0: always
+    mirror_from: float = schema.key("training.augmentation.mirror_from", default=0.0)
 
     def reference(self, *, planar: bool) -> Reference:
         """The memory currency of 2D or 3D."""
         return self.memory_2d if planar else self.memory_3d
 
     def coverage(self, *, timed: bool) -> float:
-        """The share of the median case that a patch must see, or there is a low-resolution stage."""
+        """The share of the median case that a patch must cover, or there is a low-resolution stage."""
         return self.timed_coverage if timed else self.low_resolution_coverage
 
     def most_features(self, *, planar: bool) -> int:
@@ -102,7 +98,7 @@ def read_constants(values: Mapping[str, Any]) -> PlannerConstants:
 
     Raises
     ------
-    SettingsError : a table or key is missing, or a value is not one of those allowed; each is named
+    SettingsError : a table or key is missing, or a value is of the wrong type; each is named
     """
     found: dict[str, Any] = {}
     for name in schema.names(PlannerConstants):
@@ -116,21 +112,6 @@ def read_constants(values: Mapping[str, Any]) -> PlannerConstants:
     if values.get("training", {}).get("augmentation", {}).get("mirror_axes") != "auto":
         found.pop("training.augmentation.mirror_from", None)
     constants = schema.parse(PlannerConstants, found, what="the planner preset", fix="let it extend 'default', or correct these values")
-    for name, value, allowed in (
-        ("sizing.method", constants.sizing, SIZINGS),
-        ("network.kind", constants.network, tuple(ARCHITECTURES)),
-        ("network.norm", constants.norm, NORMS),
-        *((f"normalization.{modality}", scheme, tuple(NORMALIZATIONS)) for modality, scheme in constants.schemes.items()),
-    ):
-        if value not in allowed:
-            raise SettingsError(
-                f"the planner preset has an invalid value for {name}",
-                found=repr(value),
-                expected="one of " + ", ".join(allowed),
-                fix="choose one of those",
-            )
-    if "other" not in constants.schemes:
-        raise SettingsError("the planner preset has no normalisation for modality 'other'", fix="add normalization.other")
     if constants.target_spacing and (len(constants.target_spacing) != 3 or min(constants.target_spacing) <= 0):
         raise SettingsError(
             "spacing.target must be three positive lengths, or empty",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from typing import get_args
 
 from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, input_channels
-from autoseg.planning.constants import NORMS
+from autoseg.planning.constants import Norm
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.quantities import format_bytes
 
@@ -114,7 +115,7 @@ def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
         yield from _of_the_shape(c)
     names = [
         ("network", c.network, ARCHITECTURES),
-        ("norm", c.norm, NORMS),
+        ("norm", c.norm, get_args(Norm)),
         *(("normalization", n, NORMALIZATIONS) for n in c.normalization),
     ]
     for key, name, known in names:

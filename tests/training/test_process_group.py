@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def test_the_main_process_names_the_case_with_damaged_values_whichever_process_h
 def test_one_process_alone_is_a_team_of_one():
     assert SINGLE_PROCESS.is_main and list(SINGLE_PROCESS.share(3)) == [0, 1, 2]
     assert SINGLE_PROCESS.agree(0.25, "SIGTERM") == (0.25, "SIGTERM")
-    assert SINGLE_PROCESS.gather("one") == ["one"]
+    assert SINGLE_PROCESS.gather((("one", "two"), math.inf)) == [[["one", "two"], math.inf]], "as from several processes: by JSON"
+    assert math.isnan(SINGLE_PROCESS.gather(math.nan)[0])
 
 
 def test_a_batch_that_cannot_be_divided_evenly_is_refused_with_the_remedy():

@@ -315,6 +315,5 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
 
 
 def _hashes(case: Case, root: Path) -> dict[str, str]:
-    label = [case.label] if isinstance(case.label, Path) else [path for _, path in case.label or ()]
-    names = {path: str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in (*case.images, *label)}
+    names = {path: str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in case.files}
     return {name: images.hash_image(path) for path, name in names.items()}

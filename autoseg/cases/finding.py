@@ -11,7 +11,7 @@ from typing import Any
 
 from autoseg import presets, schema
 from autoseg.cases.hints import NearestFiles, some
-from autoseg.cases.incomplete import file_exists, is_text, listed_otherwise, problem_of
+from autoseg.cases.incomplete import file_exists, is_text, listed_otherwise, problem_of, strayed_labels
 from autoseg.cases.layout_errors import no_such_path, not_as_described, unknown_layout
 from autoseg.cases.lists import channels_of_most, is_list, read_list
 from autoseg.cases.matching import CaseFiles, Match, match_recipe
@@ -114,6 +114,7 @@ def _dataset(root: Path, match: Match, map_labels: Mapping[int, int]) -> Dataset
     partly = [case.name for case in cases if case.annotated is not None and isinstance(case.label, tuple)]
     if partly:
         notes.append(f"{len(partly)} cases lack the files of some labels, which are taken as not annotated there ({some(partly)})")
+    lonely = [*unlabelled, *(problem.case for problem in problems if isinstance(problem, MissingLabel) and problem.case)]
     channels, channel_notes = _channels(match, cases)
     labels, label_notes = _labels(root, match, cases, map_labels, [*problems, *listed])
     check_annotated(cases, labels, file=Path(f"{recipe.name}.toml"))
@@ -126,6 +127,7 @@ def _dataset(root: Path, match: Match, map_labels: Mapping[int, int]) -> Dataset
         cases=tuple(cases),
         notes=(*notes, *channel_notes, *label_notes),
         problems=(*problems, *listed),
+        warnings=tuple(strayed_labels(root, lonely, match)),
     )
 
 

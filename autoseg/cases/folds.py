@@ -119,6 +119,12 @@ def own_folds(value: Any, cases: Sequence[Case]) -> list[Split]:
     return [{key: sorted(split[key]) for key in ("train", "validation")} for split in value]
 
 
+def never_used(splits: Sequence[Mapping[str, Sequence[str]]], cases: Sequence[Case]) -> list[str]:
+    """Return the names of the cases that are in no fold, neither to train on nor to validate."""
+    used = {name for split in splits for names in split.values() for name in names}
+    return [case.name for case in cases if case.name not in used]
+
+
 def _units(cases: Sequence[Case]) -> list[list[str]]:
     """Names that must stay together, each list sorted, by their first name."""
     units: dict[tuple[str, str], list[str]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autoseg import images
@@ -128,6 +128,31 @@ def listed_otherwise(root: Path, match: Match, nearest: NearestFiles) -> tuple[l
     if listed and further:
         notes.append(f"{len(further)} cases are used that dataset.json does not list ({some(further)})")
     return problems, notes
+
+
+def strayed_labels(root: Path, names: Sequence[str], match: Match) -> Iterator[MissingLabel]:
+    """Yield a warning for each case without a label that has a folder to itself, in which one image file belongs to no case.
+
+    Also where one such case and one such file are all there is in the whole data set.
+    """
+    owners: dict[str, set[str]] = {}
+    for name, case in match.cases.items():
+        for path in case.paths:
+            owners.setdefault(path.rpartition("/")[0], set()).add(name)
+    for name in names if match.unused else ():
+        case = match.cases[name]
+        folders = {path.rpartition("/")[0] for path in case.paths}
+        near = [path for path in match.unused if path.rpartition("/")[0] in folders and owners[path.rpartition("/")[0]] == {name}]
+        strays = match.unused if len(names) == 1 == len(match.unused) else near
+        if len(strays) == 1:
+            expected = _expand(match.recipe.label[0], case.parts) if match.recipe.label else "a label"
+            yield MissingLabel(
+                "the case has no label, and a file that is in no case is probably it",
+                case=name,
+                file=root / strays[0],
+                expected=expected,
+                fix=f"if it is the label, rename it; else leave the case out with {left_out(name)}",
+            )
 
 
 def _bare(path: str) -> str:

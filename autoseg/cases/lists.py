@@ -29,8 +29,8 @@ from autoseg.cases.names import channel_names, channels_from, labels_from
 from autoseg.cases.recipes import MODALITIES
 from autoseg.cases.rows import Row, rows_of_json
 from autoseg.cases.scheme import check_annotated, scheme_of_masks, scheme_of_values
-from autoseg.cases.values import Case, Channel, Dataset, can_name_files, composed, left_out, unfit_name
-from autoseg.errors import AutosegError, MissingChannel, MissingLabel, SettingsError, UnknownLayout
+from autoseg.cases.values import Case, Channel, Dataset, can_name_files, composed, left_out, printable, unfit_name
+from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
 from autoseg.labels import Labels
 from autoseg.presets import refuse_unknown
 
@@ -224,6 +224,7 @@ def _complete(
     cases = [_case(row, columns, paths, path.parent) for row, paths in zip(rows, listed, strict=True)]
     _refuse_repeated([case.name for case in cases], path)
     nearest = NearestFiles()
+    _refuse_elsewhere(cases, listed, path, nearest)
     complete: list[Case] = []
     problems: list[AutosegError] = []
     for case, paths in zip(cases, listed, strict=True):
@@ -233,6 +234,22 @@ def _complete(
         else:
             problems.append(problem)
     return complete, problems
+
+
+def _refuse_elsewhere(cases: Sequence[Case], listed: Sequence[Sequence[str]], path: Path, nearest: NearestFiles) -> None:
+    """Raise one error where not one file of several cases is there, in place of one for each: the paths start from another folder."""
+    texts = [text for texts in listed for text in texts if text]
+    if len(cases) < 2 or not texts or any(file_exists(file) for case in cases for file in case.files):
+        return
+    inside = [entry for entry in sorted(path.parent.iterdir())[:_ASKED] if entry.is_dir()]
+    better = next((folder for folder in (*path.parent.parents, *inside) if file_exists(_resolved(texts[0], folder))), None)
+    raise MissingPath(
+        "none of the listed files is there",
+        file=printable(str(_resolved(texts[0], path.parent))),
+        found=f"{len(cases)} cases; the path above is that of the first one, '{printable(texts[0])}' from the folder of the list",
+        expected="absolute paths, or paths relative to the list",
+        fix=f"put the list into {better}: the files are there" if better else _correction(_resolved(texts[0], path.parent), nearest),
+    )
 
 
 def _listed_images(row: Row, columns: _Columns, names: Sequence[str], path: Path) -> list[str]:
@@ -292,7 +309,7 @@ def _problem(case: Case, listed: Sequence[str], file: Path, nearest: NearestFile
             expected="a path in the column 'label'",
             fix=f"complete the row, or leave the case out with {left_out(case.name)}",
         )
-    for path in (*case.images, *([case.label] if isinstance(case.label, Path) else [])):
+    for path in case.files:
         if absent := absent_file(case.name, path, lambda path: _correction(path, nearest)):
             return absent
     return None
@@ -319,7 +336,7 @@ def _wrong_number(case: Case, channels: Sequence[Channel]) -> AutosegError | Non
 def _declarations_nearby(path: Path, cases: Sequence[Case]) -> tuple[dict[str, Any], Path | None]:
     """The dataset.json next to the list, or in the nearest folder that holds all the files of the cases."""
     places = [path.parent]
-    every = [str(p) for case in cases for p in (*case.images, case.label) if isinstance(p, Path)]
+    every = [str(path) for case in cases for path in case.files]
     if every:
         places.append(Path(os.path.commonpath(every)))
         places.append(places[-1].parent)

@@ -36,6 +36,12 @@ class Case:
     annotated: tuple[str, ...] | None = None  # names of the labels annotated in this case; None: all of them
     grid_fix: str | None = None  # one of GRID_FIXES, where the user chose it; None: a label off the image's grid is an error
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files, or folders (DICOM, a picture per slice): the images, then the label map or masks."""
+        label = self.label or ()
+        return (*self.images, *([label] if isinstance(label, Path) else [path for _, path in label]))
+
 
 def left_out(case: str) -> str:
     """The option that leaves a case out, as a shell takes it.

@@ -13,13 +13,13 @@ from functools import partial
 from autoseg import workers
 from autoseg.cases import Case, Dataset
 from autoseg.cases.memory import reading_bytes
-from autoseg.checking.faults import Fault, fault_of, faulty, ordered, sentence, table
+from autoseg.checking.faults import Fault, fault_of, faulty, ordered, sentence, some, table
 from autoseg.checking.reading import read_case
 from autoseg.checking.registry import CASE_CHECKS, COHORT_CHECKS
 from autoseg.checking.statistics import CaseStatistics, Cohort, statistics_of
 from autoseg.labels import Labels
 
-__all__ = ["Fault", "check", "examine", "fault_of", "faulty", "sentence", "table"]
+__all__ = ["Fault", "check", "examine", "fault_of", "faulty", "sentence", "some", "table"]
 
 
 def check(dataset: Dataset, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> tuple[Fault, ...]:

@@ -62,6 +62,21 @@ def empty_label(data: CaseData) -> Iterator[Fault]:
         )
 
 
+def unused_mappings(cohort: Cohort) -> Iterator[Fault]:
+    """Report values that are mapped to others and occur in no label file."""
+    labels = cohort.dataset.labels
+    occurring = {value for case in cohort.cases for value in case.mapped}
+    if absent := [f"{value}={target}" for value, target in labels.aliases if value not in occurring]:
+        found = " ".join(f"--map-labels {pair}" for pair in absent)
+        yield warning(
+            "unused",
+            "values that are mapped occur in no label file",
+            found=found,
+            expected=f"values of the files; declared are {some(map(str, labels.values))}",
+            remedy="check the spelling: --map-labels VALUE_IN_THE_FILES=VALUE_IT_STANDS_FOR; or leave it out",
+        )
+
+
 def unused_labels(cohort: Cohort) -> Iterator[Fault]:
     """Report declared labels that occur in no case."""
     read = [case.voxels for case in cohort.cases if case.voxels is not None]

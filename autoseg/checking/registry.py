@@ -36,6 +36,7 @@ CASE_CHECKS: tuple[Callable[[CaseData], Iterable[Fault]], ...] = (
 
 COHORT_CHECKS: tuple[Callable[[Cohort], Iterable[Fault]], ...] = (
     label_values.unused_labels,
+    label_values.unused_mappings,
     duplicates.equal_images,
     duplicates.shared_channels,
     duplicates.equal_labels,

@@ -50,6 +50,7 @@ class CaseStatistics:
     thumbnail: NDArray[np.float32] | None = field(default=None, compare=False)
     voxels: tuple[int, ...] | None = None  # of each class, background first; None: the label could not be read
     centroids: NDArray[np.float64] | None = field(default=None, compare=False)  # (classes, 3), (x, y, z), mm, RAS+; NaN: absent
+    mapped: frozenset[int] = frozenset()  # values of the label that --map-labels turns into others
     label_hash: str = ""  # empty for a label without foreground
     label_box: LabelBox | None = None  # None: no foreground
     dark_share: float | None = None  # of the foreground, where the image is as dark as its darkest; None: no foreground
@@ -107,7 +108,8 @@ def _hash(part: ChannelFile) -> str:
 def _of_label(data: CaseData, label: Image) -> dict[str, Any]:
     assert data.classes is not None and data.voxels is not None
     count = data.labels.class_count
-    found: dict[str, Any] = {"voxels": data.voxels[:count]}
+    mapped = frozenset(value for value, _ in data.labels.aliases if (label.array == value).any())
+    found: dict[str, Any] = {"voxels": data.voxels[:count], "mapped": mapped}
     if any(data.voxels[1:count]):
         found["label_hash"] = hashlib.blake2b(np.ascontiguousarray(data.classes).data, digest_size=16).hexdigest()
         inside = np.flatnonzero(data.classes)

@@ -313,7 +313,15 @@ def _some(names: Mapping[str, Path], known: Mapping[str, Path]) -> str:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found = [path for path in sorted(folder.iterdir()) if path.is_file() and images.suffix_of(path) and not path.name.startswith(".")]
-    return {images.stem_of(path): path for path in found if not images.stem_of(path).endswith(("_probabilities", "_uncertainty"))}
+    by_stem: dict[str, Path] = {}
+    for path in found:
+        stem = images.stem_of(path)
+        if stem in by_stem:
+            raise UsageError("two files have one name", file=path, found=f"also {by_stem[stem].name}", expected="one label map per case",
+                             fix="take the one away that is not meant")  # fmt: skip
+        if not stem.endswith(("_probabilities", "_uncertainty")):
+            by_stem[stem] = path
+    return by_stem
 
 
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:

@@ -154,6 +154,8 @@ def plan(
     else:
         result = import_plan(files.read_json(plans_file), facts, preset=preset, machine=offered, footprint=trace)
     split = None if checked is None else _split(checked.dataset, facts, splits=splits, seed=seed)
+    if checked is not None and split is not None and (unused := folds.never_used(split, checked.dataset.cases)):
+        reporter.say(f"warning: {len(unused)} cases are in no fold of the split and never used: {checking.some(unused)}")
     _preflight(result, facts, workspace, reporter, folds=5 if split is None else len(split))
     files.sweep(workspace.root)
     if not overwrite:

@@ -287,15 +287,10 @@ def _make_current(case: Case, *, recipe: _Recipe) -> None:
         _write_record(temporary, _Record(**arrays, key=key, recipe=recipe.facts, case=_facts(case), sources=sources))
 
 
-def _paths(case: Case) -> list[Path]:
-    """What the case is made from: files, or folders (DICOM, a picture per slice)."""
-    return [*case.images, *([path for _, path in case.label] if isinstance(case.label, tuple) else [case.label] if case.label else [])]
-
-
 def _sources(case: Case) -> tuple[_Source, ...]:
     """Size and times of every file that the case is made from, those in folders included."""
     found = []
-    for path in _paths(case):
+    for path in case.files:
         try:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 facts = file.stat()
@@ -316,7 +311,7 @@ def _facts(case: Case) -> _CaseRecord:
 
 def _key(case: Case, recipe: _Recipe) -> str:
     """Hash of all that decides about the arrays, the bytes of the files among it."""
-    facts = {"recipe": recipe.facts, "case": schema.dump(_facts(case)), "files": [images.hash_image(path) for path in _paths(case)]}
+    facts = {"recipe": recipe.facts, "case": schema.dump(_facts(case)), "files": [images.hash_image(path) for path in case.files]}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

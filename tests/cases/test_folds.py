@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.cases import Case
-from autoseg.cases.folds import check_folds, make_folds, own_folds
+from autoseg.cases.folds import check_folds, make_folds, never_used, own_folds
 from autoseg.errors import SettingsError
 
 
@@ -114,3 +114,9 @@ def test_a_split_that_leaks_or_cannot_be_used_is_refused(splits: object, message
 def test_a_split_of_the_reference_is_accepted_as_it_is() -> None:
     assert own_folds([{"train": ["b", "a"], "val": ["c"]}], cases(["a", "b", "c"])) == [{"train": ["a", "b"], "validation": ["c"]}]
     check_folds([{"train": ["a"], "validation": ["b"]}], ["a", "b", "c"])
+
+
+def test_cases_in_no_fold_are_named() -> None:
+    cases = [Case(name=name, images=()) for name in "abcd"]
+    splits = own_folds([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "validation": ["a"]}], cases)
+    assert never_used(splits, cases) == ["c", "d"]

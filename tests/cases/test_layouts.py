@@ -386,3 +386,16 @@ def test_two_files_for_one_place_are_a_fault(touch: Touch) -> None:
     declare(root, labels={"background": 0, "x": 1}, channel_names={"0": "CT"})
     dataset = find(root)
     assert not dataset.cases and "two files" in dataset.problems[0].summary
+
+
+def test_a_file_of_another_name_is_offered_as_the_missing_label(touch: Touch) -> None:
+    """As case 355 of BraTS 2020, whose reference is called W39_1998.09.19_Segm.nii."""
+    names = [f"B_{k:03d}/B_{k:03d}_{kind}.nii" for k in range(4) for kind in ("t1", "t1ce", "t2", "flair", "seg")]
+    names[4] = "B_000/W39_1998.09.19_Segm.nii"
+    dataset = find(touch(*names))
+    assert [case.name for case in dataset.cases] == ["B_001", "B_002", "B_003"]
+    (warning,) = dataset.warnings
+    assert (warning.case, Path(str(warning.file)).name) == ("B_000", "W39_1998.09.19_Segm.nii")
+    names[4] = "B_001/W39_1998.09.19_Segm.nii"
+    assert len(find(touch(*names, root="one")).warnings) == 1, "the only file left over, and the only case without a label"
+    assert not find(touch(*names, "B_002/x.nii", root="two")).warnings, "which of the two it is cannot be known"

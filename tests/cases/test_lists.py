@@ -277,3 +277,13 @@ def test_two_columns_of_one_name_are_refused(root: Path, head: str) -> None:
     (root / "cases.csv").write_text(f"{head}\na,{','.join(A)},x\n")
     with pytest.raises(SettingsError, match="two columns have one name"):
         find(root / "cases.csv")
+
+
+@pytest.mark.parametrize("place", ["set", "deeper"])
+def test_a_list_in_another_folder_than_its_paths_mean_gets_one_answer(root: Path, tmp_path: Path, place: str) -> None:
+    file = tmp_path / "cases.csv" if place == "set" else root / "lists" / "cases.csv"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(COMMAS)
+    with pytest.raises(MissingPath, match="none of the listed files is there") as caught:
+        find(file)
+    assert f"put the list into {root}:" in str(caught.value) and "b_t1.nii.gz" in str(caught.value.file)

@@ -462,3 +462,15 @@ def test_cases_that_are_left_out_take_their_faults_along(write: Write, declare: 
     assert telling(checking.check(dataset.without(["b"]), workers=0)) == []
     with pytest.raises(Exception, match="there is no case 'c'"):
         dataset.without(["c"])
+
+
+def test_a_value_that_is_mapped_and_occurs_nowhere_is_named(write: Write, declare: Declare) -> None:
+    label = np.zeros((12, 14, 16), dtype=np.uint8)
+    label[3:6, 3:6, 3:6] = 1
+    label[3, 3, 3] = 3
+    write("a", label=label)
+    write("b")
+    root = declare()
+    assert codes(root, map_labels={3: 1}) == []
+    (fault,) = telling(checking.check(find(root, map_labels={3: 1, 30: 1}), workers=0))
+    assert (fault.severity, fault.code, fault.found) == ("warning", "unused", "--map-labels 30=1")

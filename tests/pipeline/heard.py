@@ -14,4 +14,4 @@ class Heard:
         pass
 
     def about(self, word):
-        return [text for text in self.said if text.startswith(word)]
+        return [text for text in self.said if isinstance(text, str) and text.startswith(word)]

@@ -108,3 +108,9 @@ def test_another_grid_is_refused_or_taken_over_by_position(pair, capsys):
 def test_a_wrong_metric_or_tolerance_is_wrong_usage_and_names_what_is_right(pair, capsys, options, answer):
     assert cli.main(["evaluate", *map(str, pair), "--workers", "0", *options]) == 2
     assert answer in capsys.readouterr().err
+
+
+def test_two_references_of_one_name_are_refused(pair, capsys):
+    (pair[1] / "a.nii").write_bytes(b"an older drawing")
+    assert cli.main(["evaluate", *map(str, pair)]) == 2
+    assert "two files have one name" in capsys.readouterr().err

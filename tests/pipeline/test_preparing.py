@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from autoseg.cases import find
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.pipeline import preparing, training
 from autoseg.training.process_group import ProcessGroup
@@ -105,3 +106,12 @@ def test_the_memory_of_a_plan_counts_the_loss_it_will_train_with(data, tmp_path)
         taken.append(preparing.read_plan(workspace).configuration("3d_fullres"))
     assert taken[0].patch_size == taken[1].patch_size
     assert taken[1].predicted.training_memory_bytes > taken[0].predicted.training_memory_bytes
+
+
+def test_cases_in_no_fold_of_the_users_own_split_are_warned_of(data, tmp_path):
+    first, second, *rest = [case.name for case in find(data).cases]
+    (tmp_path / "mine.json").write_text(json.dumps([{"train": [first], "validation": [second]}]))
+    heard = Heard()
+    preparing.plan(data, output=tmp_path / "ws", device="cpu", workers=0, reporter=heard, splits=tmp_path / "mine.json")
+    (warning,) = [line for line in heard.about("warning") if "in no fold" in line]
+    assert f"{len(rest)} cases" in warning and rest[0] in warning

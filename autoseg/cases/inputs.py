@@ -73,8 +73,9 @@ def _files_at(path: Path) -> list[Path]:
     if images.is_series(path):
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    series = [entry for entry in entries if entry.is_dir() and images.is_series(entry)]
-    found = [entry for entry in entries if images.suffix_of(entry) and entry not in series] or series  # a dead link fails when it is read
+    named = [entry for entry in entries if images.suffix_of(entry)]
+    found = [entry for entry in named if not entry.is_dir() or not images.is_series(entry)]  # a dead link fails when it is read
+    found = found or [entry for entry in entries if entry.is_dir() and images.is_series(entry)]
     if not found:
         raise MissingPath(
             "there is no image in this folder",

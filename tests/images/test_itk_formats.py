@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import pytest
 
 from autoseg import images
 from autoseg.errors import AutosegError, MissingPath, UnreadableFile
+from autoseg.images import itk
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -138,7 +140,10 @@ def test_a_truncated_file_is_always_detected(tmp_path: Path, suffix, packed, cut
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_flipped_bytes_in_a_packed_body_are_always_detected(tmp_path: Path, suffix) -> None:
+@pytest.mark.parametrize("decoder", ["isal", "standard library"])
+def test_flipped_bytes_in_a_packed_body_are_always_detected(tmp_path: Path, monkeypatch, suffix, decoder) -> None:
+    if decoder == "standard library":
+        monkeypatch.setattr(itk, "_zlib", zlib)
     path = written(tmp_path, suffix)
     data = path.read_bytes()
     begin = {".mha": data.find(b"LOCAL") + 6, ".nrrd": data.find(b"\n\n") + 2}[suffix]
@@ -272,3 +277,16 @@ def test_a_wrong_metaimage_header_is_named_in_one_error(tmp_path: Path, capfd, o
     with pytest.raises(UnreadableFile, match="header cannot be used"):
         images.read(path)
     assert capfd.readouterr() == ("", ""), "nothing of MetaIO's own"
+
+
+@pytest.mark.parametrize("decoder", ["isal", "standard library"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_stream_that_unpacks_to_much_more_than_its_bytes_is_read_whole(tmp_path: Path, monkeypatch, suffix: str, decoder: str) -> None:
+    if decoder == "standard library":
+        monkeypatch.setattr(itk, "_zlib", zlib)
+    array = np.zeros((1, 40, 300, 301), np.uint8)
+    array[0, -1, -1, -1] = 7
+    images.write_image(tmp_path / f"a{suffix}", array, affine=np.eye(4)[:, [2, 1, 0, 3]])
+    assert (tmp_path / f"a{suffix}").stat().st_size < array.size / 100
+    assert np.array_equal(images.read(tmp_path / f"a{suffix}").array, array)
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / f"a{suffix}")), array[0])

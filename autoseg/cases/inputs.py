@@ -17,7 +17,7 @@ _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<channel>\d{4})")
 
 
 def find_inputs(paths: Sequence[Path], *, channels: int) -> tuple[Case, ...]:
-    """The cases to predict.
+    """Return the cases to predict.
 
     A name may end in `_0000`, `_0001`, ... for its channel; it is left out of the case's name. Where a name ends in a number that is
     no channel (`amos_0507`), the numbers of all files of that stem belong to the names. One channel that is missing does not

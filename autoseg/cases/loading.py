@@ -19,7 +19,7 @@ from autoseg.labels import Labels
 
 
 def load_image(case: Case, *, channels: int) -> Image:
-    """All channels of a case, canonical, `(c, z, y, x)`.
+    """Read all channels of a case, canonical, `(c, z, y, x)`.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def load_image(case: Case, *, channels: int) -> Image:
 
 
 def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> NDArray[np.integer[Any]]:
-    """The label of a case as classes, canonical `(z, y, x)`; of one file per label, where masks overlap the later label stays.
+    """Read the label of a case as classes, canonical `(z, y, x)`; of one file per label, where masks overlap the later label stays.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> ND
 
 
 def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
-    """One label file of a case with its values, canonical `(1, z, y, x)`; also a folder with one picture per slice.
+    """Read one label file of a case with its values, canonical `(1, z, y, x)`; also a folder with one picture per slice.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
 
 
 def _copied_onto(label: Image, like: Image) -> Image | None:
-    """The label's voxels as stored, in the place of the image's voxels as stored; `None` where the shapes differ."""
+    """Return the label's voxels as stored, in the place of the image's voxels as stored; `None` where the shapes differ."""
     assert label.stored is not None
     stored = undo_reorient(label.array, label.stored.orientation)
     turned = reorient(stored, like.stored.orientation) if like.stored is not None else stored
@@ -100,7 +100,7 @@ def _copied_onto(label: Image, like: Image) -> Image | None:
 
 
 def _resampled_onto(label: Image, like: Image) -> Image | None:
-    """The label's nearest voxel at every voxel of the image, 0 beyond its edge; `None` where none of its labelled voxels is inside."""
+    """Return the label's nearest voxel at every voxel of the image, 0 beyond its edge; `None` where no labelled voxel is inside."""
     from scipy import ndimage
 
     step = np.linalg.solve(label.affine, like.affine)  # index in the image -> index in the label

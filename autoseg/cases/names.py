@@ -30,7 +30,7 @@ _MODALITY_OF = {word: modality for modality, words in _WORDS.items() for word in
 
 
 def modality_of(name: str) -> str | None:
-    """The modality that a channel's name suggests, `None` where it suggests none or two.
+    """Return the modality that a channel's name suggests, `None` where it suggests none or two.
 
     >>> modality_of("T1-weighted"), modality_of("FDG_PET"), modality_of("channel 0")
     ('MR', 'PET', None)
@@ -44,7 +44,7 @@ def modality_of(name: str) -> str | None:
 
 
 def channels_from(names: Sequence[str], *, stated: Sequence[str | None] | None = None) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
-    """Channels with their modalities, and the notes on what was assumed.
+    """Return channels with their modalities, and the notes on what was assumed.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def channels_from(names: Sequence[str], *, stated: Sequence[str | None] | None =
 
 
 def channel_names(value: Any, *, file: Path) -> tuple[str, ...]:
-    """The names of the channels in order, from `{"0": "T1"}` or `["T1"]`.
+    """Return the names of the channels in order, from `{"0": "T1"}` or `["T1"]`.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def labels_from(
     ignore: int | None = None,
     merge: Mapping[int, int] | None = None,
 ) -> tuple[Labels, tuple[str, ...]]:
-    """The label scheme from a data set's JSON file, in any of the usual spellings, and notes on what was left aside.
+    """Return the label scheme from a data set's JSON file, in any of the usual spellings, and notes on what was left aside.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def labels_from(
 
 
 def labels_from_values(values: Iterable[int], *, aliases: Mapping[int, int] | None = None) -> Labels:
-    """A label scheme for values that nobody named: 0, or the lowest, is background, the others are `label_V`."""
+    """Return a label scheme for values that nobody named: 0, or the lowest, is background, the others are `label_V`."""
     known = sorted(set(values))
     background = 0 if 0 in known or not known else known[0]
     named = {"background": background, **{f"label_{value}": value for value in known if value != background}}

@@ -21,7 +21,7 @@ def is_stack(path: Path) -> bool:
 
 
 def read_stack(folder: Path, *, series: Path, case: str) -> Image:
-    """The pictures of a folder as one label map on the grid of a DICOM series, canonical.
+    """Read the pictures of a folder as one label map on the grid of a DICOM series, canonical.
 
     A picture belongs to the slice whose file has the same name, or else they are paired in the order of their names. The place of a
     slice comes from its own header.

@@ -38,7 +38,7 @@ def contiguous(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _occupied(array: NDArray[Any]) -> Box | None:
-    """The box around everything that is not zero, of an unsigned map (1, z, y, x); None where it would not help."""
+    """Return the box around everything that is not zero, of an unsigned map (1, z, y, x); None where it would not help."""
     if array.dtype.kind != "u" or array.size != np.prod(array.shape[-3:]):
         return None
     volume = array.reshape(array.shape[-3:])

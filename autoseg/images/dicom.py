@@ -234,7 +234,7 @@ def _without_twins(
 
 
 def _voxels(files: Sequence[Path]) -> NDArray[Any]:
-    """The decoded slices (c, z, y, x), rescaled to the units of the modality."""
+    """Return the decoded slices (c, z, y, x), rescaled to the units of the modality."""
     import SimpleITK as sitk
 
     planes = []

@@ -189,7 +189,7 @@ def _with_planar_axis(affine: Affine, shape: Shape) -> tuple[Affine, tuple[str, 
 
 
 def _orthogonal(affine: Affine) -> tuple[Affine, float]:
-    """The affine with the nearest orthonormal directions (polar decomposition), and the largest miss of 90 degrees, in degrees."""
+    """Return the affine with the nearest orthonormal directions (polar decomposition), and the largest miss of 90 degrees, degrees."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     cosines = affine[:3, :3] / lengths
     miss = np.abs(cosines.T @ cosines - np.eye(3)).max()

@@ -99,7 +99,7 @@ def write(order: Order) -> None:
 
 
 def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
-    """The header, in the byte order of the file."""
+    """Return the header, in the byte order of the file."""
     block = stream.read(348)
     little, big = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
     sizes = {little: "<", big: ">"}
@@ -181,7 +181,7 @@ def _voxel_type(header: Any, path: Path) -> tuple[np.dtype[Any], int, tuple[str,
 
 
 def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
-    """Where the voxels begin, in bytes."""
+    """Return where the voxels begin, in bytes."""
     said, least = float(header["vox_offset"]), int(header.sizeof_hdr) + 4
     if not math.isfinite(said) or said < 0 or said != int(said):
         raise UnreadableFile(
@@ -195,7 +195,7 @@ def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
 
 @np.errstate(all="ignore")  # a damaged header may hold anything; what comes out is checked
 def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, ...]]:
-    """Stored index (z, y, x, 1) -> world: the sform, else the qform, else the spacing alone; made usable."""
+    """Return stored index (z, y, x, 1) -> world: the sform, else the qform, else the spacing alone; made usable."""
     notes: tuple[str, ...] = ()
     sform, qform = swap_columns(header.get_sform()) if int(header["sform_code"]) > 0 else None, _qform(header)
     if sform is not None and not _sane(sform, shape) and qform is not None and _sane(qform, shape):
@@ -227,7 +227,7 @@ def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, .
 
 
 def _qform(header: Any) -> Affine | None:
-    """The quaternion form. Source: nifti1.h, method 2, with pixdim[0] other than -1 taken as 1."""
+    """Return the quaternion form. Source: nifti1.h, method 2, with pixdim[0] other than -1 taken as 1."""
     if int(header["qform_code"]) <= 0:
         return None
     b, c, d = (float(header[f"quatern_{letter}"]) for letter in "bcd")
@@ -262,7 +262,7 @@ def _base(header: Any, shape: Shape) -> Affine:
 
 
 def _sane(affine: Affine, shape: Shape) -> bool:
-    """Every axis with more than one voxel has a direction of its own."""
+    """Whether every axis with more than one voxel has a direction of its own."""
     if not np.all(np.isfinite(affine)):
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -328,7 +328,7 @@ def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], path: Path, slope: 
 
 
 def _header_like(header: Any, shape: tuple[int, ...]) -> Any:
-    """The input's header for an array (c, z, y, x) on its grid."""
+    """Return the input's header for an array (c, z, y, x) on its grid."""
     made = header.as_byteswapped("<")
     channels, spatial = shape[0], shape[:0:-1]
     dims = [int(n) for n in made["dim"]]
@@ -344,7 +344,7 @@ def _header_like(header: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _new_header(shape: tuple[int, ...], affine: Affine) -> Any:
-    """A header from an affine alone: sform and qform, both "scanner"."""
+    """Return a header from an affine alone: sform and qform, both "scanner"."""
     channels, spatial = shape[0], shape[:0:-1]
     made = (nib.Nifti2Header if max(shape) > 32767 else nib.Nifti1Header)(endianness="<")
     made.set_data_shape(spatial if channels == 1 else (*spatial, channels))

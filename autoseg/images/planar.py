@@ -172,7 +172,7 @@ def _mode_dtype(mode: str) -> type[Any]:
 
 
 def _deep_colours(path: Path) -> NDArray[Any]:
-    """16-bit RGB(A)."""
+    """Read 16-bit RGB(A)."""
     import SimpleITK as sitk
 
     try:
@@ -182,7 +182,7 @@ def _deep_colours(path: Path) -> NDArray[Any]:
 
 
 def _fitting(plane: NDArray[Any], path: Path, *, label: bool, deep: bool) -> NDArray[Any]:
-    """uint8, or uint16 where the format can hold it."""
+    """Return the plane as uint8, or uint16 where the format can hold it."""
     low, high = (float(plane.min()), float(plane.max())) if plane.size else (0.0, 0.0)
     whole = plane.dtype.kind in "bui"
     if whole and low >= 0 and high <= 255 and (label or plane.dtype.itemsize == 1):

@@ -66,7 +66,7 @@ def _unpacked_start(path: Path) -> bytes:
 
 
 def _what(start: bytes, *, textual: bool) -> tuple[str, str] | None:
-    """Summary and remedy; `None` for what looks like the binary, or the header in words, that it should be."""
+    """Return summary and remedy, `None` for what looks like the binary, or the header in words, that it should be."""
     if start.startswith(b"version https://git-lfs"):
         return "a placeholder of git-lfs, not the image itself", "fetch the file: git lfs pull"
     if start.lstrip(b"./").startswith((b"annex/objects", b"git/annex")):

@@ -128,7 +128,7 @@ def _silent() -> Iterator[None]:
 
 
 def _check_segments(path: Path, file: Any) -> None:
-    """Every strip and tile must be within the file: the reader fills what is missing with zeros."""
+    """Raise unless every strip and tile is within the file: the reader fills what is missing with zeros."""
     length = path.stat().st_size
     for page in file.pages:
         for start, count in zip(page.dataoffsets, page.databytecounts, strict=True):
@@ -143,7 +143,7 @@ def _needs_a_codec(file: Any) -> bool:
 
 
 def _by_pillow(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The frames of a TIFF through Pillow, whose libtiff knows every compression."""
+    """Read the frames of a TIFF through Pillow, whose libtiff knows every compression."""
     frames = []
     with planar.opened(path) as picture:
         for number in range(picture.n_frames):
@@ -159,7 +159,7 @@ def _by_pillow(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDAr
 
 
 def _order(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[list[int], str]:
-    """The axes in the order (channels, slices, y, x), and the letter of the channels ('' where there are none)."""
+    """Return the axes in the order (channels, slices, y, x), and the letter of the channels ('' where there are none)."""
     found = {letter: axis for axis, letter in enumerate(axes) if shape[axis] > 1 or letter in "YX"}
     channels = [letter for letter in "SC" if letter in found]
     slices = [letter for letter in _SLICES if letter in found]

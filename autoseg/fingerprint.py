@@ -192,7 +192,7 @@ def extract(dataset: Dataset, *, workers: int | None = None, progress: Progress 
 
 
 def outdated(fingerprint: Fingerprint, dataset: Dataset, *, progress: Progress | None = None) -> tuple[str, ...]:
-    """What of a data set differs from what was measured, in words; empty where the fingerprint still holds.
+    """Return how a data set differs from what was measured, in words; empty where the fingerprint still holds.
 
     Cases are compared by the bytes of their files, so a fingerprint survives a move of the folder and a new time stamp.
 
@@ -201,9 +201,9 @@ def outdated(fingerprint: Fingerprint, dataset: Dataset, *, progress: Progress |
     progress : called with (done, total) after each case
     """
     if fingerprint.channels != dataset.channels:
-        return ("the channels are others",)
+        return ("the channels have changed",)
     if fingerprint.labels != dataset.labels:
-        return ("the labels are others",)
+        return ("the labels have changed",)
     known = {case.name: case for case in fingerprint.cases}
     found = []
     for done, case in enumerate(dataset.cases, start=1):
@@ -244,7 +244,7 @@ def summarise(values: NDArray[Any]) -> Curve:
 
 
 def pool_intensities(curves: Sequence[Curve]) -> ChannelIntensities:
-    """Statistics over cases that each weigh the same; all zero, with a deviation of one, where no case has foreground.
+    """Return statistics over cases that each weigh the same; all zero, with a deviation of one, where no case has foreground.
 
     Source: nnU-Net 2.8.1, DatasetFingerprintExtractor, which draws equally many voxels of each case with replacement: these are
     the figures that its draws scatter around, and exactly its figures where no draw is needed (a single case).
@@ -279,12 +279,12 @@ class _Measured:
 
 
 def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measured:
-    """One case, in a worker."""
+    """Measure one case, in a worker."""
     image = load_image(case, channels=channels)
     classes = load_classes(case, labels, like=image)
     box, _ = nonzero_box(image.array, fill=False)
     inside = classes[box.slices]
-    foreground = (inside > 0) & (inside < labels.class_count)  # what was not annotated is no foreground
+    foreground = (inside > 0) & (inside < labels.class_count)  # unannotated voxels do not count as foreground
     counts = np.bincount(classes.ravel(), minlength=labels.class_count)
     curves = []
     if foreground.any():
@@ -292,7 +292,7 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
             values = channel[box.slices][foreground]
             if not np.isfinite(values).all():
                 raise UnreadableFile(
-                    "intensities that are no numbers inside the labels",
+                    "intensities inside the labels are not finite",
                     case=case.name,
                     file=case.images[0],
                     found=f"{int((~np.isfinite(values)).sum())} voxels with NaN or infinity",

@@ -364,9 +364,9 @@ def _check_aliases(scheme: Labels) -> None:
     for alias, value in scheme.aliases:
         if alias in known or value not in known:
             raise LabelError(
-                f"the value {alias} cannot stand for {value}",
+                f"the value {alias} cannot mean {value}",
                 found=f"{alias} is declared itself" if alias in known else f"{value} is not declared",
-                expected=f"an undeclared value that stands for one of {sorted(known)}",
+                expected=f"an undeclared value that means one of {sorted(known)}",
                 fix="correct the mapping of label values",
             )
 
@@ -389,7 +389,7 @@ def _check_regions(scheme: Labels) -> None:
         painted = scheme.values[int(scheme.paint(active)[0])]
         if painted != label.value:
             raise LabelError(
-                f"the regions do not give the label '{label.name}' back",
+                f"the label '{label.name}' cannot be recovered from the regions",
                 found=f"a voxel of value {label.value} is painted {painted}",
                 expected="each label is painted by the regions it belongs to, in their order",
                 fix="correct the order of the regions, or the value that each one writes",

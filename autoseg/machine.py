@@ -54,7 +54,7 @@ def choose_device(wanted: str = "auto") -> str:
     if wanted == "cpu":
         return "cpu"
     if not re.fullmatch(r"auto|cuda(:\d+)?|mps", wanted):
-        raise SettingsError("no device of that kind", found=wanted, expected="auto, cpu, cuda, cuda:N or mps", fix="--device auto")
+        raise SettingsError("unknown device", found=wanted, expected="auto, cpu, cuda, cuda:N or mps", fix="--device auto")
     import torch
 
     cards = _cards()
@@ -153,7 +153,7 @@ def parse_memory(text: str) -> int:
 
 @functools.cache
 def has_bf16(device: str) -> bool:
-    """Whether the device computes in bfloat16 faster than in float32: tensor cores, AVX-512 BF16, AMX, or Arm's BF16."""
+    """Return whether the device computes in bfloat16 faster than in float32: tensor cores, AVX-512 BF16, AMX, or Arm's BF16."""
     if device == "cpu":
         return bool({"avx512_bf16", "amx_bf16", "bf16"} & _processor_flags())
     if device.startswith("cuda"):

@@ -74,7 +74,7 @@ def normalize(
 
 
 def _ct(values: NDArray[np.float32], intensities: Intensities | None, mask: NDArray[np.bool_] | None) -> float:
-    """Hounsfield units mean the same in every scan: the whole data set's foreground sets range, mean and spread."""
+    """Normalise by the foreground of the whole data set, since Hounsfield units mean the same in every scan."""
     assert intensities is not None
     np.clip(values, np.float32(intensities.percentile_00_5), np.float32(intensities.percentile_99_5), out=values)
     values -= np.float32(intensities.mean)
@@ -82,14 +82,14 @@ def _ct(values: NDArray[np.float32], intensities: Intensities | None, mask: NDAr
 
 
 def _zscore(values: NDArray[np.float32], intensities: Intensities | None, mask: NDArray[np.bool_] | None) -> float:
-    """Each scan by its own mean and spread."""
+    """Normalise each scan by its own mean and spread."""
     mean, spread = values.mean(), values.std()
     values -= mean
     return _divide(values, spread)
 
 
 def _zscore_mask(values: NDArray[np.float32], intensities: Intensities | None, mask: NDArray[np.bool_] | None) -> None:
-    """Each scan by the mean and spread inside the mask; outside it keeps its zeros."""
+    """Normalise each scan by the mean and spread inside the mask; outside it keeps its zeros."""
     assert mask is not None
     inside = values[mask]
     if inside.size:
@@ -113,7 +113,7 @@ def _rgb(values: NDArray[np.float32], intensities: Intensities | None, mask: NDA
 
 
 def _none(values: NDArray[np.float32], intensities: Intensities | None, mask: NDArray[np.bool_] | None) -> float:
-    """As it is."""
+    """Return it unchanged."""
     return 1.0
 
 

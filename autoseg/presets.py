@@ -11,7 +11,7 @@ A planner preset is a tree of tables whose leaves are values. Every number state
 
 The preset at the end of the chain of `extends` that starts at `default` is the *root*. It defines every key there is, with its
 unit and kind; any other preset only changes values. `choices` in a leaf of the root lists the names it can have:
-`{ value = "group", choices = ["group", "instance"] }`, or beside a number, `{ value = 8, choices = ["auto"], ... }`.
+`{ value = "group", choices = ["group", "instance"] }`, or, for a number, `{ value = 8, choices = ["auto"], ... }`.
 The choices of what has a dictionary of records, such as losses, are their names (`_CHOICES`).
 
 What the values mean is handled in `planning/` and `training/`; what a recipe means, that of `cases`.
@@ -53,7 +53,7 @@ class Preset:
     documented: Mapping[str, Any]  # the same tree; each leaf {"value": ..., "unit": ..., "source": ...}
 
     def __getitem__(self, key: str) -> Any:
-        """The table or value of that name."""
+        """Return the table or value of that name."""
         return self.values[key]
 
 
@@ -184,9 +184,9 @@ def _names(kind: str) -> Iterator[str]:
     return (path.stem for path in folder(kind).glob("*.toml"))
 
 
-def _find(kind: str, name_or_path: str | Path, *, beside: Path | None = None) -> Path:
+def _find(kind: str, name_or_path: str | Path, *, relative_to: Path | None = None) -> Path:
     if isinstance(name_or_path, Path) or name_or_path.endswith(".toml"):
-        path = Path(name_or_path) if beside is None else beside / name_or_path
+        path = Path(name_or_path) if relative_to is None else relative_to / name_or_path
         if not path.is_file():
             raise MissingPath("no such file", file=path, fix="check the spelling of the path")
         return path.resolve()
@@ -195,7 +195,7 @@ def _find(kind: str, name_or_path: str | Path, *, beside: Path | None = None) ->
     if name_or_path not in known:
         close = schema.nearest(name_or_path, known)
         hint = f"did you mean '{close}'? " if close else ""
-        refuse_unknown([name_or_path], known, what=what, fix=f"{hint}A {what} of your own is given as a file that ends in .toml")
+        refuse_unknown([name_or_path], known, what=what, fix=f"{hint}For a {what} of your own, give a file that ends in .toml")
     return (folder(kind) / f"{name_or_path}.toml").resolve()
 
 
@@ -211,7 +211,7 @@ def _chain(path: Path) -> list[_File]:
             return chain
         if not isinstance(base, str):
             raise SettingsError("extends is not a name", file=path, found=repr(base), expected='for example extends = "default"')
-        path = _find("planners", base, beside=path.parent)
+        path = _find("planners", base, relative_to=path.parent)
         if path in [file.path for file in chain]:
             circle = " -> ".join([*(file.name for file in chain), path.stem])
             raise SettingsError(

@@ -162,7 +162,7 @@ def test_a_fingerprint_holds_until_a_file_a_case_or_a_label_changes(dataset: Dat
     found = extract(dataset, workers=0)
     assert outdated(found, dataset) == ()
     assert outdated(found, dataset.only(["case_0", "case_1"])) == ("case 'case_2' is gone",)
-    assert outdated(found, replace(dataset, labels=make_labels({"background": 0, "liver": 1}))) == ("the labels are others",)
+    assert outdated(found, replace(dataset, labels=make_labels({"background": 0, "liver": 1}))) == ("the labels have changed",)
     changed = dataset.cases[1].label
     assert isinstance(changed, Path)
     image = images.read_label(changed)

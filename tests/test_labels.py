@@ -63,7 +63,7 @@ def test_an_alias_is_read_as_what_it_stands_for_and_never_written() -> None:
 
 @pytest.mark.parametrize("aliases", [{1: 2}, {5: 4}])
 def test_an_alias_that_is_declared_or_stands_for_nothing_is_refused(aliases: dict[int, int]) -> None:
-    with pytest.raises(LabelError, match="cannot stand for"):
+    with pytest.raises(LabelError, match="cannot mean"):
         make_labels({"background": 0, "a": 1, "b": 2}, aliases=aliases)
 
 

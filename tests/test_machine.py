@@ -38,7 +38,7 @@ def test_memory_may_be_limited_by_the_user():
 
 
 def test_an_unknown_kind_of_device_is_refused():
-    with pytest.raises(SettingsError, match="no device of that kind"):
+    with pytest.raises(SettingsError, match="unknown device"):
         choose_device("gpu")
 
 

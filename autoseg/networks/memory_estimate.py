@@ -1,10 +1,10 @@
-"""What training a configuration takes: one step of the real network, traced on fake tensors, every live byte counted.
+"""Counts the bytes that training a configuration takes: one step of the real network, traced on fake tensors.
 
-Where a graphics card is at hand one real step is measured instead; elsewhere, and for cards that are not here, nothing is
+Where a graphics card is available one real step is measured instead; elsewhere, and for cards that are not here, nothing is
 allocated and nothing is computed: the tensors have shapes, types and lifetimes only. Counted are the weights, their
 gradients, the optimizer's moments, the averaged weights, what autograd keeps, and the transients of forward, loss and backward
 pass, in the precision that training uses. What a single operation allocates and frees inside itself cannot be seen;
-`planning.memory.WORKSPACE` stands for it.
+`planning.memory.WORKSPACE` accounts for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TraceLoss = Callable[[Sequence[Tensor], Tensor], Tensor]
 def tracer(
     machine: Machine, *, loss: TraceLoss | None = None, precision: torch.dtype | None = None
 ) -> Callable[[Configuration, int, int], Footprint]:
-    """A function of (configuration, input channels, heads) that traces, and remembers, footprints on a machine.
+    """Return a function of (configuration, input channels, heads) that traces, and remembers, footprints on a machine.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def tracer(
 
     @functools.cache
     def peak_bytes(configuration: Configuration, channels: int, heads: int) -> int:
-        """Bytes, measured on the card where that works, else traced."""
+        """Return the bytes measured on the card where that works, else those traced."""
         peak = None
         if card is not None:
             peak = measured_bytes(configuration, channels=channels, heads=heads, precision=precision, device=card, loss=loss)
@@ -59,7 +59,6 @@ def tracer(
         return peak
 
     def footprint(configuration: Configuration, channels: int, heads: int) -> Footprint:
-        """What is counted, with that peak."""
         peak = peak_bytes(_shape_of(configuration), channels, heads)
         return counted(configuration, channels=channels, heads=heads, training_bytes=peak)
 
@@ -67,7 +66,7 @@ def tracer(
 
 
 def _shape_of(configuration: Configuration) -> Configuration:
-    """The configuration without all that does not change the memory: what differs there alone is traced once."""
+    """Return the configuration without all that does not change the memory, so that equal networks are traced once."""
     return replace(
         configuration,
         name="2d" if configuration.planar else "3d_fullres",
@@ -82,7 +81,7 @@ def _shape_of(configuration: Configuration) -> Configuration:
 
 
 def traced_bytes(configuration: Configuration, *, channels: int, heads: int, precision: torch.dtype, loss: TraceLoss | None = None) -> int:
-    """Peak bytes of one training step.
+    """Return the peak bytes of one training step.
 
     A batch is traced as one patch that is as many times as long: the same bytes but for a few sums per patch, and a fraction of
     the operations, since the group norm goes through a batch patch by patch.
@@ -112,7 +111,7 @@ def traced_bytes(configuration: Configuration, *, channels: int, heads: int, pre
 def measured_bytes(
     configuration: Configuration, *, channels: int, heads: int, precision: torch.dtype, device: torch.device, loss: TraceLoss | None = None
 ) -> int | None:
-    """Peak bytes of two real training steps on a card, its allocator's rounding and workspaces included; None if they do not fit."""
+    """Return the peak bytes of two real training steps on a card, its allocator's overhead included; None if they do not fit."""
     shape = (configuration.batch_size, *configuration.patch_size)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
@@ -147,7 +146,7 @@ def _step(network: nn.Module, image: Tensor, target: Tensor, precision: torch.dt
 
 
 def _dice_and_entropy(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-    """The tensors that `training.loss` makes; a test holds their bytes to it."""
+    """Return a loss with the tensors that `training.loss` makes; a test compares their bytes."""
     total = outputs[0].new_zeros((), dtype=torch.float32)
     for output in outputs[:-1] or outputs:
         logits = output.float()

@@ -81,15 +81,15 @@ class PlannerConstants:
     mirror_from: float = schema.key("training.augmentation.mirror_from", default=0.0)
 
     def reference(self, *, planar: bool) -> Reference:
-        """The memory currency of 2D or 3D."""
+        """Return the memory currency of 2D or 3D."""
         return self.memory_2d if planar else self.memory_3d
 
     def coverage(self, *, timed: bool) -> float:
-        """The share of the median case that a patch must cover, or there is a low-resolution stage."""
+        """Return the share of the median case that a patch must cover, or there is a low-resolution stage."""
         return self.timed_coverage if timed else self.low_resolution_coverage
 
     def most_features(self, *, planar: bool) -> int:
-        """The most features any stage may have."""
+        """Return the most features any stage may have."""
         return self.most_features_2d if planar else self.most_features_3d
 
 

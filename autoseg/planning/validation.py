@@ -70,7 +70,7 @@ def _of_the_whole(plan: Plan) -> Iterator[str]:
 
 
 def _of_mirroring(plan: Plan) -> Iterator[str]:
-    """A mirrored left kidney is a right one: where labels come in such pairs, that flip and no other must swap them."""
+    """Yield flips that mix up left and right: a mirrored left kidney is a right one, so that flip and no other must swap their labels."""
     if not plan.labels.pairs or sorted(plan.axis_order) != [0, 1, 2]:
         return
     left_right = plan.axis_order.index(2)  # left and right lie along the canonical x axis
@@ -86,7 +86,7 @@ def _of_mirroring(plan: Plan) -> Iterator[str]:
 
 
 def _of_the_cascade(plan: Plan) -> Iterator[str]:
-    """The cascade learns from the arrays of the full resolution; prediction makes its own, which must be the same."""
+    """Yield differences to the arrays of the full resolution: the cascade is trained on those, and prediction makes its own."""
     found = {c.name: c for c in plan.configurations}
     full, cascade = found.get("3d_fullres"), found.get("3d_cascade")
     if full is None or cascade is None:

@@ -110,7 +110,7 @@ def test_nnunet_v2_regions_that_lose_a_label_are_refused(touch: Touch) -> None:
         regions_class_order=[2, 1],
         file_ending=".nii.gz",
     )
-    with pytest.raises(LabelError, match="do not give the label"):
+    with pytest.raises(LabelError, match="cannot be recovered from the regions"):
         find(root)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg import images
+from autoseg.cases.layout_errors import no_such_path
 from autoseg.cases.lists import is_list, read_list
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, MissingChannel, MissingPath, SettingsError
@@ -67,9 +68,7 @@ def _files_at(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, there, n=3)
-        raise MissingPath("no such file or folder", file=path, fix=f"nearest there: {', '.join(close)}" if close else "check the spelling")
+        raise no_such_path(path)
     if images.is_series(path):
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))

@@ -78,7 +78,7 @@ def test_a_list_of_cases(touch: Touch) -> None:
 
 def test_what_is_not_there_gets_the_nearest_names(touch: Touch) -> None:
     root = touch("liver_01.nii.gz", "empty/readme.txt")
-    with pytest.raises(MissingPath, match=r"nearest there: liver_01\.nii\.gz"):
+    with pytest.raises(MissingPath, match=r"did you mean liver_01\.nii\.gz"):
         names(root, "liver_1.nii.gz")
     with pytest.raises(MissingPath, match="no image in this folder"):
         names(root, "empty")

@@ -217,8 +217,8 @@ def _pad(volume: Tensor, patch: Shape) -> tuple[Tensor, Shape]:
     Source: nnU-Net 2.8.1: half of the difference before, rounded down, the rest after.
     """
     missing = [max(0, p - n) for n, p in zip(volume.shape[1:], patch, strict=True)]
-    before = tuple(m // 2 for m in missing)
+    before = triple(m // 2 for m in missing)
     if not any(missing):
-        return volume, before  # type: ignore[return-value]
+        return volume, before
     sides = [side for b, m in reversed(list(zip(before, missing, strict=True))) for side in (b, m - b)]  # the last axis first
-    return torch.nn.functional.pad(volume, sides), before  # type: ignore[return-value]
+    return torch.nn.functional.pad(volume, sides), before

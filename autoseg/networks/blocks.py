@@ -7,7 +7,7 @@ What they are put together to is handled in `unet` and `residual_unet`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,14 @@ def convolution(
     >>> convolution(2, 1, 8, kernel=(3, 3), stride=(2, 2))
     Conv2d(1, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
     """
-    kind = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
     padding = tuple((k - 1) // 2 for k in kernel)
-    return kind(channels_in, channels_out, tuple(kernel), stride=tuple(stride), padding=padding, bias=bias)  # type: ignore[arg-type]
+    layer = _layer("Conv", dimensions)
+    return layer(channels_in, channels_out, tuple(kernel), stride=tuple(stride), padding=padding, bias=bias)
+
+
+def _layer(name: str, dimensions: int) -> Callable[..., nn.Module]:
+    found: Callable[..., nn.Module] = getattr(nn, f"{name}{dimensions}d")
+    return found
 
 
 def normalization(norm: str, channels: int) -> GroupNorm:
@@ -82,8 +87,7 @@ class ResidualBlock(nn.Module):
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
         shortcut: list[nn.Module] = []
         if tuple(stride) != ones:
-            pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[dimensions]
-            shortcut.append(pool(tuple(stride), tuple(stride)))  # type: ignore[arg-type]
+            shortcut.append(_layer("AvgPool", dimensions)(tuple(stride), tuple(stride)))
         if channels_in != channels_out:
             shortcut.append(convolution(dimensions, channels_in, channels_out, kernel=ones, stride=ones, bias=False))
             shortcut.append(normalization(norm, channels_out))
@@ -109,8 +113,7 @@ class DecoderStep(nn.Module):
         norm: str,
     ) -> None:
         super().__init__()
-        kind = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimensions]
-        self.up = kind(channels_in, channels_out, tuple(stride), stride=tuple(stride))  # type: ignore[arg-type]
+        self.up = _layer("ConvTranspose", dimensions)(channels_in, channels_out, tuple(stride), stride=tuple(stride))
         ones = (1,) * dimensions
         widths = [2 * channels_out] + [channels_out] * (blocks - 1)
         self.blocks = nn.Sequential(
@@ -119,7 +122,7 @@ class DecoderStep(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """`x` `(n, channels_in, *shape)` and `skip` `(n, channels_out, *shape * stride)` to the shape of `skip`."""
-        return self.blocks(_Join.apply(self.up(x), skip))  # type: ignore[no-untyped-call]
+        return self.blocks(_Join.apply(self.up(x), skip))
 
 
 class _Join(torch.autograd.Function):
@@ -136,7 +139,7 @@ class _Join(torch.autograd.Function):
         return torch.cat((first, second), dim=1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of each, whole."""
         first, second = dy[:, : ctx.channels], dy[:, ctx.channels :]
         if dy.is_contiguous():

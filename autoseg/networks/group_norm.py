@@ -32,7 +32,7 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(n, channels, ...)` to the same shape and memory format."""
         if x.requires_grad and _slow_in_torch(x):
-            return _ChannelsLast.apply(x, self.weight, self.bias, self.groups)  # type: ignore[no-any-return, no-untyped-call]
+            return _ChannelsLast.apply(x, self.weight, self.bias, self.groups)
         if x.is_cuda and x.dtype != torch.float32:
             # Autocast on cards would turn this one layer to float32, and keep more than twice the bytes for the backward pass.
             with torch.autocast("cuda", enabled=False):
@@ -77,7 +77,7 @@ class _ChannelsLast(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of `x`, weight and bias."""
         x, weight, mean, inverse_std = ctx.saved_tensors
         dy = dy.contiguous(memory_format=channels_last(x))

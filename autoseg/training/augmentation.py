@@ -68,7 +68,7 @@ def affine_matrix(angles: Sequence[float], scales: Sequence[float]) -> NDArray[n
     r0 = np.array([[1, 0, 0], [0, c0, -s0], [0, s0, c0]])
     r1 = np.array([[c1, 0, s1], [0, 1, 0], [-s1, 0, c1]])
     r2 = np.array([[c2, -s2, 0], [s2, c2, 0], [0, 0, 1]])
-    return r2 @ r1 @ r0 @ np.diag(scales)  # type: ignore[no-any-return]
+    return r2 @ r1 @ r0 @ np.diag(scales)
 
 
 def in_plane_only(patch: Shape, settings: AugmentationSettings) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def mirroring_only(settings: AugmentationSettings) -> AugmentationSettings:
     )
 
 
-def _transforms(s: AugmentationSettings, *, thick_slices: bool) -> list:  # type: ignore[type-arg]
+def _transforms(s: AugmentationSettings, *, thick_slices: bool) -> list[Any]:
     try:
         from batchgenerators.transforms.color_transforms import (
             BrightnessMultiplicativeTransform,

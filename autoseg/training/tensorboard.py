@@ -48,7 +48,7 @@ class Board:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=row["step"])  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._folder), purge_step=row["step"])
         for key, name in FIGURES.items():
             if row[key] is not None:
                 self._writer.add_scalar(name, row[key], row["step"])

@@ -3,14 +3,18 @@
 To add a network, write its class in a file of `networks/` and its record here. Every network is a U-Net of `networks.unet` with a block,
 a skip or a bottleneck of its own; its record counts the convolutions of one encoder block, from which parameters, feature maps, time and
 memory are planned. A test builds every network of `ARCHITECTURES` and compares.
+
+A network of a user's own is named "module:callable" in place of one of these: `train --set architecture=...`, or `network.kind` of a
+preset. It is called as `networks.unet.UNet` is, and counted by the record in its attribute `architecture`, else as the plain U-Net.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from autoseg import extensions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +72,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }  # fmt: skip
 
 
+def known(name: str) -> tuple[str, ...]:
+    """Return the names that a network can have; that of a user's own is among them.
+
+    Raises
+    ------
+    SettingsError : it is a user's own, and cannot be imported
+    """
+    if not extensions.is_own(name):
+        return tuple(ARCHITECTURES)
+    load(name)
+    return (*ARCHITECTURES, name)
+
+
+def record(name: str) -> Architecture:
+    """Return the record of a network; that of a user's own is imported."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    found: Architecture = getattr(load(name), "architecture", ARCHITECTURES["unet"])
+    return found
+
+
 def load(name: str) -> Callable[..., Any]:
-    """Return the class of a network; this imports torch."""
-    module, _, found = ARCHITECTURES[name].module.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), found)
-    return loaded
+    """Return the class of a network; this imports torch.
+
+    Raises
+    ------
+    SettingsError : it is a user's own, and cannot be imported
+    """
+    return extensions.load(ARCHITECTURES[name].module if name in ARCHITECTURES else name, what="network")

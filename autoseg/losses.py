@@ -14,14 +14,18 @@ ranking    probabilities and truth `(channels, voxels)`            one score per
 A channel is a foreground class or a region. The ignore label, cases in which only some labels are annotated, regions, deep supervision
 and the other processes of a group are handled by `training.loss`. In a ranking, voxels that take no part have probability and truth 0,
 and a channel without truth is left out.
+
+A loss of a user's own is named "module:callable" in place of one of these, `--set loss.pixel=...` or `--set loss.overlap=...`: of the
+kind `voxels` in the first place, in the second of `counts`, or of `ranking` where the function's attribute `kind` says so.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from autoseg import extensions
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,18 @@ VOXEL_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind == "
 REGION_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind != "voxels")
 
 
+def record(name: str) -> LossRecord:
+    """Return the record of a loss; a user's own is imported, and is of the kind that its place or its attribute `kind` says."""
+    if name in LOSSES:
+        return LOSSES[name]
+    return LossRecord("ranking" if getattr(load(name), "kind", None) == "ranking" else "counts", name, name)
+
+
 def load(name: str) -> Callable[..., Any]:
-    """Return the function of a loss; this imports torch."""
-    module, _, function = LOSSES[name].function.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return loaded
+    """Return the function of a loss; this imports torch.
+
+    Raises
+    ------
+    SettingsError : it is a user's own, and cannot be imported
+    """
+    return extensions.load(LOSSES[name].function if name in LOSSES else name, what="loss")

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from autoseg import files, losses, schema
+from autoseg import extensions, files, losses, schema
 from autoseg.architectures import ARCHITECTURES
 from autoseg.errors import MissingPath, SettingsError
 from autoseg.normalization import NORMALIZATIONS
@@ -33,6 +33,7 @@ from autoseg.normalization import NORMALIZATIONS
 KINDS = ("planners", "datasets")
 DEFAULT_PLANNER = "default"
 
+_OWN = ("network.kind", "training.loss.pixel", "training.loss.overlap")
 _CHOICES = {
     "network.kind": tuple(ARCHITECTURES),
     "training.loss.pixel": losses.VOXEL_LOSSES,
@@ -242,6 +243,8 @@ def _documented(file: _File, *, root: Mapping[str, Any] | None) -> dict[str, Any
     known = leaves if root is None else dict(_leaves(root))
     found = []
     for key, leaf in leaves.items():
+        if key in _OWN and isinstance(own := leaf.get("value"), str) and extensions.is_own(own):
+            continue  # a user's own code: its module decides
         if key in known:
             found += [f"{key}.{fault}" for fault in _leaf_faults(leaf, known[key], is_root=root is None)]
         else:

@@ -40,6 +40,7 @@ ROOMS = (
     "outcomes",
     "workers",
     "machine",
+    "extensions",
     "losses",
     "architectures",
     "normalization",

@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoseg import architectures
+from autoseg import architectures, extensions
 from autoseg.errors import SettingsError
 from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
 from autoseg.networks.group_norm import GroupNorm
 from autoseg.planning.configuration import Configuration
+from autoseg.planning.memory import parameters
 
 NORMS = ("group", "instance")
 
@@ -46,12 +47,18 @@ def build(
 
     Raises
     ------
-    SettingsError : an unknown network or norm, or stages that do not fit together
+    SettingsError : an unknown network or norm, stages that do not fit together, or a user's own network that cannot be imported or
+        has other weights than its record counts
 
     Source: initialisation as in nnU-Net 2.8.1: Kaiming normal for LeakyReLU, biases 0, residual blocks begin as the identity.
     """
     _check(configuration)
-    network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
+    with torch.random.fork_rng(devices=()):  # for what `_initialise` does not know, in a user's own network
+        if generator is not None:
+            torch.manual_seed(generator.initial_seed())
+        network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
+    if extensions.is_own(configuration.network):
+        _check_count(network, configuration)
     if torch.get_default_device().type != "meta":
         _initialise(network, generator)
     return place(network, device or torch.get_default_device())
@@ -111,7 +118,7 @@ class Network(nn.Module):
 
 
 def _check(c: Configuration) -> None:
-    known = {"network": (c.network, tuple(architectures.ARCHITECTURES)), "norm": (c.norm, NORMS)}
+    known = {"network": (c.network, architectures.known(c.network)), "norm": (c.norm, NORMS)}
     for key, (found, allowed) in known.items():
         if found not in allowed:
             raise SettingsError(
@@ -134,6 +141,18 @@ def _check(c: Configuration) -> None:
                 expected=f"{expected} entries",
                 fix="correct the plan, or plan again",
             )
+
+
+def _check_count(network: Network, c: Configuration) -> None:
+    """Raise unless a network has the weights from which its memory and time are planned."""
+    found, planned = sum(weight.numel() for weight in network.parameters()), parameters(c, channels=network.channels, heads=network.heads)
+    if found != planned:
+        raise SettingsError(
+            f"the network '{c.network}' has other weights than its record counts",
+            found=f"{found} weights in configuration '{c.name}'",
+            expected=f"{planned}, as autoseg.architectures counts them",
+            fix="give the class an attribute 'architecture': an autoseg.architectures.Architecture with the convolutions of its blocks",
+        )
 
 
 def _initialise(network: nn.Module, generator: torch.Generator | None) -> None:

@@ -68,7 +68,8 @@ def train(
     fold : one fold; by default all
     epochs, time_budget : length of one fold's training; the budget is in seconds and includes what is prepared before it and its
         validation, but not what `select` does when all folds are there
-    settings : training settings that replace those of the plan, by their dotted names
+    settings : training settings that replace those of the plan, by their dotted names; "architecture" replaces the planned network, by
+        one of `autoseg.architectures` or by "module:callable"
     tensorboard : also write TensorBoard's event files; needs the extra of that name
     folds_at_once : number of folds trained on this machine, each by a call of its own: they share its memory, and the command that
         started them selects at the end
@@ -91,14 +92,19 @@ def train(
         plan, dataset = read_plan(workspace), read_dataset(workspace)
         require_fit(plan, dataset, workspace)
         splits = read_splits(workspace, dataset)
+    settings = dict(settings or {})
+    architecture = settings.pop("architecture", None)
+    if architecture is not None:
+        plan = replace(plan, configurations=tuple(replace(c, network=architecture) for c in plan.configurations))
+        validation.validate_plan(plan)
     chosen = machine.choose_device(device)
-    checked = loop.check_settings(plan, settings or {})
+    checked = loop.check_settings(plan, settings)
     if checked.augmentation.backend == "batchgenerators":
         batchgenerators_backend.require(checked.augmentation)
     if tensorboard:
         board.require()
     asked = RunLength(epochs=epochs, time_budget=time_budget, started=time.monotonic() if started is None else started)
-    length = _settled_length(asked, plan, checked, settings or {}, deterministic=deterministic, reporter=reporter)
+    length = _settled_length(asked, plan, checked, settings, deterministic=deterministic, reporter=reporter)
     folds, names = _folds(splits, fold), _wanted(plan, configuration)
     if any(plan.configuration(name).previous_stage for name in names):
         _require_out_of_fold(splits, dataset)
@@ -106,9 +112,9 @@ def train(
     with joined(chosen) as processes:
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, length=length,
-            deterministic=deterministic, settings=settings or {}, device=processes.device or chosen, seed=seed, workers=workers,
-            overwrite=overwrite, extend=True, tensorboard=tensorboard, processes=processes, devices=devices if processes.size == 1 else (),
-            folds_at_once=folds_at_once,
+            deterministic=deterministic, settings=settings, architecture=architecture, device=processes.device or chosen,
+            seed=seed, workers=workers, overwrite=overwrite, extend=True, tensorboard=tensorboard, processes=processes,
+            devices=devices if processes.size == 1 else (), folds_at_once=folds_at_once,
             reporter=reporter if processes.is_main else NullReporter())  # fmt: skip
         _require_room(work, names, folds)
         results: dict[str, Any] = {}
@@ -135,6 +141,7 @@ class _Work:
     length: RunLength  # of the fold that is trained next
     deterministic: bool
     settings: Mapping[str, Any]
+    architecture: str | None  # in place of the planned one; the plan has it already
     device: str
     seed: int
     workers: int | None
@@ -294,6 +301,7 @@ def _command(work: _Work, name: str, fold: int) -> list[str]:
     words += [] if work.length.seconds is None else ["--time-budget", f"{work.length.seconds:f}s"]
     words += [] if work.workers is None else ["--workers", str(work.workers)]
     words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite + ["--tensorboard"] * work.tensorboard
+    words += [] if work.architecture is None else ["--set", f"architecture={work.architecture}"]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in work.settings.items()}
     return words + [word for key, text in texts.items() for word in ("--set", f"{key}={text}")]
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from autoseg.architectures import ARCHITECTURES, Convolution, Place
+from autoseg import architectures
+from autoseg.architectures import Convolution, Place
 from autoseg.geometry import Shape, triple
 from autoseg.planning.configuration import Configuration
 
@@ -64,7 +65,7 @@ def _encoder(configuration: Configuration, *, channels: int) -> Iterator[Convolu
     voxels = [math.prod(shape) for shape in stage_shapes(configuration)]
     features = configuration.features_per_stage
     kernels = [math.prod(kernel) for kernel in configuration.kernel_sizes]
-    network, width = ARCHITECTURES[configuration.network], channels
+    network, width = architectures.record(configuration.network), channels
     if network.stem:
         yield Convolution(inputs=channels, outputs=features[0], kernel=kernels[0], voxels=voxels[0])
         width = features[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoseg.architectures import ARCHITECTURES
+from autoseg import architectures
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.context import AXES, PlanningContext
@@ -268,9 +268,8 @@ def _width(sized: SizingResult, context: PlanningContext) -> str:
             f"{reference.budget / 1e6:.0f} million are allowed for a batch of {reference.batch}."
         )
     if c.network != constants.network:
-        text += (
-            f", and the encoder has {sum(c.blocks_per_stage)} {ARCHITECTURES[c.network].words}, as the largest patch leaves room for them"
-        )
+        blocks = f"{sum(c.blocks_per_stage)} {architectures.record(c.network).words}"
+        text += f", and the encoder has {blocks}, as the largest patch leaves room for them"
     if sized.limit is None and context.timed:
         return f"{text}. Under a time budget nothing larger is planned, although it would fit: the additional voxels would only be padding."
     if sized.limit is None:
@@ -310,6 +309,6 @@ def _cascade(c: Configuration, context: PlanningContext) -> str:
 
 
 def _brief(c: Configuration) -> str:
-    short = ARCHITECTURES[c.network].short
+    short = architectures.record(c.network).short
     size = format_shape(c.patch_size[1:] if c.planar else c.patch_size)
     return f"patch {size}, batch size {c.batch_size}, {c.features_per_stage[0]} feature maps{f', {short}' if short else ''}"

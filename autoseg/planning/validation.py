@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import get_args
 
-from autoseg.architectures import ARCHITECTURES
+from autoseg import architectures
 from autoseg.errors import NotEnough, SettingsError
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
@@ -114,7 +114,7 @@ def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
     elif not wrong:
         yield from _of_the_shape(c)
     names = [
-        ("network", c.network, ARCHITECTURES),
+        ("network", c.network, architectures.known(c.network)),
         ("norm", c.norm, get_args(Norm)),
         *(("normalization", n, NORMALIZATIONS) for n in c.normalization),
     ]

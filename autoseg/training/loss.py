@@ -241,7 +241,7 @@ def _voxel_term(loss: Callable[..., Tensor], compared: _Compared, settings: Loss
     values, weight = loss(compared.entropy, settings), compared.weight
     if compared.smoothing is not None:
         values = (1 - settings.label_smoothing) * values + settings.label_smoothing * compared.smoothing
-    if hardest := losses.LOSSES[settings.voxel_loss].hardest:  # with several processes: of each one's share
+    if hardest := losses.record(settings.voxel_loss).hardest:  # with several processes: of each one's share
         values = values if weight is None else values * weight
         count = max(1, int(getattr(settings, hardest) * values.numel()))
         return processes.mean(values.flatten().topk(count, sorted=False).values.mean())
@@ -255,7 +255,7 @@ def _region_term(
 ) -> Tensor:
     """Return minus the mean score of the channels, of each sample or of the whole batch."""
     keep = compared.keep
-    if losses.LOSSES[settings.region_loss].kind == "ranking":
+    if losses.record(settings.region_loss).kind == "ranking":
         return _ranking_term(loss, *compared.maps(), keep, batch_dice, settings, processes)
     overlap, predicted, truth = compared.counts()
     if keep is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from autoseg import files, losses, presets, schema
+from autoseg import extensions, files, losses, presets, schema
 from autoseg.errors import SettingsError
 from autoseg.planning.configuration import Plan
 
@@ -54,8 +54,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The names that a setting can have, where they are not known to the type checker."""
+class LossName:
+    """The names that a loss can have: some of ours, or "module:callable"."""
 
     names: tuple[str, ...]
 
@@ -64,7 +64,9 @@ class Choice:
         return schema.checked(handler(kind), self._check)
 
     def _check(self, value: str) -> str:
-        if value not in self.names:
+        if extensions.is_own(value):
+            losses.load(value)
+        elif value not in self.names:
             raise ValueError(f'"{value}" instead of one of {", ".join(self.names)}')
         return value
 
@@ -109,8 +111,8 @@ class ScheduleSettings:
 class LossSettings:
     """What is minimised."""
 
-    voxel_loss: Annotated[str, Choice(losses.VOXEL_LOSSES)] = schema.key("pixel")
-    region_loss: Annotated[str, Choice(losses.REGION_LOSSES)] = schema.key("overlap")
+    voxel_loss: Annotated[str, LossName(losses.VOXEL_LOSSES)] = schema.key("pixel")
+    region_loss: Annotated[str, LossName(losses.REGION_LOSSES)] = schema.key("overlap")
     voxel_weight: NotNegative = schema.key("pixel_weight")
     region_weight: NotNegative = schema.key("overlap_weight")
     smooth: NotNegative  # added to numerator and denominator of Dice
@@ -129,7 +131,7 @@ class LossSettings:
     def words(self) -> str:
         """The sum of its terms, in words."""
         terms = {self.voxel_loss: self.voxel_weight, self.region_loss: self.region_weight}
-        return " + ".join(losses.LOSSES[name].words for name, weight in terms.items() if weight)
+        return " + ".join(losses.record(name).words for name, weight in terms.items() if weight)
 
 
 @dataclass(frozen=True, kw_only=True)

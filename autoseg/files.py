@@ -20,7 +20,7 @@ import socket
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,41 @@ def atomic_write(path: Path) -> Iterator[Path]:
     DiskFull : the disk is full
     """
     path = Path(path)
+    with _full_disk_named(path), temporary_folder(path.parent) as folder:
+        temporary = folder / path.name
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, *, keep: Iterable[str] = ()) -> Iterator[Path]:
+    """A temporary folder that takes the place of the folder `path` when the block ends well; with those files of the old one in `keep`.
+
+    Raises
+    ------
+    DiskFull : the disk is full
+    """
+    with _full_disk_named(path), temporary_folder(path.parent) as temporary:
+        for name in keep:
+            os.replace(path / name, temporary / name)
+        yield temporary
+        for _ in range(100):  # another run may be putting the same folder there in the same moment
+            remove_tree(path)
+            try:
+                os.rename(temporary, path)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        raise OSError(errno.EBUSY, "another program keeps this folder from being replaced", str(path))
+
+
+@contextlib.contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
     try:
-        with temporary_folder(path.parent) as folder:
-            temporary = folder / path.name
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise disk_full(path) from error

@@ -15,18 +15,14 @@ again what is missing, what has another key, and what was damaged, and nothing e
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import hashlib
 import io
 import json
-import math
 import os
-import shutil
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,23 +32,23 @@ from numpy.typing import NDArray
 
 from autoseg import files, images, locks, schema
 from autoseg.cases import Case, Dataset, load_classes, load_image
-from autoseg.cases.memory import case_bytes, header_of
 from autoseg.checksums import checked, with_checksum, without_checksum
-from autoseg.errors import FULL, AutosegError, DiskFull, FaultyCases, InputError, MissingPath, NotEnough, SettingsError, UnreadableFile
-from autoseg.geometry import Shape, permuted
+from autoseg.errors import AutosegError, DiskFull, FaultyCases, InputError, MissingPath, SettingsError, UnreadableFile
+from autoseg.geometry import Shape
 from autoseg.labels import Labels
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
-from autoseg.planning.preflight import stored_bytes_per_voxel
 from autoseg.preprocessing.blocks import forget_open_files, read_box
 from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
-from autoseg.quantities import format_bytes
+from autoseg.preprocessing.needs import Need, check_disk, estimate
 from autoseg.workers import map_cases
 
 STORE_FORMAT = 2  # raised whenever the same input would give other files
 RECORD = "case.json"
+
+_LONGEST_PLACE = 250  # bytes of a folder's name
 
 Slices = tuple[slice, slice, slice]
 
@@ -101,7 +97,7 @@ def _make_what_is_stale(dataset: Dataset, recipe: _Recipe, *, workers: int | Non
     if progress is not None:
         progress(whole, len(dataset.cases))
     needs = [_need(case, recipe) for case in stale]
-    _check_disk(folder, sum(need.disk for need in needs))
+    check_disk(folder, sum(need.disk for need in needs))
     outcomes = map_cases(
         functools.partial(_make_current, recipe=recipe),
         stale,
@@ -275,16 +271,24 @@ def _make_current(case: Case, *, recipe: _Recipe) -> None:
     key = _key(case, recipe)
     kept = _kept_record(place)
     if kept is not None and kept.key == key and _unharmed(place, kept):
-        with _replacing(place, keep=kept.files) as temporary:
+        with files.whole_folder(place, keep=kept.files) as temporary:
             _write_record(temporary, replace(kept, sources=sources))
         return
     image = load_image(case, channels=len(recipe.plan.channels))
     classes = load_classes(case, recipe.plan.labels, like=image) if case.label else None
     prepared = preprocess_case(image, classes, plan=recipe.plan, configuration=recipe.configuration)
     del image, classes
-    with _replacing(place) as temporary:
+    with files.whole_folder(place) as temporary:
         arrays = _write_arrays(temporary, prepared, recipe.plan.labels, planar=recipe.configuration.planar)
         _write_record(temporary, _Record(**arrays, key=key, recipe=recipe.facts, case=_facts(case), sources=sources))
+
+
+def _need(case: Case, recipe: _Recipe) -> Need:
+    try:
+        compressed = sum(source.bytes for source in _sources(case))
+    except InputError:  # the worker will say why
+        return Need(memory=0, disk=0)
+    return estimate(case, compressed, channels=len(recipe.plan.channels), axes=recipe.plan.axis_order, configuration=recipe.configuration)
 
 
 def _sources(case: Case) -> tuple[_Source, ...]:
@@ -346,35 +350,6 @@ def _unharmed(place: Path, record: _Record) -> bool:
     return all((place / name).is_file() and files.hash_file(place / name) == r.sha256 for name, r in record.files.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Need:
-    """What making a case will take, about."""
-
-    memory: float  # bytes, beyond what a worker has anyway
-    disk: float  # bytes
-
-
-def _need(case: Case, recipe: _Recipe) -> _Need:
-    try:
-        compressed = sum(source.bytes for source in _sources(case))
-    except InputError:  # the worker will say why
-        return _Need(memory=0, disk=0)
-    channels = len(recipe.plan.channels)
-    header = header_of(case)
-    if header is None:
-        return _Need(memory=case_bytes(0, channels, resampled=1), disk=3.0 * compressed)
-    native = float(np.prod(header.shape))
-    made = native * _growth(permuted(header.spacing, recipe.plan.axis_order), recipe.configuration)
-    memory = case_bytes(native, channels, itemsize=header.dtype.itemsize, resampled=made)
-    return _Need(memory=memory, disk=made * stored_bytes_per_voxel(channels))
-
-
-def _growth(spacing: Sequence[float], configuration: Configuration) -> float:
-    """Voxels after resampling over voxels before."""
-    pairs = list(zip(spacing, configuration.spacing, strict=True))[1 if configuration.planar else 0 :]
-    return math.prod(old / new for old, new in pairs)
-
-
 # --- files -------------------------------------------------------------------------------------------------------------------
 
 
@@ -419,49 +394,3 @@ def _write_record(place: Path, record: _Record) -> None:
     now = time.time_ns()
     for name in (*record.files, RECORD):
         os.utime(place / name, ns=(now, now))
-
-
-@contextlib.contextmanager
-def _replacing(place: Path, *, keep: Sequence[str] | Mapping[str, Any] = ()) -> Iterator[Path]:
-    """A temporary folder that takes the place of `place` when the block ends well; with those files of the old one in `keep`."""
-    try:
-        with files.temporary_folder(place.parent) as temporary:
-            for name in keep:
-                os.replace(place / name, temporary / name)
-            yield temporary
-            _put(temporary, place)
-    except OSError as error:
-        if error.errno in FULL:
-            raise files.disk_full(place) from error
-        raise
-
-
-def _put(temporary: Path, place: Path) -> None:
-    """Rename, in place of what is there; another run may be putting the same case there in the same moment."""
-    for _ in range(100):
-        files.remove_tree(place)
-        try:
-            os.rename(temporary, place)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    raise OSError(errno.EBUSY, "another program keeps this folder from being replaced", str(place))
-
-
-_LIKELY = 0.5  # of the estimate: with less than this free, the disk will surely not hold the cases
-
-
-def _check_disk(folder: Path, needed: float) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < _LIKELY * needed:
-        raise NotEnough(
-            "the disk cannot hold the preprocessed cases",
-            file=folder,
-            found=f"{format_bytes(free)} free",
-            expected=f"about {format_bytes(needed)}",
-            fix="free some space, or plan into a folder on another disk with -o",
-        )
-
-
-_LONGEST_PLACE = 250  # bytes of a folder's name

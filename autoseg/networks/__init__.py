@@ -14,8 +14,7 @@ from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
 from autoseg.networks.group_norm import GroupNorm
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import parameters
-
-NORMS = ("group", "instance")
+from autoseg.planning.validation import unknown_names, wrong_lengths
 
 
 def build(
@@ -118,29 +117,10 @@ class Network(nn.Module):
 
 
 def _check(c: Configuration) -> None:
-    known = {"network": (c.network, architectures.known(c.network)), "norm": (c.norm, NORMS)}
-    for key, (found, allowed) in known.items():
-        if found not in allowed:
-            raise SettingsError(
-                f"unknown {key} in configuration '{c.name}'",
-                found=found,
-                expected=" or ".join(allowed),
-                fix="correct the plan, or plan again",
-            )
-    lengths = {
-        "kernel_sizes": (len(c.kernel_sizes), c.stages),
-        "features_per_stage": (len(c.features_per_stage), c.stages),
-        "blocks_per_stage": (len(c.blocks_per_stage), c.stages),
-        "decoder_blocks_per_stage": (len(c.decoder_blocks_per_stage), c.stages - 1),
-    }
-    for key, (entries, expected) in lengths.items():
-        if entries != expected:
-            raise SettingsError(
-                f"configuration '{c.name}' has {c.stages} stages, but {key} does not fit",
-                found=f"{entries} entries",
-                expected=f"{expected} entries",
-                fix="correct the plan, or plan again",
-            )
+    if faults := [*unknown_names(c), *wrong_lengths(c)]:
+        raise SettingsError(
+            f"the network of configuration '{c.name}' cannot be built", found="\n".join(faults), fix="correct the plan, or plan again"
+        )
 
 
 def _check_count(network: Network, c: Configuration) -> None:

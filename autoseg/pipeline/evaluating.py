@@ -14,13 +14,7 @@ import numpy as np
 from autoseg import cases, evaluation, files, images, workers
 from autoseg.cases import Case
 from autoseg.checksums import with_checksum
-from autoseg.errors import (
-    AutosegError,
-    FaultyCases,
-    GridMismatch,
-    MissingPath,
-    UsageError,
-)
+from autoseg.errors import AutosegError, FaultyCases, GridMismatch, MissingPath, UsageError
 from autoseg.labels import Labels, make_labels
 from autoseg.metrics import ALL, METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar

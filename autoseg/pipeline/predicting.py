@@ -16,14 +16,7 @@ from numpy.typing import NDArray
 from autoseg import cases, files, images, machine, postprocessing, prediction, schema
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
-from autoseg.errors import (
-    AutosegError,
-    DiskFull,
-    NotEnough,
-    UnreadableFile,
-    UsageError,
-    short_of_space,
-)
+from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, UsageError, short_of_space
 from autoseg.images import Image
 from autoseg.labels import Labels
 from autoseg.pipeline.records import FAILED, Record, file_state, is_state_of, report_failures

@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 
 from autoseg import files, images, locks, machine, pictures, prediction
 from autoseg.cases import Dataset
-from autoseg.errors import (
-    AutosegError,
-    SettingsError,
-)
+from autoseg.errors import AutosegError, SettingsError
 from autoseg.networks import checkpoint
 from autoseg.pipeline import parallel_folds
 from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit

@@ -98,27 +98,37 @@ def _of_the_cascade(plan: Plan) -> Iterator[str]:
 
 
 def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
-    lengths = {
-        "kernel_sizes": c.stages,
-        "features_per_stage": c.stages,
-        "blocks_per_stage": c.stages,
-        "decoder_blocks_per_stage": c.stages - 1,
-        "normalization": len(plan.channels),
-    }
-    wrong = {key: len(getattr(c, key)) for key, needed in lengths.items() if len(getattr(c, key)) != needed}
-    for key, found in wrong.items():
-        yield f"{key} has {found} entries, {lengths[key]} are needed"
+    wrong = list(wrong_lengths(c))
+    yield from wrong
+    if len(c.normalization) != len(plan.channels):
+        yield f"normalization has {len(c.normalization)} entries, {len(plan.channels)} are needed"
     numbers = (c.batch_size, *c.patch_size, *c.features_per_stage, *c.blocks_per_stage, *c.decoder_blocks_per_stage)
     if any(not isinstance(n, int) or n < 1 for n in (*numbers, *chain(*c.strides, *c.kernel_sizes))):
         yield "sizes, strides, kernels, features and blocks must be whole numbers of at least 1"
     elif not wrong:
         yield from _of_the_shape(c)
-    names = [
-        ("network", c.network, architectures.known(c.network)),
-        ("norm", c.norm, get_args(Norm)),
-        *(("normalization", n, NORMALIZATIONS) for n in c.normalization),
-    ]
-    for key, name, known in names:
+    yield from unknown_names(c)
+    for name in c.normalization:
+        if name not in NORMALIZATIONS:
+            yield f"normalization '{name}' is unknown: one of {', '.join(NORMALIZATIONS)}"
+
+
+def wrong_lengths(c: Configuration) -> Iterator[str]:
+    """Yield the lists that do not fit the number of stages, a sentence each."""
+    lengths = {
+        "kernel_sizes": c.stages,
+        "features_per_stage": c.stages,
+        "blocks_per_stage": c.stages,
+        "decoder_blocks_per_stage": c.stages - 1,
+    }
+    for key, needed in lengths.items():
+        if len(getattr(c, key)) != needed:
+            yield f"{key} has {len(getattr(c, key))} entries, {needed} are needed"
+
+
+def unknown_names(c: Configuration) -> Iterator[str]:
+    """Yield a network or a norm that does not exist, a sentence each."""
+    for key, name, known in (("network", c.network, architectures.known(c.network)), ("norm", c.norm, get_args(Norm))):
         if name not in known:
             yield f"{key} '{name}' is unknown: one of {', '.join(known)}"
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from autoseg.geometry import Shape
 from autoseg.labels import Labels
+from autoseg.preprocessing.resampling import layers, linear_places, nearest_places
 
 
 def classes_on_grid(
@@ -48,7 +49,7 @@ def classes_on_grid(
     planes = _planes(slabs, labels)
     held: dict[int, _Plane] = {}
     reached = -1
-    for lower, upper, where in _layers(axes[0]):
+    for lower, upper, where in layers(axes[0].lower.numpy(), axes[0].upper.numpy()):
         while reached < upper:
             reached, plane = next(planes)
             held[reached] = plane
@@ -95,13 +96,7 @@ class _Plane:
 
 
 def _places(n: int, m: int, *, nearest: bool) -> _Places:
-    centres = ((torch.arange(m, dtype=torch.float64) + 0.5) * (n / m) - 0.5).clamp(0, n - 1)
-    if nearest:
-        index = torch.floor(centres + 0.5).long()
-        return _Places(lower=index, upper=index, share=torch.zeros(m))
-    lower = centres.long()
-    share = centres - lower
-    upper = torch.where(share > 0, (lower + 1).clamp(max=n - 1), lower)
+    lower, upper, share = map(torch.from_numpy, (nearest_places if nearest else linear_places)(n, m))
     return _Places(lower=lower, upper=upper, share=share.float())
 
 
@@ -116,18 +111,8 @@ def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tup
             yield start + index, _Plane(scores=scores, classes=classes, decided=plane)
 
 
-def _layers(places: _Places) -> Iterator[tuple[int, int, list[int]]]:
-    """Target slices that lie between the same two source slices, together."""
-    pairs = list(zip(places.lower.tolist(), places.upper.tolist(), strict=True))
-    begin = 0
-    for end in range(1, len(pairs) + 1):
-        if end == len(pairs) or pairs[end] != pairs[begin]:
-            yield *pairs[begin], list(range(begin, end))
-            begin = end
-
-
 def _fill_layer(
-    result: NDArray[np.integer[Any]], where: list[int], below: _Plane, above: _Plane, axes: list[_Places], labels: Labels
+    result: NDArray[np.integer[Any]], where: NDArray[np.intp], below: _Plane, above: _Plane, axes: list[_Places], labels: Labels
 ) -> None:
     """The target slices `where`, all of them between the source slices `below` and `above`."""
     slices, rows, columns = axes

@@ -104,12 +104,12 @@ def resample_labels(classes: NDArray[Any], shape: Shape, *, anisotropic_axis: in
     if classes.shape == tuple(shape):
         return classes
     axes = [
-        _nearest_places(n, m) if axis == anisotropic_axis else _linear_places(n, m)
+        nearest_places(n, m) if axis == anisotropic_axis else linear_places(n, m)
         for axis, (n, m) in enumerate(zip(classes.shape, shape, strict=True))
     ]
     result = np.empty(shape, dtype=classes.dtype)
     slices, rows, columns = axes
-    for lower, upper, where in _layers(slices):
+    for lower, upper, where in layers(*slices[:2]):
         _label_layer(classes[lower], classes[upper], slices, rows, columns, where, result)
     return result
 
@@ -154,7 +154,7 @@ def _interpolate_slices(array: NDArray[np.float32], out: NDArray[np.float32], ax
     """Each slice across `axis` for itself, then the nearest slice: interpolating across thick slices makes artefacts."""
     sources = np.moveaxis(array, axis, 0)
     targets = np.moveaxis(out, axis, 0)
-    wanted = _nearest_places(sources.shape[0], targets.shape[0])[0]
+    wanted = nearest_places(sources.shape[0], targets.shape[0])[0]
     needed = np.unique(wanted)
     per_slab = max(1, _SLAB_BYTES // max(1, 4 * sources[0].size, 4 * targets[0].size))
     order_of_axes = sorted((1, 2), key=lambda a: targets.shape[a] / sources.shape[a])
@@ -228,7 +228,7 @@ def _centres(n: int, m: int) -> NDArray[np.float64]:
 
 
 def _linear_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np.float64]]:
-    lower, upper, share = (values[start:stop] for values in _linear_places(n, m))
+    lower, upper, share = (values[start:stop] for values in linear_places(n, m))
     low = int(lower[0])
     weights = np.zeros((stop - start, int(upper[-1]) + 1 - low))
     rows = np.arange(stop - start)
@@ -261,24 +261,25 @@ def _cubic_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np.
 
 # --- labels: cells between voxels --------------------------------------------------------------------------------------------
 
-_Places = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]  # lower voxel, upper voxel, share of the upper one
+Places = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]  # lower voxel, upper voxel, share of the upper one
 
 
-def _linear_places(n: int, m: int) -> _Places:
+def linear_places(n: int, m: int) -> Places:
+    """Return for each of `m` voxels the two of `n` voxels over the same extent between whose centres it is, and the share of the second."""
     centres = np.clip(_centres(n, m), 0, n - 1)
     lower = np.floor(centres).astype(np.intp)
     share = centres - lower
     return lower, np.where(share > 0, np.minimum(lower + 1, n - 1), lower), share
 
 
-def _nearest_places(n: int, m: int) -> _Places:
+def nearest_places(n: int, m: int) -> Places:
+    """Return the same with the nearest voxel alone."""
     nearest = np.floor(np.clip(_centres(n, m), 0, n - 1) + 0.5).astype(np.intp)
     return nearest, nearest, np.zeros(m)
 
 
-def _layers(slices: _Places) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
-    """Output slices that lie between the same two input slices, together."""
-    lower, upper, _ = slices
+def layers(lower: NDArray[np.intp], upper: NDArray[np.intp]) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
+    """Yield the output slices between the same two input slices together: lower and upper input slice, output slices."""
     changes = np.flatnonzero((np.diff(lower) != 0) | (np.diff(upper) != 0)) + 1
     for where in np.split(np.arange(len(lower)), changes):
         yield int(lower[where[0]]), int(upper[where[0]]), where
@@ -287,9 +288,9 @@ def _layers(slices: _Places) -> Iterator[tuple[int, int, NDArray[np.intp]]]:
 def _label_layer(
     below: NDArray[Any],
     above: NDArray[Any],
-    slices: _Places,
-    rows: _Places,
-    columns: _Places,
+    slices: Places,
+    rows: Places,
+    columns: Places,
     where: NDArray[np.intp],
     result: NDArray[Any],
 ) -> None:

@@ -93,24 +93,27 @@ def _model_of(facts: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CaseScores:
+class CaseScores:
+    """The scores of one case, by label and metric."""
+
     case: str
     labels: Mapping[str, Mapping[str, float | None]]
     mean: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Summary:
+class Summary:
     """What is read of summary.json."""
 
     labels: Mapping[str, Mapping[str, Any]]
     mean: Mapping[str, Any]
-    cases: tuple[_CaseScores, ...]
+    cases: tuple[CaseScores, ...]
     weights: str | None = None
+    predictions: Mapping[str, str] = field(default_factory=dict)  # hash of each that was scored; empty in an earlier version
 
 
-def read_summary(file: Path) -> dict[str, Any]:
-    """Return a summary.json as written, once what is read of it is known to be there.
+def read_summary(file: Path) -> Summary:
+    """Read the scores in a summary.json.
 
     Raises
     ------
@@ -118,8 +121,8 @@ def read_summary(file: Path) -> dict[str, Any]:
     """
     fix = "remove the folder it is in and run the training again: the cases are predicted and scored again"
     value = files.read_json(file, fix=fix)
-    schema.parse(_Summary, schema.pick(_Summary, value), what="the summary", fix=fix, file=file, error=UnreadableFile)
-    summary: dict[str, Any] = checked(value, file=file, what="the summary", fix=fix)
+    summary = schema.parse(Summary, schema.pick(Summary, value), what="the summary", fix=fix, file=file, error=UnreadableFile)
+    checked(value, file=file, what="the summary", fix=fix)
     return summary
 
 

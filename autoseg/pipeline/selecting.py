@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,14 @@ def select(root: Path | str | Workspace, *, against: Sequence[Path | str] = (), 
     reasons += tuple(d.sentence() for d in differences if best in (d.first, d.second) and not {d.first, d.second} <= names)
     rules = {name: _choose_rules(workspace, dataset, plan, found, reporter) for name, found in folds.items()}
     table = {candidate.name: _row(candidate, folds[candidate.name], plan.labels) for candidate in ours}
-    result = {"version": __version__, "configurations": table, "differences": schema.dump(differences), "selected": best,
+    result = {"version": __version__, "configurations": schema.dump(table), "differences": schema.dump(differences), "selected": best,
               "reasons": list(reasons)}  # fmt: skip
     files.write_json(workspace.postprocessing, with_checksum({name: rule.to_json() for name, rule in rules.items()}))
     files.write_json(workspace.selection, with_checksum(result))
     for name, row in table.items():
         note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
-        dice = "none" if row["dice"] is None else f"{row['dice']:.4f}"
-        reporter.say(f"{name}: out-of-fold Dice {dice} over {row['cases']} cases of {len(row['folds'])} folds; {note}")
+        dice = "none" if row.dice is None else f"{row.dice:.4f}"
+        reporter.say(f"{name}: out-of-fold Dice {dice} over {row.cases} cases of {len(row.folds)} folds; {note}")
     if len(ours) + len(theirs) > 1:
         reporter.say("\n".join(reasons))
     if len(table) > 1:
@@ -91,7 +92,7 @@ def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
 
 
 def _candidate(name: str, folds: Sequence[Path], plan: Plan, *, prefix: str = "") -> selection.Candidate:
-    scores = {case["case"]: case["labels"] for fold in folds for case in read_summary(Run(root=fold).summary)["cases"]}
+    scores = {case.case: case.labels for fold in folds for case in read_summary(Run(root=fold).summary).cases}
     return selection.Candidate(name=prefix + name, cases=scores, work=_work(plan.configuration(name), plan))
 
 
@@ -114,15 +115,22 @@ def _work(configuration: Configuration, plan: Plan) -> float:
     return first + tiles * (flops / configuration.batch_size if flops else math.prod(configuration.patch_size))
 
 
-def _row(candidate: selection.Candidate, folds: Sequence[Path], labels: Labels) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One configuration in selection.json."""
+
+    folds: tuple[str, ...]
+    cases: int
+    dice: float | None  # mean over labels of their means over cases
+    labels: Mapping[str, Any]  # statistics of the Dice
+    work: float
+
+
+def _row(candidate: selection.Candidate, folds: Sequence[Path], labels: Labels) -> _Row:
     summary = evaluation.summarise(candidate.cases, labels)
-    return {
-        "folds": [fold.name for fold in folds],
-        "cases": len(candidate.cases),
-        "dice": mean_dice(summary),
-        "labels": {name: value["dice"] for name, value in summary["labels"].items()},
-        "work": candidate.work,
-    }
+    dice = {name: value["dice"] for name, value in summary["labels"].items()}
+    names = tuple(fold.name for fold in folds)
+    return _Row(folds=names, cases=len(candidate.cases), dice=mean_dice(summary), labels=dice, work=candidate.work)
 
 
 def _choose_rules(
@@ -148,7 +156,8 @@ def _typical_volumes(folds: Sequence[Path]) -> dict[str, float] | None:
     """Median volume in mm3 of every label or region in the references of the validated cases; None where one never occurs."""
     volumes: dict[str, list[float]] = {}
     for fold in folds:
-        for case in read_summary(Run(root=fold).summary)["cases"]:
-            for name, scores in case["labels"].items():
-                volumes.setdefault(name, []).extend([1000 * scores["reference_ml"]] if scores["reference_ml"] > 0 else [])
+        for case in read_summary(Run(root=fold).summary).cases:
+            for name, scores in case.labels.items():
+                volume = 1000 * (scores["reference_ml"] or 0.0)
+                volumes.setdefault(name, []).extend([volume] if volume > 0 else [])
     return {name: float(np.median(found)) for name, found in volumes.items()} if all(volumes.values()) else None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from autoseg import files, images, locks, machine, pictures, prediction
 from autoseg.cases import Dataset
+from autoseg.checksums import without_checksum
 from autoseg.errors import AutosegError, SettingsError
 from autoseg.networks import checkpoint
 from autoseg.pipeline import parallel_folds
@@ -88,7 +89,7 @@ def train(
     with locks.in_turn(workspace.root) if workspace.root.is_dir() else contextlib.nullcontext():  # while `plan` writes them
         plan, dataset = read_plan(workspace), read_dataset(workspace)
         require_fit(plan, dataset, workspace)
-        splits = read_splits(workspace, dataset)
+        splits = tuple(Split(train=split["train"], validation=split["validation"]) for split in read_splits(workspace, dataset))
     settings = dict(settings or {})
     architecture = settings.pop("architecture", None)
     if architecture is not None:
@@ -128,13 +129,21 @@ def train(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """The cases of one fold, by name."""
+
+    train: Sequence[str]
+    validation: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Work:
     """What one call of `train` was asked to do, and with what."""
 
     workspace: Workspace
     plan: Plan
     dataset: Dataset
-    splits: Sequence[Mapping[str, Sequence[str]]]
+    splits: Sequence[Split]
     length: RunLength  # of the fold that is trained next
     deterministic: bool
     settings: Mapping[str, Any]
@@ -193,7 +202,7 @@ def _train_configuration(work: _Work, name: str, folds: Sequence[int]) -> dict[s
         machine.release()
         commands = {k: _command(work, name, k) for k in folds}
         parallel_folds.train_folds(commands, devices=work.devices, started=work.length.started, reporter=work.reporter)
-        return {f"{name}/fold_{k}": read_summary(work.workspace.run(name, k).summary) for k in folds}
+        return {f"{name}/fold_{k}": without_checksum(files.read_json(work.workspace.run(name, k).summary)) for k in folds}
     for k in folds:
         run = work.workspace.run(name, k)
         with _held(work, name, k):
@@ -233,7 +242,7 @@ def _wanted(plan: Plan, configuration: str | None) -> list[str]:
     return ["3d_fullres" if "3d_fullres" in there else there[0]]
 
 
-def _folds(splits: Sequence[Mapping[str, Sequence[str]]], fold: int | None) -> list[int]:
+def _folds(splits: Sequence[Split], fold: int | None) -> list[int]:
     if fold is None:
         return list(range(len(splits)))
     if fold >= len(splits):
@@ -273,9 +282,9 @@ def _settled_length(
     return length
 
 
-def _require_out_of_fold(splits: Sequence[Mapping[str, Sequence[str]]], dataset: Dataset) -> None:
+def _require_out_of_fold(splits: Sequence[Split], dataset: Dataset) -> None:
     """The cascade needs a prediction of every case by a network that has not seen it: every case is in one fold's validation."""
-    held_out = {name for split in splits for name in split["validation"]}
+    held_out = {name for split in splits for name in split.validation}
     missing = [case.name for case in dataset.cases if case.name not in held_out]
     if missing:
         raise SettingsError(
@@ -323,15 +332,15 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     folder = workspace.preprocessed(cache_name(configuration))
     by_name = {case.name: case for case in work.dataset.cases}
     finished = _finished_before(work, configuration, fold)
-    stored = {name: store.open_case(folder, name) for name in (*split["train"], *split["validation"])}
+    stored = {name: store.open_case(folder, name) for name in (*split.train, *split.validation)}
     first_stage = [] if configuration.previous_stage is None else _runs(work, configuration.previous_stage)
     previous = _previous_maps(first_stage, plan, stored) if first_stage else None
     task = loop.TrainingTask(
         plan=plan,
         configuration=configuration,
         fold=fold,
-        train_cases=tuple(stored[name] for name in split["train"]),
-        validation_cases=tuple(stored[name] for name in split["validation"]),
+        train_cases=tuple(stored[name] for name in split.train),
+        validation_cases=tuple(stored[name] for name in split.validation),
         run=run,
         device=device,
         seed=work.seed,
@@ -340,7 +349,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
         deterministic=work.deterministic,
         settings=work.settings,
         previous=previous,
-        previous_weights={first.root.name: read_summary(first.summary).get("weights") for first in first_stage},
+        previous_weights={first.root.name: read_summary(first.summary).weights for first in first_stage},
         processes=work.processes,
         folds_at_once=work.folds_at_once,
     )
@@ -367,7 +376,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
             )
     summary = {}
     if work.processes.is_main:
-        summary = validate_fold(run, configuration, [by_name[name] for name in split["validation"]], stored, previous, device=device,
+        summary = validate_fold(run, configuration, [by_name[name] for name in split.validation], stored, previous, device=device,
                                 workers=work.workers, network=finished, reporter=reporter, length=work.length)  # fmt: skip
     work.processes.wait()
     return summary
@@ -404,7 +413,7 @@ def _finished_before(work: _Work, configuration: Configuration, fold: int) -> An
 
 
 def _is_done(work: _Work, name: str, fold: int) -> bool:
-    held_out = set(work.splits[fold]["validation"])
+    held_out = set(work.splits[fold].validation)
     return is_validated(work.workspace.run(name, fold), [case for case in work.dataset.cases if case.name in held_out])
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from autoseg import cases, evaluation, files, images, prediction
 from autoseg.cases import Case
+from autoseg.checksums import without_checksum
 from autoseg.errors import InputError
 from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
-from autoseg.pipeline.records import read_summary
+from autoseg.pipeline.records import Summary, read_summary
 from autoseg.pipeline.reporter import Reporter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
@@ -124,18 +125,19 @@ def _summary_of(run: Run, targets: Mapping[str, Path], reporter: Reporter | None
     if not run.summary.exists():
         return None
     try:
-        summary = read_summary(run.summary)
+        scored = read_summary(run.summary)
     except InputError as error:
         if reporter is not None:
             reporter.say(f"warning: {run.summary} is made again: {error.summary}")
         return None
-    whole = {case["case"] for case in summary["cases"]} == set(targets) and not _harmed(targets, summary)
+    whole = {case.case for case in scored.cases} == set(targets) and not _harmed(targets, scored)
+    summary: dict[str, Any] = without_checksum(files.read_json(run.summary))
     return summary if whole else None
 
 
-def _harmed(targets: Mapping[str, Path], summary: Mapping[str, Any]) -> set[str]:
-    """The cases whose prediction is gone, or is not the one that was scored."""
-    scored = summary.get("predictions", {})  # without, of an earlier version
+def _harmed(targets: Mapping[str, Path], summary: Summary) -> set[str]:
+    """Return the cases whose prediction is gone, or is not the one that was scored."""
+    scored = summary.predictions
     return {name for name, path in targets.items() if not path.exists() or (name in scored and files.hash_file(path) != scored[name])}
 
 
@@ -187,7 +189,7 @@ def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for fold in folds:
         run = Run(root=fold)
-        named = {case["case"] for case in read_summary(run.summary)["cases"]}
+        named = {case.case for case in read_summary(run.summary).cases}
         for path in run.validation.iterdir():
             name = images.stem_of(path)
             if images.suffix_of(path) and name in named:

@@ -127,8 +127,9 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
                 expected=f"the {len(names)} {part} cases of this fold",
                 fix="put splits.json and the data back as they were, or begin again with --overwrite",
             )
-    for key in {**wanted["plan"], **kept["plan"]}:
-        before_value, now = kept["plan"].get(key), wanted["plan"].get(key)
+    kept_plan, wanted_plan = kept["plan"], wanted["plan"]
+    for key in {**wanted_plan, **kept_plan}:
+        before_value, now = kept_plan.get(key), wanted_plan.get(key)
         if before_value != now:
             raise PlanMismatch(
                 f"the run was begun with another plan: '{key}' differs",
@@ -137,9 +138,9 @@ def refuse_another(kept: Mapping[str, Any] | None, wanted: Mapping[str, Any], *,
                 expected=f"{json.dumps(now)}, as in the plan now",
                 fix="put plan.json back as it was, or begin again with --overwrite",
             )
-
-    recorded = kept.get("previous", wanted["previous"])  # by an earlier version it was not
-    if other := {fold for fold in {**wanted["previous"], **recorded} if recorded.get(fold) != wanted["previous"].get(fold)}:
+    previous = wanted["previous"]
+    recorded = kept.get("previous", previous)  # by an earlier version it was not
+    if other := {fold for fold in {**previous, **recorded} if recorded.get(fold) != previous.get(fold)}:
         raise PlanMismatch(
             "the first stage of the cascade was trained again since this fold was begun",
             file=file,

@@ -333,7 +333,8 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     by_name = {case.name: case for case in work.dataset.cases}
     finished = _finished_before(work, configuration, fold)
     stored = {name: store.open_case(folder, name) for name in (*split.train, *split.validation)}
-    first_stage = [] if configuration.previous_stage is None else _runs(work, configuration.previous_stage)
+    before = configuration.previous_stage
+    first_stage = [] if before is None else [workspace.run(before, k) for k in range(len(work.splits))]
     previous = _previous_maps(first_stage, plan, stored) if first_stage else None
     task = loop.TrainingTask(
         plan=plan,
@@ -415,11 +416,6 @@ def _finished_before(work: _Work, configuration: Configuration, fold: int) -> An
 def _is_done(work: _Work, name: str, fold: int) -> bool:
     held_out = set(work.splits[fold].validation)
     return is_validated(work.workspace.run(name, fold), [case for case in work.dataset.cases if case.name in held_out])
-
-
-def _runs(work: _Work, name: str) -> list[Run]:
-    """All folds of a configuration."""
-    return [work.workspace.run(name, k) for k in range(len(work.splits))]
 
 
 def _previous_maps(first_stage: Sequence[Run], plan: Plan, stored: Mapping[str, store.StoredCase]) -> dict[str, NDArray[np.integer[Any]]]:

@@ -6,10 +6,9 @@ decompression releases Python's lock and so runs in parallel to the training ste
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,14 +174,12 @@ class BatchLoader:
 
 
 class _Reader:
-    """Reads batches ahead in a thread. Its errors are raised where the batch is asked for; nothing waits forever."""
+    """Reads batches ahead in a thread. Its errors are raised where the batch is asked for."""
 
-    def __init__(self, read: Any) -> None:
+    def __init__(self, read: Callable[[int], Any]) -> None:
         self._read = read
-        self._queue: queue.Queue[tuple[int, Any]] = queue.Queue(maxsize=READ_AHEAD)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._next = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="patch reader")
+        self._ahead: dict[int, Future[Any]] = {}
         self._seconds = self._processor_seconds = 0.0  # spent on reading
 
     @property
@@ -191,50 +188,31 @@ class _Reader:
         return self._processor_seconds / max(self._seconds, 1e-9)
 
     def get(self, step: int) -> Any:
-        """Return what `read` gave for this step; the thread is restarted where it is not the next one."""
-        if self._thread is None or step != self._next:
-            self.close()
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._work, args=(step,), name="patch reader", daemon=True)
-            self._thread.start()
-        while True:
-            try:
-                found, value = self._queue.get(timeout=5)
-            except queue.Empty:
-                assert self._thread.is_alive(), "the reading thread ended without an error"
-                continue
-            if isinstance(value, BaseException):
-                raise value
-            assert found == step
-            self._next = step + 1
-            return value
+        """Return what `read` gave for this step; what was read ahead is forgotten where it is not the next one."""
+        if step not in self._ahead:
+            self._forget()
+        for number in range(step, step + READ_AHEAD + 1):
+            if number not in self._ahead:
+                self._ahead[number] = self._thread.submit(self._timed, number)
+        return self._ahead.pop(step).result()
 
     def close(self) -> None:
-        """Stop the thread and forget what it read ahead."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._thread = None
-        self._queue = queue.Queue(maxsize=READ_AHEAD)
+        """Stop the thread, at the end of the batch that it reads."""
+        self._forget()
+        self._thread.shutdown()
 
-    def _work(self, step: int) -> None:
-        while not self._stop.is_set():
-            begin, processor = time.perf_counter(), time.thread_time()
-            try:
-                value = self._read(step)
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that asks for the batch
-                value = error
+    def _forget(self) -> None:
+        for batch in self._ahead.values():
+            batch.cancel()
+        self._ahead.clear()
+
+    def _timed(self, step: int) -> Any:
+        begin, processor = time.perf_counter(), time.thread_time()
+        try:
+            return self._read(step)
+        finally:
             self._seconds += time.perf_counter() - begin
             self._processor_seconds += time.thread_time() - processor
-            while not self._stop.is_set():
-                try:
-                    self._queue.put((step, value), timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(value, BaseException):
-                return
-            step += 1
 
 
 def _annotation_table(cases: Sequence[PatchSource], labels: Labels) -> Tensor | None:

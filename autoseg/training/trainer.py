@@ -75,10 +75,7 @@ class Trainer:
         self.network.train()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        with self.autocast():
-            outputs = self._forward(batch.image)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        loss = self._loss(outputs, batch.target, batch.annotated)
+        loss = self._loss_of(batch, self._forward)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
@@ -174,6 +171,11 @@ class Trainer:
                     values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self._scaler.load_state_dict(state["scaler"])
 
+    def _loss_of(self, batch: Batch, forward: Callable[[Tensor], Any]) -> Tensor:
+        with self.autocast():
+            outputs = forward(batch.image)
+        return self._loss(outputs if isinstance(outputs, list) else [outputs], batch.target, batch.annotated)
+
     def _timed(self, forward: Callable[[Tensor], Any], batch: Batch, *, steps: int = PROBE_STEPS) -> float:
         """Return the seconds per forward and backward pass, the first two left out: they compile."""
         self.network.train()
@@ -182,10 +184,7 @@ class Trainer:
             if step == 2:
                 self._finish()
                 begin = time.perf_counter()
-            with self.autocast():
-                outputs = forward(batch.image)
-            outputs = outputs if isinstance(outputs, list) else [outputs]
-            self._loss(outputs, batch.target, batch.annotated).backward()
+            self._loss_of(batch, forward).backward()
         self._finish()
         return (time.perf_counter() - begin) / steps
 

@@ -19,7 +19,7 @@ from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.metrics import ALL, METRICS, QUICK, Comparison, Mask, bootstrap_interval, confusion, mean_of_means, overlap_of
 
-Scores = dict[str, dict[str, Any]]  # label or region name -> metric -> number or None
+Scores = Mapping[str, Mapping[str, Any]]  # label or region name -> metric -> number or None
 
 TOLERANCE = 2.0  # mm
 LESION_OVERLAP = 0.1
@@ -85,7 +85,7 @@ def score_case(
     boxes = ((), ()) if quick else (ndimage.find_objects(prediction), ndimage.find_objects(reference))
     whole = any(METRICS[name].named for name in metrics)
     millilitres = float(np.prod(spacing)) / 1000
-    scores: Scores = {}
+    scores: dict[str, dict[str, Any]] = {}
     for name, members in labels.scored:
         if annotated is not None and name not in annotated:
             continue

@@ -1,7 +1,7 @@
 """Connected-component rules as data: choosing them from out-of-fold results, applying them to a label map.
 
 A rule removes components, 26-connected in a volume and 8-connected in a planar image: all but the largest, or those below a
-volume. What is removed becomes background or, where regions are nested, what the region lies in. A rule is adopted only when
+volume. What is removed becomes background or, where regions are nested, the region around it. A rule is adopted only when
 the mean Dice of cases that the network had not seen improves with some certainty and no label gets worse; its evidence travels
 with it.
 """
@@ -51,7 +51,7 @@ class Rule:
     evidence: Evidence | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        """As a sentence for a report."""
+        """Return the rule as a sentence for a report."""
         what = "all foreground together" if self.target is None else f"'{self.target}'"
         if self.keep_largest:
             return f"keep only the largest component of {what}"
@@ -60,12 +60,12 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class PostprocessingRules:
-    """PostprocessingRules in the order in which they are applied; none is a valid choice."""
+    """Rules in the order in which they are applied; an empty list is valid."""
 
     rules: tuple[Rule, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
-        """What the rules do, for a report."""
+        """Return what the rules do, a sentence each, for a report."""
         return tuple(str(rule) for rule in self.rules)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Measured:
 
 
 def apply(classes: NDArray[Any], rules: PostprocessingRules, labels: Labels, spacing: Spacing) -> NDArray[Any]:
-    """The label map with the rules applied, one after the other.
+    """Return the label map with the rules applied, one after the other.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def apply(classes: NDArray[Any], rules: PostprocessingRules, labels: Labels, spa
         if box is None:
             continue
         components, volumes = _components(changed[box], members, spacing)
-        dropped = np.append(False, _dropped(rule, volumes))  # by number of the component; number 0 is what lies outside
+        dropped = np.append(False, _dropped(rule, volumes))  # by number of the component; number 0 is what is outside
         if not dropped.any():
             continue
         if changed is classes:
@@ -175,7 +175,7 @@ def learn(
     labels : what the classes mean
     rng : source of the bootstrap; a fixed one where not given, so that the same results give the same rules
     typical : volume in mm3 that a target usually has, from which the sizes to try are taken; see `candidates`
-    rounds : at most so often, each round on top of the rules of those before
+    rounds : at most this many, each on top of the rules of those before
     """
     tried = candidates(labels, typical=typical)
     rules = PostprocessingRules()
@@ -189,7 +189,7 @@ def learn(
 
 
 def candidates(labels: Labels, *, typical: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
-    """The rules worth trying: for all foreground together and for each target, keep the largest or drop below each size.
+    """Return the rules worth trying: for all foreground together and for each target, keep the largest or drop below each size.
 
     Parameters
     ----------
@@ -217,7 +217,7 @@ def measure_case(
     tried: Sequence[Rule] | None = None,
     given: PostprocessingRules | None = None,
 ) -> Measured:
-    """The Dice of every target before and after each candidate, without applying any: components are counted once per target.
+    """Return the Dice of every target before and after each candidate, without applying any: components are counted once per target.
 
     Parameters
     ----------
@@ -259,10 +259,10 @@ def measure_case(
 def choose(
     measured: Sequence[Measured], labels: Labels, *, rng: np.random.Generator | None = None, confidence: float = 0.95, min_cases: int = 5
 ) -> PostprocessingRules:
-    """The rules that help: the mean Dice improves, also at the lower end of its bootstrap interval, and no target gets worse.
+    """Choose the rules that help: the mean Dice improves, also at the lower end of its bootstrap interval, and no target gets worse.
 
     Of the rules that qualify the one with the largest gain is taken, then the next one that shares no class with those taken, and
-    so on: what they do to the results then does not depend on each other. PostprocessingRules that share classes need another round.
+    so on: what they do to the results then does not depend on each other. Rules that share classes need another round.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def choose(
 
 
 def _members(target: str | None, labels: Labels) -> tuple[int, ...]:
-    """Classes of a target; all foreground classes for None."""
+    """Return classes of a target; all foreground classes for None."""
     if target is None:
         return tuple(range(1, labels.class_count))
     for name, members in labels.scored:
@@ -320,7 +320,7 @@ def _members(target: str | None, labels: Labels) -> tuple[int, ...]:
 
 
 def _joint_box(boxes: Sequence[Any], members: Sequence[int]) -> tuple[slice, ...] | None:
-    """The smallest box around all classes in `members`; `None` where there is none of them."""
+    """Return the smallest box around all classes in `members`; `None` where there is none of them."""
     found = [boxes[c - 1] for c in members if c <= len(boxes) and boxes[c - 1] is not None]
     if not found:
         return None
@@ -328,14 +328,14 @@ def _joint_box(boxes: Sequence[Any], members: Sequence[int]) -> tuple[slice, ...
 
 
 def _components(classes: NDArray[Any], members: Sequence[int], spacing: Spacing) -> tuple[NDArray[np.integer[Any]], NDArray[np.float64]]:
-    """Numbers of the components, 0 outside, and their volumes in mm3."""
+    """Return the numbers of the components, 0 outside, and their volumes in mm3."""
     mask = classes == members[0] if len(members) == 1 else np.isin(classes, members)
     components, _ = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=bool))
     return components, np.bincount(components.ravel())[1:].astype(np.float64) * float(np.prod(spacing))
 
 
 def _dropped(rule: Rule, volumes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which components a rule removes."""
+    """Return which components a rule removes."""
     if volumes.size == 0:
         return np.zeros(0, dtype=bool)
     if rule.keep_largest:
@@ -345,7 +345,7 @@ def _dropped(rule: Rule, volumes: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _beneath(members: Sequence[int], labels: Labels) -> NDArray[np.intp]:
-    """What a voxel of each class becomes when the target is removed there: the regions it also lies in, else background.
+    """Return what a voxel of each class becomes where the target is removed: the regions that also hold it, else background.
 
     ::
 
@@ -363,7 +363,7 @@ def _beneath(members: Sequence[int], labels: Labels) -> NDArray[np.intp]:
 
 
 def _dice(counts: NDArray[np.int64], labels: Labels) -> NDArray[np.float64]:
-    """Dice of every target from a confusion matrix; NaN where the target is in neither mask."""
+    """Return the Dice of every target from a confusion matrix; NaN where the target is in neither mask."""
     inside = np.zeros((len(labels.scored), len(counts)))
     for row, (_, members) in enumerate(labels.scored):
         inside[row, list(members)] = 1

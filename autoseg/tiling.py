@@ -56,7 +56,7 @@ class Flips:
 
 
 def tile_starts(length: int, tile: int, step: float) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, the first at one end and the last at the other.
+    """Return where tiles begin along one axis: evenly spread, the first at one end and the last at the other.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def tile_starts(length: int, tile: int, step: float) -> list[int]:
 
 
 def gaussian_weights(patch: Shape) -> Tensor:
-    """How much each voxel of a patch counts: a Gaussian around `patch // 2`, float32 `(z, y, x)`.
+    """Return how much each voxel of a patch counts: a Gaussian around `patch // 2`, float32 `(z, y, x)`.
 
     Source: nnU-Net 2.8.1: scipy's gaussian_filter of a single voxel with sigma an eighth of the patch, scaled to a peak of 10.
     """
@@ -100,7 +100,7 @@ def predict_slabs(
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """The logits of a volume, slab by slab along its first axis.
+    """Yield the logits of a volume, slab by slab along its first axis.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class _Slab:
 def _predict_group(
     network: Network, volume: Tensor, group: Sequence[tuple[int, ...]], patch: Shape, flips: Flips, device: str | torch.device
 ) -> Tensor:
-    """Logits, float32 `(n, heads, *patch)`, of the patches that begin at the n positions of `group`: the mean over all flips."""
+    """Return logits, float32 `(n, heads, *patch)`, of the patches that begin at the n positions of `group`: the mean over all flips."""
     boxes = [tuple(slice(first, first + n) for first, n in zip(position, patch, strict=True)) for position in group]
     patches = torch.stack([volume[(slice(None), *box)] for box in boxes]).to(device, non_blocking=True)
     mean: Tensor | None = None
@@ -195,7 +195,7 @@ def _predict_group(
 
 
 def _swapped(x: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """`(n, c, ...)` with the channels of each pair exchanged."""
+    """Return `(n, c, ...)` with the channels of each pair exchanged."""
     order = list(range(x.shape[1]))
     for left, right in pairs:
         order[left], order[right] = right, left
@@ -203,7 +203,7 @@ def _swapped(x: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _cut(finished: tuple[int, Tensor, Tensor], before: int, slices: int, rows: slice, columns: slice) -> Iterator[tuple[int, Tensor]]:
-    """The part of finished slices that belongs to the volume itself, as means; nothing where all of it is padding."""
+    """Yield the part of finished slices that belongs to the volume itself, as means; nothing where all of it is padding."""
     first, sums, total = finished
     begin, end = max(first, before), min(first + len(total), before + slices)
     if begin < end:
@@ -212,7 +212,7 @@ def _cut(finished: tuple[int, Tensor, Tensor], before: int, slices: int, rows: s
 
 
 def _pad(volume: Tensor, patch: Shape) -> tuple[Tensor, Shape]:
-    """The volume continued with zeros to at least the patch, and how many voxels were put before it along each axis.
+    """Return the volume continued with zeros to at least the patch, and how many voxels were put before it along each axis.
 
     Source: nnU-Net 2.8.1: half of the difference before, rounded down, the rest after.
     """

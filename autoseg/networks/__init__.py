@@ -26,12 +26,12 @@ def build(
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> Network:
-    """The network of a configuration, initialised, in training mode.
+    """Build the network of a configuration, initialised, in training mode.
 
     Batches go in and out as `(n, c, z, y, x)`; a planar configuration takes one slice per patch, `(n, c, 1, y, x)`, and uses
     two-dimensional convolutions inside.
 
-    The weights lie in the memory format that is fastest on the device, and the network brings its input into that format by
+    The weights are in the memory format that is fastest on the device, and the network brings its input into that format by
     itself: no `network.to(memory_format=...)` is needed. On a processor that is channels-last. Under
     `torch.autocast("cpu", dtype=torch.bfloat16)` all of it runs in bfloat16.
 
@@ -103,7 +103,7 @@ class Network(nn.Module):
         return torch.channels_last if self.planar else torch.channels_last_3d
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """`(n, channels, z, y, x)` to logits `(n, heads, z, y, x)`.
+        """Return logits `(n, heads, z, y, x)` of `(n, channels, z, y, x)`.
 
         In training mode with deep supervision a list of them, the highest resolution first.
         """

@@ -22,7 +22,7 @@ MOST_GROUPS = 8  # of GroupNorm. Source: Myronenko 2018, arXiv:1810.11654 (8 gro
 def convolution(
     dimensions: int, channels_in: int, channels_out: int, *, kernel: Sequence[int], stride: Sequence[int], bias: bool = True
 ) -> nn.Module:
-    """A convolution that keeps the shape where the stride is 1: padding `(k - 1) // 2` per axis.
+    """Return a convolution that keeps the shape where the stride is 1: padding `(k - 1) // 2` per axis.
 
     >>> convolution(2, 1, 8, kernel=(3, 3), stride=(2, 2))
     Conv2d(1, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
@@ -38,7 +38,7 @@ def _layer(name: str, dimensions: int) -> Callable[..., nn.Module]:
 
 
 def normalization(norm: str, channels: int) -> GroupNorm:
-    """The normalisation layer named in the plan, for any number of channels.
+    """Return the normalisation layer named in the plan, for any number of channels.
 
     "group" splits the channels into the largest number of equal groups that divides both the channels and `MOST_GROUPS`: 16 to
     512 channels in steps of 8 give 8 groups, 20 give 4, 7 give 1. "instance" gives every channel a group of its own: the same
@@ -63,12 +63,12 @@ class ConvolutionBlock(nn.Module):
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(n, channels_in, *shape)` to `(n, channels_out, *shape / stride)`."""
+        """Return `(n, channels_out, *shape / stride)` of `(n, channels_in, *shape)`."""
         return self.activation(self.norm(self.convolution(x)))
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut ("ResNet-D": pooled, then projected). Source: nnU-Net 2.8.1, BasicBlockD.
+    """Two convolutions next to a shortcut ("ResNet-D": pooled, then projected). Source: nnU-Net 2.8.1, BasicBlockD.
 
     ::
 
@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(n, channels_in, *shape)` to `(n, channels_out, *shape / stride)`."""
+        """Return `(n, channels_out, *shape / stride)` of `(n, channels_in, *shape)`."""
         return self.activation(self.norm(self.second(self.first(x))) + self.shortcut(x))
 
 
@@ -121,7 +121,7 @@ class DecoderStep(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """`x` `(n, channels_in, *shape)` and `skip` `(n, channels_out, *shape * stride)` to the shape of `skip`."""
+        """Return the shape of `skip`, `(n, channels_out, *shape * stride)`, of it and `x` `(n, channels_in, *shape)`."""
         return self.blocks(_Join.apply(self.up(x), skip))
 
 
@@ -134,13 +134,13 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
-        """Both, one after the other along the channels."""
+        """Return both, one after the other along the channels."""
         ctx.channels = first.shape[1]
         return torch.cat((first, second), dim=1)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of each, whole."""
+        """Return the gradient of each, whole."""
         first, second = dy[:, : ctx.channels], dy[:, ctx.channels :]
         if dy.is_contiguous():
             return first, second
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         self.heads = nn.ModuleList(convolution(dimensions, width, heads, kernel=ones, stride=ones) for width in headed)
 
     def forward(self, skips: Sequence[Tensor], *, all_resolutions: bool) -> list[Tensor]:
-        """Logits, the highest resolution first; only that one unless `all_resolutions`.
+        """Return logits, the highest resolution first; only that one unless `all_resolutions`.
 
         Parameters
         ----------

@@ -42,7 +42,7 @@ def save_model(
     ----------
     weights : a network's state_dict, on any device and in any memory format
     description : plain JSON values: plan (`Plan.to_json()`), configuration, fold, version, epochs, scores, ...; `format` is
-        added here, and to `model.json` the `digest` of the weights, by which a result can tell the model that it is of
+        added here, and to `model.json` the `digest` of the weights, by which a result names the model that it is of
     remarks : for `model.json` alone: what may differ between two runs that end with the same model, such as the time they took
 
     Raises
@@ -55,7 +55,7 @@ def save_model(
 
 
 def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and description of one trained fold.
+    """Read weights and description of one trained fold.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def holds(run: Run, weights: Mapping[str, Tensor], *, steps: int) -> bool:
-    """Whether `model.safetensors` and `model.json` are whole, say the same, and are these weights after that many steps."""
+    """Return whether `model.safetensors` and `model.json` are whole, say the same, and are these weights after that many steps."""
     try:
         found, description = load_model(run)
         readable = files.read_json(run.description)
@@ -106,7 +106,7 @@ def has_state(folder: Path) -> bool:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; `None` where nothing was saved.
+    """Read what `save_state` wrote, on the CPU; `None` where nothing was saved.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, on the CPU, and the description that lies in their header.
+    """Read tensors, on the CPU, and the description in their header.
 
     Raises
     ------
@@ -178,7 +178,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values in the order of the names, as hexadecimal digits."""
+    """Return the SHA-256 over names, types, shapes and values in the order of the names, as hexadecimal digits."""
     whole = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()
@@ -215,7 +215,7 @@ def _state_file(folder: Path) -> Path:
 
 
 def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with a storage each: safetensors refuses two views of one storage."""
+    """Return the tensors with a storage each: safetensors refuses two views of one storage."""
     seen: set[int] = set()
     alone = {}
     for name, tensor in tensors.items():
@@ -227,7 +227,7 @@ def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> list[Any]:
-    """A JSON tree of [kind, content] with every tensor moved into `tensors`."""
+    """Return a JSON tree of [kind, content] with every tensor moved into `tensors`."""
     match value:
         case Tensor():
             tensors[name] = value

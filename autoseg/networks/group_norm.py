@@ -30,7 +30,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(n, channels, ...)` to the same shape and memory format."""
+        """Return `(n, channels, ...)` in the same shape and memory format."""
         if x.requires_grad and _slow_in_torch(x):
             return _ChannelsLast.apply(x, self.weight, self.bias, self.groups)
         if x.is_cuda and x.dtype != torch.float32:
@@ -40,12 +40,12 @@ class GroupNorm(nn.Module):
         return nn.functional.group_norm(x, self.groups, self.weight, self.bias, EPSILON)
 
     def extra_repr(self) -> str:
-        """For printing the network."""
+        """Return the arguments, for printing the network."""
         return f"{self.groups}, {self.weight.numel()}"
 
 
 def channels_last(x: Tensor) -> torch.memory_format:
-    """The channels-last format of a batch in two or three dimensions."""
+    """Return the channels-last format of a batch in two or three dimensions."""
     return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
 
 
@@ -69,7 +69,7 @@ class _ChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-        """Normalised `x`, and what the gradients need."""
+        """Return normalised `x`, and what the gradients need."""
         n, channels = x.shape[:2]
         voxels = x.numel() // (n * channels)
         y, mean, inverse_std = torch.native_group_norm(x, weight, bias, n, channels, voxels, groups, EPSILON)
@@ -78,7 +78,7 @@ class _ChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients of `x`, weight and bias."""
+        """Return the gradients of `x`, weight and bias."""
         x, weight, mean, inverse_std = ctx.saved_tensors
         dy = dy.contiguous(memory_format=channels_last(x))
         n, channels = x.shape[:2]
@@ -99,7 +99,7 @@ class _ChannelsLast(torch.autograd.Function):
             repeat *= 2
 
         def row(factor: Tensor) -> Tensor:
-            """One factor per channel, laid out as the rows are."""
+            """Return one factor per channel, laid out as the rows are."""
             return factor.reshape(n, 1, channels).to(x.dtype).repeat(1, 1, repeat)
 
         dx = torch.addcmul(row(constant), _rows(x, repeat), row(of_x)).addcmul_(_rows(dy, repeat), row(of_dy))
@@ -109,7 +109,7 @@ class _ChannelsLast(torch.autograd.Function):
 
 
 def _sums(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over the voxels of `dy * (x - mean) * scale` and of `dy`, each `(n, channels)`, float32."""
+    """Return the sums over the voxels of `dy * (x - mean) * scale` and of `dy`, each `(n, channels)`, float32."""
     channels = x.shape[1]
     ones = torch.ones(channels, dtype=torch.float32)
     found = []
@@ -124,6 +124,6 @@ def _sums(dy: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, T
 
 
 def _rows(x: Tensor, repeat: int) -> Tensor:
-    """A view of a channels-last tensor `(n, channels, ...)` as `(n, voxels / repeat, repeat * channels)`."""
+    """Return a view of a channels-last tensor `(n, channels, ...)` as `(n, voxels / repeat, repeat * channels)`."""
     n, channels = x.shape[:2]
     return x.movedim(1, -1).reshape(n, -1, repeat * channels)

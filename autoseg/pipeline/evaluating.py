@@ -126,13 +126,13 @@ def score(
 
 
 def mean_dice(summary: Mapping[str, Any]) -> float | None:
-    """The one figure of a summary: the mean over labels of their mean Dice; `None` where no label occurs."""
+    """Return the one figure of a summary: the mean over labels of their mean Dice; `None` where no label occurs."""
     value = summary["mean"]["dice"]["mean"]
     return None if value is None else float(value)
 
 
 def dice_text(summary: Mapping[str, Any]) -> str:
-    """The mean Dice for a sentence."""
+    """Return the mean Dice for a sentence."""
     value = mean_dice(summary)
     return "none (no label occurs)" if value is None else f"{value:.4f}"
 

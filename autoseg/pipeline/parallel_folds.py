@@ -79,11 +79,11 @@ def train_folds(commands: Mapping[int, Sequence[str]], *, devices: Sequence[str]
 
 
 def follow() -> None:
-    """In the process of a fold: stop as SIGTERM does when the starting process is gone. That one holds our standard input open."""
+    """Stop this process of a fold as SIGTERM does once the starting process is gone: that one holds our standard input open."""
 
     def watch() -> None:
         """Wait for the end of the standard input."""
-        while os.read(0, 1024):  # not sys.stdin: its lock, held here, would spoil the end of the program
+        while os.read(0, 1024):  # not sys.stdin: its lock, held here, would block the end of the program
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -103,7 +103,7 @@ def _start(arguments: Sequence[str], fold: int, lines: queue.Queue[tuple[int, st
     )
 
     def pass_on() -> None:
-        """Every line that the fold prints, then its end."""
+        """Return pass on every line that the fold prints, then its end."""
         assert process.stdout is not None
         try:
             with process.stdout:

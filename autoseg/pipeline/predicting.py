@@ -139,7 +139,7 @@ class LoadedModel:
     def predict(
         self, scan: Any, affine: NDArray[Any] | None = None, *, tta: bool = True, postprocess: bool = True
     ) -> NDArray[np.integer[Any]]:
-        """The label values of one scan, on the scan's own grid and in its own axis order.
+        """Return the label values of one scan, on the scan's own grid and in its own axis order.
 
         Parameters
         ----------
@@ -162,7 +162,7 @@ class LoadedModel:
 
 
 def _rules(workspace: Workspace, configuration: str) -> postprocessing.PostprocessingRules | None:
-    """The post-processing rules that were chosen for a configuration; none where nothing was chosen yet."""
+    """Return the post-processing rules that were chosen for a configuration; None where nothing was chosen yet."""
     if not workspace.postprocessing.exists():
         return None
     fix = "choose the rules again: autoseg select"
@@ -242,7 +242,7 @@ def _predict_case(
 
 
 def _fault_of_case(error: Exception, case: Case) -> AutosegError:
-    """The error of one case for one of Python's or PyTorch's; what is a defect, or ends every case, is raised.
+    """Return the error of one case for one of Python's or PyTorch's; what is a defect, or ends every case, is raised.
 
     Raises
     ------
@@ -266,7 +266,7 @@ def _fault_of_case(error: Exception, case: Case) -> AutosegError:
 
 
 def entropy(probabilities: NDArray[np.float32], *, regions: bool) -> NDArray[np.float32]:
-    """How unsure: the entropy of the labels over its largest possible value; of regions, that of the most doubtful one.
+    """Return the uncertainty: the entropy of the labels over its largest possible value; of regions, that of the most doubtful one.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def entropy(probabilities: NDArray[np.float32], *, regions: bool) -> NDArray[np.
 
 
 def _is_one_file(output: Path, found: Sequence[Case]) -> bool:
-    """Whether the output is the name of one label map."""
+    """Return whether the output is the name of one label map."""
     suffix = "" if output.is_dir() else images.suffix_of(output)
     if suffix and len(found) > 1:
         raise UsageError(
@@ -301,7 +301,7 @@ def _is_one_file(output: Path, found: Sequence[Case]) -> bool:
 
 
 def _targets(found: Sequence[Case], output: Path, *, single: bool) -> dict[str, Path]:
-    """Where each result goes; refused before any work where that cannot be."""
+    """Return where each result goes; refuse before any work where that cannot be."""
     if single:
         _require_label_format(output, found[0])
         targets = {found[0].name: output}
@@ -329,7 +329,7 @@ def _require_label_format(output: Path, case: Case) -> None:
 
 
 def _refuse_to_replace(targets: Mapping[str, Path], record: Record) -> None:
-    """Files that no earlier prediction made may be somebody's references; those of another model are still wanted, perhaps."""
+    """Return files that no earlier prediction made may be somebody's references; those of another model are still wanted, perhaps."""
     there = [path for path in targets.values() if path.exists()]
     made_by = {path: record.results.get(path.name) for path in there}
     for whose, taken in (
@@ -346,7 +346,7 @@ def _refuse_to_replace(targets: Mapping[str, Path], record: Record) -> None:
 
 
 def _is_current(facts: Mapping[str, Any] | None, case: Case, target: Path, record: Record) -> bool:
-    """Whether the result there is of this scan, this model and these settings, untouched since."""
+    """Return whether the result there is of this scan, this model and these settings, untouched since."""
     if facts is None or not target.exists() or not all(path.exists() for path in case.images):
         return False
     same = Path(str(facts.get("file"))).name == target.name and facts.get("settings") == record.settings
@@ -354,7 +354,7 @@ def _is_current(facts: Mapping[str, Any] | None, case: Case, target: Path, recor
 
 
 def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:
-    """Files of one name with channel suffixes, given to a model of one channel, are probably channels."""
+    """Return warnings: files of one name with channel suffixes, given to a model of one channel, are probably channels."""
     if len(model.plan.channels) > 1:
         return []
     stems = Counter(case.name[:-5] for case in found if re.fullmatch(r".+_\d{4}", case.name))

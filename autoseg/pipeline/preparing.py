@@ -44,7 +44,7 @@ class Checked:
         return tuple(fault for fault in self.faults if fault.severity == "error")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for check.json."""
+        """Return plain values for check.json."""
         return {
             "version": __version__,
             "dataset": self.dataset.name,
@@ -75,7 +75,7 @@ def check(
     recipe : name or file of the recipe; found by itself where it is not given
     group_regex : pattern whose first group, in a case's name, is the patient or site
     exclude : names of cases to leave out
-    map_labels : value in the files to the label value it stands for
+    map_labels : value in the files to the label value that it means
     fix_geometry : "copy-image" or "resample-label", for labels that are not on the grid of their image
 
     Raises
@@ -115,7 +115,7 @@ def plan(
     Parameters
     ----------
     dataset : as for `check`; not needed with `from_fingerprint`
-    output : folder to make; by default `NAME-autoseg` beside where one stands
+    output : folder to make; by default `NAME-autoseg` in the current folder
     from_fingerprint : a fingerprint.json to plan from, without any image
     planner : name of a preset, a TOML file, or a plans file of the reference (nnUNetPlans.json)
     memory : bytes the training may take; by default what the device has free
@@ -179,7 +179,7 @@ def _loss_to_trace(preset: presets.Preset, labels: Labels) -> memory_estimate.Tr
 
 
 def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, reporter: Reporter) -> Fingerprint:
-    """The fingerprint that lies in the workspace where it is of the very same files, else a new one."""
+    """Return the fingerprint in the workspace where it is of the very same files, else a new one."""
     known = None if overwrite or not workspace.fingerprint.exists() else _known_fingerprint(workspace, reporter)
     if known is not None and not any(case.grid_fix for case in dataset.cases):  # which fix it was measured with is not recorded
         changed = fingerprint.outdated(known, dataset, progress=counter(reporter, "compare with the fingerprint"))
@@ -192,7 +192,7 @@ def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, ov
 
 
 def _known_fingerprint(workspace: Workspace, reporter: Reporter) -> Fingerprint | None:
-    """None where what is there cannot be read or was changed, which is reported, or is of another version of autoseg."""
+    """Return the known fingerprint; None where it cannot be read or was changed, which is reported, or is of another version."""
     try:
         known = fingerprint.read_fingerprint(workspace.fingerprint)
     except InputError as error:
@@ -202,7 +202,7 @@ def _known_fingerprint(workspace: Workspace, reporter: Reporter) -> Fingerprint 
 
 
 def read_plan(workspace: Workspace) -> Plan:
-    """The plan of a workspace, as it lies there now, hand edits included.
+    """Read the plan of a workspace as it is now, hand edits included.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def read_plan(workspace: Workspace) -> Plan:
 
 
 def read_dataset(workspace: Workspace) -> Dataset:
-    """The data set of a workspace.
+    """Read the data set of a workspace.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def read_dataset(workspace: Workspace) -> Dataset:
 
 
 def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[str]]]:
-    """The folds of a workspace, checked against its cases.
+    """Read the folds of a workspace, and check them against its cases.
 
     Raises
     ------
@@ -240,7 +240,7 @@ def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[s
 
 
 def require_fit(plan: Plan, dataset: Dataset, workspace: Workspace) -> None:
-    """The plan and the data set of a workspace must speak of the same labels and channels.
+    """Raise unless the plan and the data set of a workspace have the same labels and channels.
 
     Raises
     ------
@@ -295,7 +295,7 @@ def _figures(c: Configuration) -> dict[str, str]:
 
 
 def _preflight(plan: Plan, facts: Fingerprint, workspace: Workspace, reporter: Reporter, *, folds: int) -> None:
-    """What it will take, told before anything expensive; an error where it cannot work."""
+    """Report what it will take, before anything expensive; raise where it cannot work."""
     place = next(folder for folder in (workspace.root, *workspace.root.absolute().parents) if folder.is_dir())
     found = preflight(
         plan,
@@ -330,7 +330,7 @@ def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: i
 
 
 def _refuse_to_orphan(workspace: Workspace, result: Plan, checked: Checked | None, split: list[dict[str, list[str]]] | None) -> None:
-    """Trained models must not lose the plan, the cases or the folds they belong to; the same again is welcome.
+    """Raise if trained models would lose the plan, the cases or the folds they belong to; the same again is welcome.
 
     Raises
     ------
@@ -371,7 +371,7 @@ def _described(what: Labels | Iterable[Channel]) -> str:
 
 
 def _workspace(output: Path | None, name: str) -> Workspace:
-    """The folder to make; refused before any work where it cannot be one."""
+    """Return the folder to make; refuse before any work where it cannot be one."""
     root = Path(output) if output is not None else Path(f"{name}-autoseg")
     if root.exists() and not root.is_dir():
         raise UsageError("the workspace must be a folder", file=root, found="a file", fix="choose another place with -o")

@@ -46,7 +46,7 @@ class Record:
         return sidecar(self.output) if self.single else self.output / RECORD
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Cases recorded before, whatever they were predicted with; none where the file is not a record of ours."""
+        """Return the cases recorded before, whatever they were predicted with; none where the file is not a record of ours."""
         known = read_record(self.file) or {"cases": {}}
         of_cases = {Path(str(facts.get("file"))).name: _model_of(facts) for facts in known["cases"].values()}
         self.results = {**known.get("results", {}), **of_cases, **self.results}
@@ -62,7 +62,7 @@ class Record:
         self.cases[name] = {**facts, "settings": self.settings}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for the file."""
         return {
             "made_by": MADE_BY,
             "version": __version__,
@@ -127,7 +127,7 @@ def read_summary(file: Path) -> Summary:
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """What `predict` wrote there; None where there is nothing, or something else.
+    """Return what `predict` wrote there; None where there is nothing, or something else.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def _without_folder(state: str) -> str:
 
 
 def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:
-    """failed.csv names the cases without a result; an old one goes when all went well.
+    """Write failed.csv, the cases without a result; remove an old one when all went well.
 
     Raises
     ------

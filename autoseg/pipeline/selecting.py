@@ -136,12 +136,12 @@ def _row(candidate: selection.Candidate, folds: Sequence[Path], labels: Labels) 
 def _choose_rules(
     workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], reporter: Reporter
 ) -> postprocessing.PostprocessingRules:
-    """Rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
+    """Choose the rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
     by_name = {case.name: case for case in dataset.cases if case.annotated is None}  # what was not annotated cannot be judged
     files_of = {name: path for name, path in out_of_fold(folds).items() if name in by_name}
 
     def triples() -> Iterator[tuple[NDArray[Any], NDArray[Any], Spacing]]:
-        """Prediction, reference and spacing of each case, one in memory at a time."""
+        """Yield prediction, reference and spacing of each case, one in memory at a time."""
         for index, (name, path) in enumerate(files_of.items()):
             reporter.progress("post-processing rules", index, len(files_of))
             predicted = images.read_label(path)
@@ -153,7 +153,7 @@ def _choose_rules(
 
 
 def _typical_volumes(folds: Sequence[Path]) -> dict[str, float] | None:
-    """Median volume in mm3 of every label or region in the references of the validated cases; None where one never occurs."""
+    """Return the median volume in mm3 of every label or region in the references of the validated cases; None where one never occurs."""
     volumes: dict[str, list[float]] = {}
     for fold in folds:
         for case in read_summary(Run(root=fold).summary).cases:

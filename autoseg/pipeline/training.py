@@ -152,7 +152,7 @@ class _Work:
     seed: int
     workers: int | None
     overwrite: bool
-    extend: bool  # finished runs go on where more is asked for
+    extend: bool  # finished runs continue where more is asked for
     tensorboard: bool
     processes: ProcessGroup
     devices: Sequence[str]  # with several, each has a fold of its own
@@ -283,7 +283,7 @@ def _settled_length(
 
 
 def _require_out_of_fold(splits: Sequence[Split], dataset: Dataset) -> None:
-    """The cascade needs a prediction of every case by a network that has not seen it: every case is in one fold's validation."""
+    """Raise unless every case is in one fold's validation: the cascade needs a prediction of each by a network that has not seen it."""
     held_out = {name for split in splits for name in split.validation}
     missing = [case.name for case in dataset.cases if case.name not in held_out]
     if missing:
@@ -296,12 +296,12 @@ def _require_out_of_fold(splits: Sequence[Split], dataset: Dataset) -> None:
 
 
 def cache_name(configuration: Configuration) -> str:
-    """The cascade's second stage learns from the very arrays of the full resolution."""
+    """Return the cache that a configuration learns from: the cascade's second stage has that of the full resolution."""
     return "3d_fullres" if configuration.name == "3d_cascade" else configuration.name
 
 
 def _command(work: _Work, name: str, fold: int) -> list[str]:
-    """What a user would type to have one fold trained."""
+    """Return what a user would type to have one fold trained."""
     words = ["train", str(work.workspace.root), "--configuration", name, "--fold", str(fold), "--seed", str(work.seed)]
     words += [] if work.length.epochs is None else ["--epochs", str(work.length.epochs)]
     words += [] if work.length.seconds is None else ["--time-budget", f"{work.length.seconds:f}s"]
@@ -362,7 +362,7 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     with board.Board(run.tensorboard) if work.tensorboard and work.processes.is_main else contextlib.nullcontext() as events:
 
         def report(row: dict[str, Any]) -> None:
-            """A row of figures to the reporter and to TensorBoard."""
+            """Give a row of figures to the reporter and to TensorBoard."""
             reporter.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
             if events is not None:
                 events.add(row)
@@ -419,7 +419,7 @@ def _is_done(work: _Work, name: str, fold: int) -> bool:
 
 
 def _previous_maps(first_stage: Sequence[Run], plan: Plan, stored: Mapping[str, store.StoredCase]) -> dict[str, NDArray[np.integer[Any]]]:
-    """The first stage's out-of-fold predictions on the grid of the preprocessed cases, one byte a voxel."""
+    """Return the first stage's out-of-fold predictions on the grid of the preprocessed cases, one byte a voxel."""
     found = out_of_fold([run.root for run in first_stage])
     maps = {}
     for name, case in stored.items():

@@ -56,7 +56,7 @@ def validate_fold(
     how = {"version": __version__, "weights": weights, "tta": True, "device": device.split(":")[0]}
     kept = _kept_predictions(run, how, targets)
     if kept:
-        reporter.say(f"{stage}: going on after {len(kept)} of {len(held_out)} cases")
+        reporter.say(f"{stage}: continuing after {len(kept)} of {len(held_out)} cases")
     voxels = {case.name: math.prod(stored[case.name].shape) for case in held_out if targets[case.name] not in kept}
     begin, first = time.monotonic(), next(iter(voxels), None)
     spent = max(description["seconds"], length.since_started(begin))  # the former also has what earlier calls took
@@ -110,7 +110,7 @@ def _targets(run: Run, held_out: Iterable[Case]) -> dict[str, Path]:
 
 
 def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, reporter: Reporter) -> None:
-    """Warn of a final validation that takes clearly longer than there is left of the time budget."""
+    """Return warn of a final validation that takes clearly longer than there is left of the time budget."""
     left = max(0.0, time_budget - spent)
     if seconds > left + LATE * time_budget:
         reporter.say(
@@ -121,7 +121,7 @@ def _warn_if_late(stage: str, seconds: float, spent: float, time_budget: float, 
 
 
 def _summary_of(run: Run, targets: Mapping[str, Path], reporter: Reporter | None = None) -> dict[str, Any] | None:
-    """The summary of a fold's validation; None where it is not over: no summary yet, a damaged one, or one of other predictions."""
+    """Return the summary of a fold's validation; None where it is not over: no summary yet, a damaged one, or one of other predictions."""
     if not run.summary.exists():
         return None
     try:
@@ -180,12 +180,12 @@ class References:
 
 
 def is_validated(run: Run, held_out: Iterable[Case]) -> bool:
-    """Whether a fold has predicted and scored each of its validation cases, and all of it is there."""
+    """Return whether a fold has predicted and scored each of its validation cases, and all of it is there."""
     return _summary_of(run, _targets(run, held_out)) is not None
 
 
 def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
-    """The label maps that the summaries of some folds speak of, by case: no other file that may lie there."""
+    """Return the label maps that the summaries of some folds list, by case: no other file that may be there."""
     found: dict[str, Path] = {}
     for fold in folds:
         run = Run(root=fold)

@@ -14,11 +14,11 @@ from autoseg.planning.configuration import Configuration, Plan
 
 SPACING_TOLERANCE = 1.5  # times finer than the finest training scan, or coarser than the coarsest, along an axis
 PLANNED_TOLERANCE = 3.0  # the same against the planned spacing, where the training scans are not known
-FEWEST_FAMILIAR = 0.005  # share of the voxels of an absolute channel that must lie in the training's foreground range
+FEWEST_FAMILIAR = 0.005  # share of the voxels of an absolute channel that must be in the training's foreground range
 
 
 def unusual(image: Image, plan: Plan, configuration: Configuration, fingerprint: Fingerprint | None) -> tuple[str, ...]:
-    """What is out of the ordinary about a scan, one sentence each.
+    """Return what is unusual about a scan, one sentence each.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def _unusual_intensities(channel: Channel, array: NDArray[np.generic], scheme: s
     familiar = np.mean((sample >= known.percentile_00_5) & (sample <= known.percentile_99_5))
     if familiar < FEWEST_FAMILIAR:
         return [
-            f"channel '{channel.name}': {familiar:.2%} of the voxels lie between {known.percentile_00_5:g} and {known.percentile_99_5:g}, "
+            f"channel '{channel.name}': {familiar:.2%} of the voxels are between {known.percentile_00_5:g} and {known.percentile_99_5:g}, "
             f"the range of the structures in training; this scan has {low:g} to {high:g}"
         ]
     if scheme == "ct" and low >= 0 > known.percentile_00_5:

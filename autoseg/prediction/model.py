@@ -46,7 +46,7 @@ class Model:
     stages: tuple[Stage, ...]
     device: str
     identity: str  # changes when any weight does
-    fingerprint: Fingerprint | None = None  # of the training data, to warn of scans that lie far outside
+    fingerprint: Fingerprint | None = None  # of the training data, to warn of scans far outside
     rules: PostprocessingRules | None = None  # by default of `predict`
 
     @property
@@ -55,7 +55,7 @@ class Model:
         return self.stages[-1].configuration
 
     def describe(self) -> str:
-        """One phrase for a person."""
+        """Return the model in one phrase."""
         folds = self.stages[-1].folds
         which = f"fold {folds[0]}" if len(folds) == 1 else f"the mean of folds {', '.join(map(str, folds))}"
         first = "".join(f"{stage.configuration.name}, then " for stage in self.stages[:-1])
@@ -121,7 +121,7 @@ def open_fold(workspace: Workspace, plan: Plan, configuration: str, fold: int, *
 
 
 def trained_folds(workspace: Workspace, configuration: str) -> tuple[int, ...]:
-    """The folds of a configuration that have a model file, in order."""
+    """Return the folds of a configuration that have a model file, in order."""
     folder = workspace.configuration(configuration)
     if not folder.is_dir():
         return ()
@@ -221,7 +221,7 @@ def _require_own(head: _Description, workspace: Workspace, name: str, fold: int)
 
 
 def _training_cases(workspace: Workspace, fold: int) -> set[str] | None:
-    """The cases that a fold of a workspace is trained on; None where the workspace does not say, as where it was copied in part."""
+    """Return the cases that a fold of a workspace is trained on; None where the workspace does not say, as where it was copied in part."""
     if not workspace.splits.exists():
         return None
     fix = "plan again: autoseg plan DATASET -o WORKSPACE"
@@ -234,7 +234,7 @@ def _some(names: set[str]) -> str:
 
 
 def _usable_plan(value: Mapping[str, Any], run: Run) -> Plan:
-    """The plan of a model, held to what `train` asks of one.
+    """Return the plan of a model, held to what `train` asks of one.
 
     Raises
     ------
@@ -262,7 +262,7 @@ def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device:
 
 
 def _together(first: Plan, second: Plan, configuration: str, where: Path) -> Plan:
-    """The plan by which folds or stages are used together: the first, with the mirror images that both have learned from.
+    """Return the plan by which folds or stages are used together: the first, with the mirror images that both have learned from.
 
     Raises
     ------

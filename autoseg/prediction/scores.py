@@ -29,7 +29,7 @@ from autoseg.preprocessing.resampling import layers, linear_places, nearest_plac
 def classes_on_grid(
     slabs: Iterable[tuple[int, Tensor]], *, source: Shape, target: Shape, anisotropic_axis: int | None, labels: Labels
 ) -> NDArray[np.integer[Any]]:
-    """The classes of scores after resampling them to another shape of the same extent.
+    """Return the classes of scores after resampling them to another shape of the same extent.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def classes_on_grid(
 
 
 def classes_of(logits: NDArray[np.float32] | Tensor, labels: Labels) -> NDArray[np.integer[Any]]:
-    """Logits `(heads, ...)` to classes `(...)`: the largest, or the regions above one half painted in their order."""
+    """Return classes `(...)` of logits `(heads, ...)`: the largest, or the regions above one half painted in their order."""
     scores = torch.as_tensor(logits)
     if labels.regions:
         return labels.paint((scores > 0).numpy())
@@ -67,7 +67,7 @@ def classes_of(logits: NDArray[np.float32] | Tensor, labels: Labels) -> NDArray[
 
 
 def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
-    """Logits `(heads, ...)` to probabilities: softmax over classes, or sigmoid of each region. Overwrites the logits."""
+    """Return the probabilities of logits `(heads, ...)`: softmax over classes, or sigmoid of each region. Overwrites the logits."""
     scores = torch.from_numpy(logits)
     if labels.regions:
         return scores.sigmoid_().numpy()
@@ -79,7 +79,7 @@ def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.
 
 @dataclass(frozen=True, kw_only=True)
 class _Places:
-    """For each voxel along an axis of the target: the two voxels of the source it lies between, and the share of the second."""
+    """For each voxel along an axis of the target: the two voxels of the source that it is between, and the share of the second."""
 
     lower: Tensor
     upper: Tensor
@@ -114,11 +114,11 @@ def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tup
 def _fill_layer(
     result: NDArray[np.integer[Any]], where: NDArray[np.intp], below: _Plane, above: _Plane, axes: list[_Places], labels: Labels
 ) -> None:
-    """The target slices `where`, all of them between the source slices `below` and `above`."""
+    """Return fill the target slices `where`, all of them between the source slices `below` and `above`."""
     slices, rows, columns = axes
     result[where] = below.classes[rows.lower[:, None], columns.lower].numpy()
     if not any(places.share.any() for places in axes):
-        return  # nothing lies between voxels
+        return  # no voxel is between two others
     cells = _mixed_cells(below, above)
     at = cells[rows.lower[:, None], columns.lower].nonzero()  # (pixels, 2)
     if len(at) == 0:
@@ -133,7 +133,7 @@ def _fill_layer(
 
 
 def _mixed_cells(below: _Plane, above: _Plane) -> Tensor:
-    """For each voxel of a slice: do the corners of the cell that begins there disagree?"""
+    """Return for each voxel of a slice whether the corners of the cell that begins there disagree."""
     mixed = torch.zeros_like(below.classes, dtype=torch.bool)
     for plane in (below,) if above is below else (below, above):
         decided = plane.decided
@@ -152,7 +152,7 @@ def _any(differences: Tensor) -> Tensor:
 
 
 def _interpolated(plane: _Plane, rows: _Places, columns: _Places, i: Tensor, j: Tensor) -> Tensor:
-    """Scores `(pixels, heads)` between the four corners around each pixel."""
+    """Return the scores `(pixels, heads)` between the four corners around each pixel."""
     width = plane.classes.shape[1]
     top, bottom = rows.lower[i] * width, rows.upper[i] * width
     left, right = columns.lower[j], columns.upper[j]
@@ -163,7 +163,7 @@ def _interpolated(plane: _Plane, rows: _Places, columns: _Places, i: Tensor, j: 
 
 
 def _winners(scores: Tensor) -> Tensor:
-    """Index of the largest of `(k, ...)`, the first where several are: `argmax(0)`, which torch does 5 to 30 times slower."""
+    """Return the index of the largest of `(k, ...)`, the first where several are: `argmax(0)`, which torch does 5 to 30 times slower."""
     heads = len(scores)
     kind = torch.uint8 if heads <= 256 else torch.int16
     fall = torch.arange(heads - 1, -1, -1, dtype=kind, device=scores.device).view(-1, *[1] * (scores.dim() - 1))

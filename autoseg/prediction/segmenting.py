@@ -143,7 +143,7 @@ def segment_preprocessed(
 
 
 def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], Tensor]:
-    """One function for several networks: the mean of their logits, in the fastest precision of the device that is safe.
+    """Return one function for several networks: the mean of their logits, in the fastest precision of the device that is safe.
 
     Source: nnU-Net 2.8.1 (mean of logits over folds).
     """
@@ -151,7 +151,7 @@ def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], T
     precision = choose_precision("auto", kind)
 
     def mean(x: Tensor) -> Tensor:
-        """The mean logits of the folds, in float32."""
+        """Return the mean logits of the folds, in float32."""
         with torch.autocast(kind.type, dtype=precision, enabled=precision != torch.float32):
             first, *others = [network(x) for network in networks]
         total: Tensor = first.float()
@@ -163,7 +163,7 @@ def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], T
 
 
 def flips_of(plan: Plan, configuration: Configuration, *, tta: bool) -> Flips:
-    """The mirror images to look at: those of the plan, without the axis that a planar network does not see.
+    """Return the mirror images to look at: those of the plan, without the axis that a planar network does not see.
 
     Where a flip turns left into right, the heads of each pair change places, and so do the channels of the previous stage.
     Regions are paired by their members; a flip that has no counterpart for some region is left out.
@@ -181,7 +181,7 @@ def flips_of(plan: Plan, configuration: Configuration, *, tta: bool) -> Flips:
 
 
 def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: Labels) -> Tensor:
-    """The image `(c, z, y, x)` followed by one channel per foreground class of the previous stage's result `(z, y, x)`."""
+    """Return the image `(c, z, y, x)` followed by one channel per foreground class of the previous stage's result `(z, y, x)`."""
     channels = one_hot(torch.from_numpy(previous.astype(np.int16))[None], labels.class_count)[0]
     return torch.cat((volume, channels))
 
@@ -200,7 +200,7 @@ def _segment_volume(
     clock: _Clock,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]:
-    """Classes, and probabilities where asked for, canonical, on the case's own grid."""
+    """Return classes, and probabilities where asked for, canonical, on the case's own grid."""
     slabs = predict_slabs(
         ensemble(networks, device),
         volume,
@@ -241,7 +241,7 @@ def _finite(slabs: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]
 
 
 def _paired_regions(labels: Labels) -> tuple[tuple[int, int], ...] | None:
-    """Heads that change places when left and right do; None where a region has no counterpart."""
+    """Return the heads that change places when left and right do; None where a region has no counterpart."""
     other = {labels.values[a]: labels.values[b] for pair in labels.paired_classes for a, b in (pair, pair[::-1])}
     members = [frozenset(region.members) for region in labels.regions]
     mirrored = [frozenset(other.get(value, value) for value in region) for region in members]
@@ -271,7 +271,7 @@ class _Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
     def each(self, stage: str, items: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-        """The items, with the time of making them counted for a stage."""
+        """Yield the items, and count the time of making them for a stage."""
         while True:
             with self(stage):
                 item = next(items, None)

@@ -26,7 +26,7 @@ MOST_OPEN = 256  # files, of a process; a quarter of the descriptors it usually 
 
 
 def read_box(path: Path, where: tuple[slice, ...], *, size: int, version: str) -> NDArray[Any]:
-    """A part of an array in a file that `codes.compress` made. Threads may read at the same time, also from the same file.
+    """Read a part of an array in a file that `codes.compress` made. Threads may read at the same time, also from the same file.
 
     Parameters
     ----------
@@ -75,12 +75,12 @@ class _OpenFiles:
             self._idle.clear()
 
     def take(self, key: tuple[str, str]) -> blosc2.NDArray | None:
-        """An idle handle, which is then nobody else's; None where there is none."""
+        """Return an idle handle, which no other thread has then; None where there is none."""
         with self._lock:
             return self._idle.pop(key, None)
 
     def give(self, key: tuple[str, str], handle: blosc2.NDArray) -> None:
-        """Back after reading; the one used longest ago goes where there are too many."""
+        """Take a handle back after reading; the one used longest ago goes where there are too many."""
         with self._lock:
             self._idle[key] = handle
             while len(self._idle) > self._most:
@@ -101,7 +101,7 @@ def _opened(path: str) -> blosc2.NDArray:
 
 
 def _address_space_is_limited() -> bool:
-    """Whole mapped files would count against `ulimit -v`."""
+    """Return whether mapped files would count against `ulimit -v`."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -118,4 +118,4 @@ def _decoded(handle: blosc2.NDArray, where: tuple[slice, ...]) -> NDArray[Any]:
 
 
 def _damaged(path: Path, found: str) -> UnreadableFile:
-    return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="give `autoseg train` again: it is made again")
+    return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="run `autoseg train` again: it is made again")

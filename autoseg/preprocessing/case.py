@@ -2,7 +2,7 @@
 
 The same function serves training and prediction, so that a network sees the same numbers in both.
 
-Memory: beside image and label as read, at most 6 bytes per voxel read (one channel as float32, the mask, the label with what is
+Memory: besides image and label as read, at most 6 bytes per voxel read (one channel as float32, the mask, the label with what is
 outside marked), 4 c + 2 per voxel made (the result) and 30 to 80 MB of a slab. Measured: 362 MB for a CT of 20.4 million voxels made
 into 32.6 million, 380 MB for a head MR of 40.4 million made into 18.4 million. Storing takes 4 more per voxel made than the result.
 """
@@ -52,7 +52,7 @@ class GridTransform:
         return permuted(self.spacing, inverse_axes(self.axis_order))
 
     def preprocess_classes(self, classes: NDArray[Any]) -> NDArray[Any]:
-        """A class map on the image's own canonical grid `(z, y, x)`, brought onto the preprocessed grid (plan axes)."""
+        """Return a class map on the image's own canonical grid `(z, y, x)`, brought onto the preprocessed grid (plan axes)."""
         cropped = classes.transpose(self.axis_order)[self.box.slices]
         return resample_labels(cropped, self.shape, anisotropic_axis=self.anisotropic_axis)
 

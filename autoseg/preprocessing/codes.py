@@ -16,7 +16,7 @@ _BLOCKS = 4  # per chunk and axis
 
 
 def quantize(image: NDArray[np.float32], steps: Sequence[float | None]) -> tuple[NDArray[Any], list[float], list[float]]:
-    """Integer codes and, per channel, the scale and offset that turn them back; the image itself where that would be too coarse.
+    """Return integer codes and, per channel, the scale and offset that turn them back; the image itself where that would be too coarse.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def _channel_codes(channel: NDArray[np.float32], step: float | None) -> tuple[ND
 
 
 def _rounded(channel: NDArray[np.float32], low: float, step: float, *, tolerance: float) -> NDArray[np.uint16] | None:
-    """Whole numbers of steps above `low`; None where a value lies further than `tolerance` steps from one."""
+    """Return whole numbers of steps above `low`; None where a value is further than `tolerance` steps from one."""
     codes = np.empty(channel.shape, dtype=np.uint16)
     for plane, out in zip(channel, codes, strict=True):  # plane by plane: no second float volume
         counts = (plane - np.float32(low)) * np.float32(1 / step)
@@ -66,7 +66,7 @@ def _rounded(channel: NDArray[np.float32], low: float, step: float, *, tolerance
 
 
 def compress(array: NDArray[Any], *, planar: bool) -> bytes:
-    """The bytes of a b2nd file (blosc2) of an array `(..., z, y, x)`, in blocks that suit the patches read from it.
+    """Return the bytes of a b2nd file (blosc2) of an array `(..., z, y, x)`, in blocks that suit the patches read from it.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Crop to what is not zero: scanners and skull stripping leave wide borders of exact zeros that teach nothing.
 
 Which voxels were outside is kept as a mask of its own; labels are never given a special value for it. Only the resampling of
-labels has to tell background inside from background outside, as the reference does: `mark_outside` and `split_outside`.
+labels has to distinguish background inside from background outside, as the reference does: `mark_outside` and `split_outside`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MASKED_OUT = -1  # while labels are resampled only: background outside the mask,
 
 
 def crop(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], Box]:
-    """A view of `array` on the box around everything that is not zero, the mask on that box, and the box.
+    """Return a view of `array` on the box around everything that is not zero, the mask on that box, and the box.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def crop(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], Box]:
 
 
 def mark_outside(classes: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.int16]:
-    """Classes `(z, y, x)` with background outside `mask` as `MASKED_OUT`; foreground outside stays what it is.
+    """Return classes `(z, y, x)` with background outside `mask` as `MASKED_OUT`; foreground outside stays what it is.
 
     Source: nnU-Net 2.8.1, where outside competes with background when labels are resampled.
     """
@@ -44,7 +44,7 @@ def mark_outside(classes: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.i
 
 
 def split_outside(marked: NDArray[np.int16]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The inverse: classes in the smallest unsigned type that holds them, and the mask of what is not outside."""
+    """Return the inverse: classes in the smallest unsigned type that holds them, and the mask of what is not outside."""
     inside = marked != MASKED_OUT
     classes = np.where(inside, marked, 0)
     return classes.astype(np.uint8 if classes.size == 0 or classes.max() < 256 else np.uint16), inside

@@ -1,4 +1,4 @@
-"""Where some voxels of each class lie, so that training can centre patches on rare structures without searching for them."""
+"""Where some voxels of each class are, so that training can centre patches on rare structures without searching for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEED = 1234  # one stream per case, keys in their order. Source: nnU-Net 2.8.1
 
 
 def wanted_keys(labels: Labels) -> dict[int, tuple[int, ...]]:
-    """The keys of a data set and the classes that belong to each.
+    """Return the keys of a data set and the classes that belong to each.
 
     Without regions a key is a foreground class. With regions key i + 1 is region i. `ANNOTATED` is all classes but the ignored.
     """
@@ -39,14 +39,14 @@ def find_locations(
     share: float = SHARE,
     seed: int = SEED,
 ) -> dict[int, NDArray[np.integer[Any]]]:
-    """A random choice of voxels for each key.
+    """Choose voxels for each key at random.
 
     Parameters
     ----------
     classes : (z, y, x)
     keys : key to its classes, in the order in which they draw
-    outside : (z, y, x), background that lies outside what was not zero; it stands before the rest of the background
-    fewest, share : voxels per key: at least so many and at least this share, or all there are
+    outside : (z, y, x), background outside what was not zero; it comes before the rest of the background
+    fewest, share : voxels per key: at least this number and at least this share, or all there are
 
     Returns
     -------
@@ -72,7 +72,7 @@ def find_locations(
 
 
 def _voxels_by_class(classes: NDArray[Any], members: Sequence[int], outside: NDArray[np.bool_] | None) -> dict[int, NDArray[Any]]:
-    """Flat indices of the voxels of each class, ascending; background outside stands before background inside."""
+    """Return flat indices of the voxels of each class, ascending; background outside comes before background inside."""
     flat = np.ascontiguousarray(classes).reshape(-1)
     index_kind = np.uint32 if flat.size < 1 << 32 else np.int64
     voxels = np.flatnonzero(flat).astype(index_kind)  # the foreground: one stable sort instead of one search per class

@@ -2,7 +2,7 @@
 
 The numbers are those of nnU-Net 2.8.1; the way to them is not. Spline interpolation is linear in each row of voxels, so per
 axis it is one matrix, and a banded one: a voxel far away weighs less than a rounding error. The bands are cut into small dense
-blocks, made once per pair of lengths, and applied slab by slab: beside input and output only a slab is held.
+blocks, made once per pair of lengths, and applied slab by slab: besides input and output only a slab is held.
 
 For labels the share of each label would need one interpolated volume per label. But interpolation weights are positive and sum
 to one, so where all corners of a cell agree, their label has it all::
@@ -30,7 +30,7 @@ ANISOTROPY = 3.0  # a voxel longer than this times its shortest edge: the long a
 
 
 def anisotropic_axis(current: Spacing, new: Spacing) -> int | None:
-    """The axis along which slices are so thick that they must not be mixed; None: none, or no single one.
+    """Return the axis along which slices are so thick that they must not be mixed; None: none, or no single one.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def anisotropic_axis(current: Spacing, new: Spacing) -> int | None:
 
 
 def resample_image(array: NDArray[np.float32], shape: Shape, *, anisotropic_axis: int | None, order: int = 3) -> NDArray[np.float32]:
-    """An image on a grid of another shape and the same extent.
+    """Return resample an image to a grid of another shape and the same extent.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def resample_image(array: NDArray[np.float32], shape: Shape, *, anisotropic_axis
 
 
 def resample_scores(scores: NDArray[np.float32], shape: Shape, *, anisotropic_axis: int | None, order: int = 1) -> NDArray[np.float32]:
-    """Class scores `(k, z, y, x)` on another grid: as an image, by default linearly.
+    """Return resample class scores `(k, z, y, x)` as an image, by default linearly.
 
     Source: nnU-Net 2.8.1, export of predictions.
     """
@@ -87,7 +87,7 @@ def resample_scores(scores: NDArray[np.float32], shape: Shape, *, anisotropic_ax
 
 
 def resample_labels(classes: NDArray[Any], shape: Shape, *, anisotropic_axis: int | None) -> NDArray[Any]:
-    """A label map on a grid of another shape and the same extent: each voxel gets the label with the largest interpolated share.
+    """Return resample a label map to another shape of the same extent: each voxel gets the label with the largest interpolated share.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ _ROWS = 48  # inputs under the rows of one block, about
 
 
 def _interpolate(array: NDArray[np.float32], out: NDArray[np.float32], order: int) -> None:
-    """All three axes, the one that shrinks most first: what follows then works on less."""
+    """Return interpolate along all three axes, the one that shrinks most first: what follows then works on less."""
     low, high = array.min(), array.max()
     axes = sorted((a for a in range(3) if array.shape[a] != out.shape[a]), key=lambda a: out.shape[a] / array.shape[a])
     first, *others = axes
@@ -151,7 +151,7 @@ def _interpolate(array: NDArray[np.float32], out: NDArray[np.float32], order: in
 
 
 def _interpolate_slices(array: NDArray[np.float32], out: NDArray[np.float32], axis: int, order: int) -> None:
-    """Each slice across `axis` for itself, then the nearest slice: interpolating across thick slices makes artefacts."""
+    """Return interpolate each slice across `axis`, then take the nearest slice: interpolating across thick slices makes artefacts."""
     sources = np.moveaxis(array, axis, 0)
     targets = np.moveaxis(out, axis, 0)
     wanted = nearest_places(sources.shape[0], targets.shape[0])[0]
@@ -170,7 +170,7 @@ def _interpolate_slices(array: NDArray[np.float32], out: NDArray[np.float32], ax
 
 
 def _slabs(array: NDArray[np.float32], length: int, axis: int, order: int) -> Iterator[tuple[list[_Block], int, int]]:
-    """The blocks of one axis in groups whose outputs fit into a slab."""
+    """Yield the blocks of one axis in groups whose outputs fit into a slab."""
     per_row = 4 * array.size // array.shape[axis]
     group: list[_Block] = []
     for block in _matrix(array.shape[axis], length, order):
@@ -191,7 +191,7 @@ def _apply_axis(array: NDArray[np.float32], length: int, axis: int, order: int) 
 
 
 def _apply(block: _Block, array: NDArray[np.float32], axis: int, out: NDArray[np.float32], origin: int) -> None:
-    """The rows of one block: matrix products over views, nothing is transposed in memory."""
+    """Apply one block: matrix products over views, nothing is transposed in memory."""
     start, stop = block.start - origin, block.stop - origin
     if axis == 0:
         source, target = array.reshape(array.shape[0], -1), out.reshape(out.shape[0], -1)
@@ -209,7 +209,7 @@ def _replaced(shape: Sequence[int], axis: int, length: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _matrix(n: int, m: int, order: int) -> tuple[_Block, ...]:
-    """The matrix that takes `n` voxels to `m`, as blocks along its diagonal."""
+    """Return the matrix that takes `n` voxels to `m`, as blocks along its diagonal."""
     rows = max(1, min(64, round(_ROWS * m / n)))
     make = {1: _linear_rows, 3: _cubic_rows}[order]
     return tuple(_trimmed(start, min(m, start + rows), *make(n, m, start, min(m, start + rows))) for start in range(0, m, rows))
@@ -223,7 +223,7 @@ def _trimmed(start: int, stop: int, low: int, weights: NDArray[np.float64]) -> _
 
 
 def _centres(n: int, m: int) -> NDArray[np.float64]:
-    """Where the centres of `m` voxels lie among `n` voxels over the same extent."""
+    """Return where the centres of `m` voxels are among `n` voxels over the same extent."""
     return (np.arange(m, dtype=np.float64) + 0.5) * (n / m) - 0.5
 
 
@@ -238,7 +238,7 @@ def _linear_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np
 
 
 def _cubic_rows(n: int, m: int, start: int, stop: int) -> tuple[int, NDArray[np.float64]]:
-    """Rows of `B F P`: P continues the border by `_PAD` voxels, F gives the spline's coefficients, B sums four of them.
+    """Return rows of `B F P`: P continues the border by `_PAD` voxels, F gives the spline's coefficients, B sums four of them.
 
     F inverts what a cubic spline of coefficients c gives at the voxels, (c[i-1] + 4 c[i] + c[i+1]) / 6, over the few voxels that
     matter; beyond the last one the coefficients are reflected. Source: scipy 1.17, `spline_filter1d` with `mode="nearest"`.
@@ -294,7 +294,7 @@ def _label_layer(
     where: NDArray[np.intp],
     result: NDArray[Any],
 ) -> None:
-    """The output slices `where`, all of them between the input slices `below` and `above`."""
+    """Return fill the output slices `where`, all of them between the input slices `below` and `above`."""
     (r0, r1, r_share), (c0, c1, c_share) = rows, columns
     flat = below is above or below.ctypes.data == above.ctypes.data
     result[where] = below[r0[:, None], c0]
@@ -315,7 +315,7 @@ def _label_layer(
 
 
 def _mixed_cells(below: NDArray[Any], above: NDArray[Any], flat: bool) -> NDArray[np.bool_]:
-    """For each voxel of a slice: do the corners of the cell that begins there disagree?"""
+    """Return for each voxel of a slice whether the corners of the cell that begins there disagree."""
     mixed = np.zeros(below.shape, dtype=bool)
     for plane in [below] if flat else [below, above]:
         along_columns = plane[:, 1:] != plane[:, :-1]
@@ -328,7 +328,7 @@ def _mixed_cells(below: NDArray[Any], above: NDArray[Any], flat: bool) -> NDArra
 
 
 def _largest_share(corners: NDArray[Any], weights: NDArray[np.float64], nearest: NDArray[np.intp]) -> NDArray[Any]:
-    """The winning label of each voxel from its corners and their weights, both (4 or 8, n)."""
+    """Return the winning label of each voxel from its corners and their weights, both (4 or 8, n)."""
     label = np.take_along_axis(corners, nearest[None], axis=0)[0]
     share = np.einsum("kn,kn->n", weights, corners == label)
     open_ = np.flatnonzero(share <= 0.5 + _TIE)  # elsewhere the nearest voxel's label has the majority

@@ -128,7 +128,7 @@ def _refuse_to_replace(names: Sequence[str], folder: Path) -> None:
 
 
 def open_case(folder: Path, name: str) -> StoredCase:
-    """A stored case, ready to be read in parts.
+    """Open a stored case, to be read in parts.
 
     Raises
     ------
@@ -154,7 +154,7 @@ class StoredCase:
         self._files: Mapping[str, _FileRecord] = record.files
 
     def image(self, slices: Slices | None = None) -> NDArray[np.float32]:
-        """Channels `(c, z, y, x)` inside the slices, which must lie inside the case; all of it without them."""
+        """Return channels `(c, z, y, x)` inside the slices, which must be inside the case; all of it without them."""
         codes = self._read("image.b2nd", (slice(None), *slices) if slices else ())
         if codes.dtype == np.float32:
             return codes
@@ -164,11 +164,11 @@ class StoredCase:
         return values
 
     def label(self, slices: Slices | None = None) -> NDArray[Any]:
-        """Classes `(z, y, x)` inside the slices; `Labels.ignore_class` where nothing was annotated."""
+        """Return classes `(z, y, x)` inside the slices; `Labels.ignore_class` where nothing was annotated."""
         return self._read("label.b2nd", slices or ())
 
     def mask(self, slices: Slices | None = None) -> NDArray[np.bool_] | None:
-        """What was not zero `(z, y, x)`; None unless a channel is normalised inside it."""
+        """Return what was not zero `(z, y, x)`; None unless a channel is normalised inside it."""
         return self._read("mask.b2nd", slices or ()).view(bool) if "mask.b2nd" in self._files else None
 
     @functools.cached_property
@@ -254,7 +254,7 @@ class _Recipe:
 
 
 def _is_current(case: Case, recipe: _Recipe) -> bool:
-    """Without reading any voxel: same recipe, and neither the sources nor what was made of them touched since."""
+    """Return whether recipe, sources and what was made of them are unchanged; no voxel is read."""
     place = _place(recipe.folder, case.name)
     try:
         record = _read_record(place)
@@ -265,7 +265,7 @@ def _is_current(case: Case, recipe: _Recipe) -> bool:
 
 
 def _make_current(case: Case, *, recipe: _Recipe) -> None:
-    """Work of one worker: make the case, unless only times have changed and every byte is what it was."""
+    """Make the case, unless only times have changed and every byte is what it was: the work of one worker."""
     place = _place(recipe.folder, case.name)
     sources = _sources(case)  # before the bytes are read: who changes a file meanwhile has it made again the next time
     key = _key(case, recipe)
@@ -292,7 +292,7 @@ def _need(case: Case, recipe: _Recipe) -> Need:
 
 
 def _sources(case: Case) -> tuple[_Source, ...]:
-    """Size and times of every file that the case is made from, those in folders included."""
+    """Return the size and times of every file that the case is made from, those in folders included."""
     found = []
     for path in case.files:
         try:
@@ -336,7 +336,7 @@ def _kept_record(place: Path) -> _Record | None:
 
 
 def _sealed(place: Path, record: _Record) -> bool:
-    """Every file has its size and the very time of the record, given to all when the case was whole, the record last."""
+    """Return whether every file has its size and the very time of the record, given to all when the case was whole, the record last."""
     seal = (place / RECORD).stat()
     for name, expected in record.files.items():
         facts = (place / name).stat()
@@ -346,7 +346,7 @@ def _sealed(place: Path, record: _Record) -> bool:
 
 
 def _unharmed(place: Path, record: _Record) -> bool:
-    """Every file has the bytes it was written with."""
+    """Return whether every file has the bytes it was written with."""
     return all((place / name).is_file() and files.hash_file(place / name) == r.sha256 for name, r in record.files.items())
 
 
@@ -354,7 +354,7 @@ def _unharmed(place: Path, record: _Record) -> bool:
 
 
 def _place(folder: Path, name: str) -> Path:
-    """The folder of a case; characters that a file system might not take are spelt out."""
+    """Return the folder of a case; characters that a file system might not take are spelt out."""
     quoted = urllib.parse.quote(name, safe=" ()[]+,=@")
     quoted = quoted if len(quoted) <= _LONGEST_PLACE else name.replace("%", "%25")  # quoted, a letter beyond A to Z takes six signs
     return folder / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)

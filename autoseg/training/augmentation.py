@@ -282,7 +282,7 @@ def sampling_grid(patch: Shape, box: Box, spatial: Spatial, device: torch.device
 
 
 def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
-    """`image` (c, z, y, x) at `grid` (z, y, x, 3) -> (c, voxels). Slabs become a batch, because a CPU works on samples in parallel."""
+    """Return `image` (c, z, y, x) at `grid` (z, y, x, 3) as (c, voxels). Slabs become a batch: a CPU works on samples in parallel."""
     parts = torch.get_num_threads() if image.device.type == "cpu" else 1
     points = grid.reshape(-1, 3)
     length = -(-len(points) // parts)

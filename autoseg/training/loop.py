@@ -81,8 +81,8 @@ def train(
         resuming.extend(task, progress, say)
         changes += _decide_mirroring(task, settings, progress)
         if progress.finished:
-            resuming.mend_model(task, trainer, progress, say)
-            resuming.mend_history(task, progress, draw)
+            resuming.restore_model(task, trainer, progress, say)
+            resuming.restore_history(task, progress, draw)
             return trainer.averaged.eval()
         for change in changes:
             say(change)
@@ -196,7 +196,7 @@ class _Running:
                       length=progress.length, share=share, learning_rate=self.trainer.rate, device=self.trainer.device)  # fmt: skip
 
     def probe(self) -> None:
-        """Before the first step: can the network learn at all, and does it pay to compile it?"""
+        """Check before the first step that the network can learn at all, and compile it where that pays."""
         task, settings, alone = self.task, self.settings, self.task.processes.size == 1
         long_enough = (self.progress.length.seconds or math.inf) >= PROBE_FROM_SECONDS
         if self.progress.step == 0 and settings.probe_steps and long_enough:
@@ -295,7 +295,7 @@ def _run(running: _Running) -> None:
 
 
 def _unheard(_: Any) -> None:
-    """Stands for the callbacks in all processes but the main one."""
+    """Do nothing: the callback of all processes but the main one."""
 
 
 def _interrupted(task: TrainingTask, signal_name: str | None, *, found: str) -> Interrupted:

@@ -149,7 +149,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, size: int) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         ctx.size = size
         total = value.detach().clone()
         distributed.all_reduce(total)
@@ -157,5 +157,5 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Every process's loss depends on the sum; the mean that follows over processes is undone."""
+        """Return undo the mean over processes that follows: every process's loss depends on the sum."""
         return gradient * ctx.size, None

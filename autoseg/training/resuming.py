@@ -62,14 +62,14 @@ def _save_model(task: TrainingTask, trainer: Trainer, progress: Progress) -> Non
     checkpoint.save_model(task.run, trainer.weights(), description, remarks=remarks)
 
 
-def mend_model(task: TrainingTask, trainer: Trainer, progress: Progress, say: Callable[[str], None]) -> None:
+def restore_model(task: TrainingTask, trainer: Trainer, progress: Progress, say: Callable[[str], None]) -> None:
     """Rewrite the model of a finished run where it is not the state's: killed between the two, lost or damaged."""
     if task.processes.is_main and not checkpoint.holds(task.run, trainer.weights(), steps=progress.step):
         say(f"{task.run.weights} is missing, damaged or older than the saved state: rewritten from it")
         _save_model(task, trainer, progress)
 
 
-def mend_history(task: TrainingTask, progress: Progress, draw: Callable[[list[dict[str, Any]]], None]) -> None:
+def restore_history(task: TrainingTask, progress: Progress, draw: Callable[[list[dict[str, Any]]], None]) -> None:
     """Rewrite the tables and the picture of a finished run where they lack epochs of the state: killed before them, or lost."""
     if not task.processes.is_main or not progress.history:
         return

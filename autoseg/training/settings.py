@@ -32,7 +32,7 @@ class Limits:
         return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
 
     def __str__(self) -> str:
-        """For messages.
+        """Return the limits in words, for messages.
 
         >>> str(Limits(least=0, below=1))
         'at least 0, below 1'
@@ -266,7 +266,7 @@ def check_settings(plan: Plan, changes: Mapping[str, Any]) -> TrainingSettings:
 
 
 def _completed(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with the missing keys of `base`, table by table."""
+    """Return `values` with the missing keys of `base`, table by table."""
     whole = {**base, **values}
     tables = (name for name, value in base.items() if isinstance(value, Mapping) and isinstance(whole[name], Mapping))
     return whole | {name: _completed(whole[name], base[name]) for name in tables}

@@ -30,7 +30,7 @@ class TrainingTask:
     device: str = "cpu"
     seed: int = 0
     length: RunLength = RunLength()
-    extendable: bool = True  # whether a finished run goes on where more is asked for; the first stage of a cascade is taken as it is
+    extendable: bool = True  # whether a finished run continues where more is asked for; the first stage of a cascade is taken as it is
     deterministic: bool = False
     settings: Mapping[str, Any] | None = None  # dotted name -> value, in place of those of the plan
     previous: Mapping[str, NDArray[Any]] | None = None  # cascade: case -> class map (z, y, x) of the previous stage, out of fold

@@ -91,7 +91,7 @@ def test_a_final_validation_that_was_killed_goes_on_with_the_next_case_and_ends_
     (run.validation / ".writing-17-phantom_001.nii.gz").write_bytes(b"half")
     final.seen, final.killed_at = [], None
     said = train(workspace, fold=0).said
-    assert final.seen == ["phantom_001"] and "validate 3d_fullres fold_0: going on after 1 of 2 cases" in said
+    assert final.seen == ["phantom_001"] and "validate 3d_fullres fold_0: continuing after 1 of 2 cases" in said
     assert contents(run.validation) == undisturbed
     (run.validation / "phantom_000.nii.gz").unlink()  # lost: this one alone is made again
     final.seen = []

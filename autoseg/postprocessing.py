@@ -45,6 +45,7 @@ class Evidence:
 class Rule:
     """Which components of one target are removed: all but the largest, or those below a volume."""
 
+    says: str = field(default="", compare=False)  # the rule as a sentence, in a file
     target: str | None  # name of a label or region; None: all foreground together
     keep_largest: bool = False  # equal largest ones are all kept
     drop_below: float | None = None  # mm3
@@ -62,6 +63,7 @@ class Rule:
 class PostprocessingRules:
     """Rules in the order in which they are applied; an empty list is valid."""
 
+    format: int = POSTPROCESSING_FORMAT
     rules: tuple[Rule, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
@@ -70,7 +72,8 @@ class PostprocessingRules:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for postprocessing.json."""
-        return {"format": POSTPROCESSING_FORMAT, "rules": [{"says": str(rule), **schema.dump(rule)} for rule in self.rules]}
+        plain: dict[str, Any] = schema.dump(replace(self, rules=tuple(replace(rule, says=str(rule)) for rule in self.rules)))
+        return plain
 
     @staticmethod
     def from_json(value: Any) -> PostprocessingRules:
@@ -81,7 +84,7 @@ class PostprocessingRules:
         SettingsError : another format version, a rule that says nothing or too much, or a value that cannot be one of a rule
         """
         fix = "correct the rule in postprocessing.json, or choose the rules again: autoseg select"
-        record = schema.parse(_RulesRecord, value, what="a list of post-processing rules", fix=fix, format=POSTPROCESSING_FORMAT)
+        record = schema.parse(PostprocessingRules, value, what="a list of post-processing rules", fix=fix, format=POSTPROCESSING_FORMAT)
         for rule in record.rules:
             if (rule.drop_below is None) != rule.keep_largest or (rule.drop_below is not None and rule.drop_below <= 0):
                 raise SettingsError(
@@ -90,29 +93,7 @@ class PostprocessingRules:
                     expected="a target, and either keep_largest = true or drop_below = a volume in mm3",
                     fix=fix,
                 )
-        return PostprocessingRules(rules=tuple(rule.rule() for rule in record.rules))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RuleRecord:
-    """A rule, and what it does as a sentence, for a person to read."""
-
-    says: str = ""
-    target: str | None
-    keep_largest: bool = False
-    drop_below: float | None = None
-    evidence: Evidence | None = None
-
-    def rule(self) -> Rule:
-        return Rule(target=self.target, keep_largest=self.keep_largest, drop_below=self.drop_below, evidence=self.evidence)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RulesRecord:
-    """The rules of one configuration in postprocessing.json."""
-
-    format: int
-    rules: tuple[_RuleRecord, ...] = ()
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,6 @@ def predict_slabs(
     flips: Flips | None = None,
     device: str | torch.device = "cpu",
     batch: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the logits of a volume, slab by slab along its first axis.
 
@@ -112,7 +111,6 @@ def predict_slabs(
     flips : test-time mirroring; the mean of the logits of all passes is taken. By default none
     device : where patches are predicted and sums are held
     batch : patches per call of the network; by default as many as make a good size for the device
-    progress : called with patches done and to do
 
     Yields
     ------
@@ -132,14 +130,10 @@ def predict_slabs(
     groups = [positions[start : start + at_once] for start in range(0, len(positions), at_once)]
     depth = max(group[-1][0] + patch[0] - group[0][0] for group in groups)
     held = _Slab(heads, depth, padded.shape[2:], device)
-    done = 0
     for group in groups:
         yield from _cut(held.before(group[0][0]), before[0], shape[0], rows, columns)
         held.move_to(group[0][0])
         held.add(_predict_group(network, padded, group, patch, flips, device), weights, group)
-        done += len(group)
-        if progress is not None:
-            progress(done, len(positions))
     yield from _cut(held.before(padded.shape[1]), before[0], shape[0], rows, columns)
 
 

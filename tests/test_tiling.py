@@ -141,10 +141,3 @@ def test_channels_of_a_previous_stage_change_sides_with_the_flip() -> None:
     whole(network, volume, patch=(1, 1, 4), heads=3, flips=Flips(axes=(2,), swap_axis=2, pairs=((1, 2),), input_pairs=((1, 2),)))
     straight, flipped = (x[0, :, 0, 0] for x in seen)
     assert torch.equal(flipped, straight[[0, 2, 1]].flip(1))
-
-
-def test_progress_counts_patches() -> None:
-    seen: list[tuple[int, int]] = []
-    volume = torch.zeros(1, 8, 8, 8)
-    list(predict_slabs(lambda x: x, volume, patch=(4, 8, 8), heads=1, batch=1, progress=lambda done, total: seen.append((done, total))))
-    assert seen == [(1, 3), (2, 3), (3, 3)]

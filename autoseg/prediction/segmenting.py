@@ -45,8 +45,6 @@ def segment(
     *,
     tta: bool = True,
     probabilities: bool = False,
-    step: float = STEP,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Segmentation:
     """Segment a scan: all stages of the model, the mean of the folds' logits, back to the scan's own grid.
 
@@ -55,8 +53,6 @@ def segment(
     image : canonical, with the channels of the plan
     tta : also look at the mirror images that the plan allows
     probabilities : also return them; takes heads x voxels x 4 bytes
-    step : distance between patches, in patches
-    progress : called with patches done and to do, stage by stage
 
     Raises
     ------
@@ -84,10 +80,8 @@ def segment(
             configuration=stage.configuration,
             device=model.device,
             tta=tta,
-            step=step,
             probabilities=probabilities and stage is model.stages[-1],
             clock=clock,
-            progress=progress,
         )
     assert classes is not None, "a model has at least one stage"
     if not classes.any():
@@ -103,7 +97,6 @@ def segment_preprocessed(
     configuration: Configuration,
     device: str,
     tta: bool = True,
-    step: float = STEP,
     previous: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Segment a preprocessed case: the code of `segment` from the network on. Used for validation while training.
@@ -132,10 +125,8 @@ def segment_preprocessed(
             configuration=configuration,
             device=device,
             tta=tta,
-            step=step,
             probabilities=False,
             clock=_Clock(),
-            progress=None,
         )
     finally:
         network.train(training)
@@ -195,10 +186,8 @@ def _segment_volume(
     configuration: Configuration,
     device: str,
     tta: bool,
-    step: float,
     probabilities: bool,
     clock: _Clock,
-    progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]:
     """Return classes, and probabilities where asked for, canonical, on the case's own grid."""
     slabs = predict_slabs(
@@ -206,10 +195,9 @@ def _segment_volume(
         volume,
         patch=configuration.patch_size,
         heads=plan.labels.output_channels,
-        step=step,
+        step=STEP,
         flips=flips_of(plan, configuration, tta=tta),
         device=device,
-        progress=progress,
     )
     checked = clock.each("network", _finite(slabs))
     labels, chances = plan.labels, None

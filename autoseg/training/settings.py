@@ -7,49 +7,27 @@ no sense. They are written as the types of the settings, and so are the names to
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from autoseg import extensions, files, losses, presets, schema
 from autoseg.errors import SettingsError
 from autoseg.planning.configuration import Plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The range of a number, or of each of several. Infinity and NaN are never inside."""
-
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf  # itself left out
-    below: float = math.inf  # itself left out
-    ordered: bool = False  # whether the first number must not be the larger one
-
-    def hold(self, value: float) -> bool:
-        """Return whether the number is within."""
-        return math.isfinite(value) and self.least <= value <= self.most and self.above < value < self.below
-
-    def __str__(self) -> str:
-        """Return the limits in words, for messages.
-
-        >>> str(Limits(least=0, below=1))
-        'at least 0, below 1'
-        """
-        order = ", the smaller number first" if self.ordered else ""
-        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return ", ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit)) + order
+class Ordered:
+    """Says of two numbers that the first is not the larger one."""
 
     def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
-        """Have pydantic check the range after the type."""
+        """Have pydantic check the order after the type."""
         return schema.checked(handler(kind), self._check)
 
-    def _check(self, value: Any) -> Any:
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not all(map(self.hold, numbers)) or (self.ordered and numbers[0] > numbers[1]):
-            found, kind = (list(value), "values") if isinstance(value, tuple) else (value, "a value")
-            raise ValueError(f"{found} instead of {kind} {self}")
+    def _check(self, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"{list(value)} instead of two numbers, the smaller one first")
         return value
 
 
@@ -71,16 +49,17 @@ class LossName:
         return value
 
 
-Share = Annotated[float, Limits(least=0, most=1)]  # also probabilities
-Decay = Annotated[float, Limits(least=0, below=1)]
-Positive = Annotated[float, Limits(above=0)]
-NotNegative = Annotated[float, Limits(least=0)]
-Degrees = Annotated[float, Limits(least=0, most=360)]
-Count = Annotated[int, Limits(least=1)]
-CountOrNone = Annotated[int, Limits(least=0)]
-PositiveRange = Annotated[tuple[float, float], Limits(above=0, ordered=True)]  # ranges: the smaller number first
-NotNegativeRange = Annotated[tuple[float, float], Limits(least=0, ordered=True)]
-ShareRange = Annotated[tuple[float, float], Limits(above=0, most=1, ordered=True)]
+Share = Annotated[float, Field(ge=0, le=1)]  # also probabilities
+ShareNotNone = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Degrees = Annotated[float, Field(ge=0, le=360)]
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]
+PositiveRange = Annotated[tuple[Positive, Positive], Ordered()]  # ranges: the smaller number first
+NotNegativeRange = Annotated[tuple[NotNegative, NotNegative], Ordered()]
+ShareRange = Annotated[tuple[ShareNotNone, ShareNotNone], Ordered()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +96,12 @@ class LossSettings:
     region_weight: NotNegative = schema.key("overlap_weight")
     smooth: NotNegative  # added to numerator and denominator of Dice
     focal_gamma: NotNegative
-    top_k: Annotated[float, Limits(above=0, most=1)]  # share of the voxels with the largest loss that count
+    top_k: ShareNotNone  # share of the voxels with the largest loss that count
     tversky_alpha: NotNegative  # weight of false positives
     tversky_beta: NotNegative  # weight of false negatives
     tversky_gamma: Positive  # exponent of the focal Tversky loss
     label_smoothing: Decay
-    class_weights: Annotated[tuple[float, ...], Limits(least=0)]  # per class, background first; empty: all alike
+    class_weights: tuple[NotNegative, ...]  # per class, background first; empty: all alike
     boundary_weight: NotNegative  # w0 of the U-Net paper's weight map; 0: none
     boundary_sigma: Positive  # voxels
     deep_supervision: bool

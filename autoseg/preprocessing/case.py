@@ -10,11 +10,12 @@ into 32.6 million, 380 MB for a head MR of 40.4 million made into 18.4 million. 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg import schema
 from autoseg.errors import PlanMismatch
 from autoseg.geometry import Affine, Axes, Box, Shape, Spacing, inverse_axes, permuted, resampled_shape
 from autoseg.images import Image
@@ -24,13 +25,21 @@ from autoseg.preprocessing.crop import crop, mark_outside, split_outside
 from autoseg.preprocessing.resampling import anisotropic_axis, resample_image, resample_labels
 
 
+class _Rows:
+    """Says that a file holds the rows of an array."""
+
+    def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
+        """Have pydantic read rows of four numbers."""
+        return schema.checked(handler.generate_schema(tuple[tuple[float, float, float, float], ...]), np.array)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridTransform:
     """What happened to the grid, in order: axes permuted, cropped to `box`, resampled to `shape`."""
 
     axis_order: Axes  # canonical axis of each plan axis
     canonical_shape: Shape  # voxels, canonical (z, y, x), of the image as read
-    affine: Affine  # canonical index -> world, of the image as read
+    affine: Annotated[Affine, _Rows()]  # canonical index -> world, of the image as read
     box: Box  # plan axes
     shape: Shape  # voxels, plan axes, after resampling
     spacing: Spacing  # mm, plan axes, of the image as read
@@ -65,28 +74,6 @@ class GridTransform:
         turned[(..., *self.box.slices)] = inside
         leading = inside.ndim - 3
         return np.ascontiguousarray(turned.transpose(*range(leading), *(leading + axis for axis in inverse_axes(self.axis_order))))
-
-    def record(self) -> GridTransformRecord:
-        """Return the geometry as a file holds it."""
-        rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in np.asarray(self.affine))
-        return GridTransformRecord(**{**vars(self), "affine": rows})
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridTransformRecord:
-    """A `GridTransform` in a file."""
-
-    axis_order: Axes
-    canonical_shape: Shape
-    affine: tuple[tuple[float, float, float, float], ...]
-    box: Box
-    shape: Shape
-    spacing: Spacing
-    target_spacing: Spacing
-
-    def geometry(self) -> GridTransform:
-        """Return the geometry."""
-        return GridTransform(**{**vars(self), "affine": np.array(self.affine, dtype=np.float64)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ from autoseg.labels import Labels
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing.blocks import forget_open_files, read_box
-from autoseg.preprocessing.case import GridTransform, GridTransformRecord, Preprocessed, preprocess_case
+from autoseg.preprocessing.case import GridTransform, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
 from autoseg.preprocessing.needs import Need, check_disk, estimate
@@ -146,7 +146,7 @@ class StoredCase:
         self.name: str = name
         self.channels: int = len(record.scale)
         self.shape: Shape = record.geometry.shape
-        self.geometry: GridTransform = record.geometry.geometry()
+        self.geometry: GridTransform = record.geometry
         self.annotated: tuple[str, ...] | None = record.case.annotated
         self._folder, self._place = folder, place
         self._scale, self._offset = (np.array(values, dtype=np.float32)[:, None, None, None] for values in (record.scale, record.offset))
@@ -212,7 +212,7 @@ class _Source:
 class _Record:
     """case.json."""
 
-    geometry: GridTransformRecord
+    geometry: GridTransform
     scale: tuple[float, ...]  # per channel
     offset: tuple[float, ...]
     locations: Mapping[int, tuple[int, int]]
@@ -380,7 +380,7 @@ def _write_arrays(place: Path, prepared: Preprocessed, labels: Labels, *, planar
     for name, content in contents.items():
         (place / name).write_bytes(content)  # by Python, not by blosc2: so a full disk is an error like any other
     return {
-        "geometry": prepared.geometry.record(),
+        "geometry": prepared.geometry,
         "scale": tuple(scale),
         "offset": tuple(offset),
         "locations": spans,

@@ -13,7 +13,7 @@ from autoseg.errors import PlanMismatch
 from autoseg.geometry import affine_from_spacing, permuted
 from autoseg.images import Image
 from autoseg.planning.configuration import Plan
-from autoseg.preprocessing.case import GridTransformRecord, preprocess_case
+from autoseg.preprocessing.case import GridTransform, preprocess_case
 from autoseg.preprocessing.resampling import resample_image, resample_labels
 
 PlanMaker = Callable[..., Plan]
@@ -84,7 +84,7 @@ def test_the_geometry_survives_json(make_plan: PlanMaker) -> None:
     image, _ = scan()
     plan = make_plan(axis_order=(2, 0, 1))
     geometry = preprocess_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres")).geometry
-    again = schema.parse(GridTransformRecord, json.loads(json.dumps(schema.dump(geometry))), what="it", fix="").geometry()
+    again = schema.parse(GridTransform, json.loads(json.dumps(schema.dump(geometry))), what="it", fix="")
     assert schema.dump(again) == schema.dump(geometry) and again.box == geometry.box
 
 

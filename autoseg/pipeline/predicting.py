@@ -329,7 +329,7 @@ def _require_label_format(output: Path, case: Case) -> None:
 
 
 def _refuse_to_replace(targets: Mapping[str, Path], record: Record) -> None:
-    """Return files that no earlier prediction made may be somebody's references; those of another model are still wanted, perhaps."""
+    """Raise if a result would replace a file that no earlier prediction made, or one of another model: they may still be wanted."""
     there = [path for path in targets.values() if path.exists()]
     made_by = {path: record.results.get(path.name) for path in there}
     for whose, taken in (

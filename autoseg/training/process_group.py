@@ -157,5 +157,5 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Undo the mean over processes that follows: every process's loss depends on the sum."""
+        """Return undo the mean over processes that follows: every process's loss depends on the sum."""
         return gradient * ctx.size, None

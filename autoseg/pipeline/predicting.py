@@ -90,24 +90,9 @@ def predict(
         _refuse_to_replace(targets, record)
     record.begin(targets.values())
     reporter.say(f"{len(found)} to segment with {opened.describe()}")
-    failures: list[tuple[str, str, AutosegError]] = []
+    options = _Options(rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
     try:
-        for index, case in enumerate(found):
-            reporter.progress("predict", index, len(found))
-            target = targets[case.name]
-            if not overwrite and _is_current(earlier.get(case.name), case, target, record):
-                record.keep(case.name, {**earlier[case.name], "file": str(target)})
-                continue
-            done = _predict_case(opened, case, target, rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
-            if isinstance(done, _Failed):
-                failures.append((case.name, done.stage, done.error))
-                reporter.say(f"warning: {case.name} failed at {done.stage}: {done.error.summary}")
-                continue
-            for warning in done["warnings"]:
-                reporter.say(f"warning: {case.name}: {warning}")
-            record.keep(case.name, done)
-            record.write_soon()
-            reporter.progress("predict", index + 1, len(found))
+        failures = _predict_cases(opened, found, targets, {} if overwrite else earlier, record, options, reporter)
     except DiskFull as error:
         error.details["kept"] = f"{len(record.cases)} of {len(found)} results"
         raise
@@ -116,6 +101,46 @@ def predict(
     report_failures(record.folder / FAILED, failures, len(found))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
     return record.to_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """How every case is predicted, and what is written."""
+
+    rules: postprocessing.PostprocessingRules | None
+    tta: bool
+    probabilities: bool
+    uncertainty: bool
+
+
+def _predict_cases(
+    model: Model,
+    found: Sequence[Case],
+    targets: Mapping[str, Path],
+    earlier: Mapping[str, dict[str, Any]],
+    record: Record,
+    options: _Options,
+    reporter: Reporter,
+) -> list[tuple[str, str, AutosegError]]:
+    """Predict all cases whose result is not there from an earlier command; return name, stage and error of those that failed."""
+    failures = []
+    for index, case in enumerate(found):
+        reporter.progress("predict", index, len(found))
+        target = targets[case.name]
+        if _is_current(earlier.get(case.name), case, target, record):
+            record.keep(case.name, {**earlier[case.name], "file": str(target)})
+            continue
+        done = _predict_case(model, case, target, options)
+        if isinstance(done, _Failed):
+            failures.append((case.name, done.stage, done.error))
+            reporter.say(f"warning: {case.name} failed at {done.stage}: {done.error.summary}")
+            continue
+        for warning in done["warnings"]:
+            reporter.say(f"warning: {case.name}: {warning}")
+        record.keep(case.name, done)
+        record.write_soon()
+        reporter.progress("predict", index + 1, len(found))
+    return failures
 
 
 def load(model: Path | str | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto") -> LoadedModel:
@@ -196,16 +221,7 @@ class _Failed:
     error: AutosegError
 
 
-def _predict_case(
-    model: Model,
-    case: Case,
-    target: Path,
-    *,
-    rules: postprocessing.PostprocessingRules | None,
-    tta: bool,
-    probabilities: bool,
-    uncertainty: bool,
-) -> dict[str, Any] | _Failed:
+def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> dict[str, Any] | _Failed:
     """Read, segment and write one case; what goes wrong with it stays with it."""
     plan, stage = model.plan, "read"
     try:
@@ -214,13 +230,15 @@ def _predict_case(
         image = cases.load_image(case, channels=len(plan.channels))
         read = time.perf_counter() - started
         stage = "segment"
-        result = prediction.segment(model, image, tta=tta, probabilities=probabilities or uncertainty)
-        classes = result.classes if rules is None else postprocessing.apply(result.classes, rules, plan.labels, image.spacing)
+        result = prediction.segment(model, image, tta=options.tta, probabilities=options.probabilities or options.uncertainty)
+        classes = (
+            result.classes if options.rules is None else postprocessing.apply(result.classes, options.rules, plan.labels, image.spacing)
+        )
         stage = "write"
         started = time.perf_counter()
-        if result.probabilities is not None and probabilities:
+        if result.probabilities is not None and options.probabilities:
             images.write_image(_beside(target, "probabilities"), result.probabilities, affine=image.affine, like=image)
-        if result.probabilities is not None and uncertainty:
+        if result.probabilities is not None and options.uncertainty:
             doubt = entropy(result.probabilities, regions=bool(plan.labels.regions))
             images.write_image(_beside(target, "uncertainty"), doubt[None], affine=image.affine, like=image)
         images.write_label(target, plan.labels.decode(classes), like=image)  # last: where it is, the others are

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg import files
+from autoseg import files, schema
 from autoseg.cases import Dataset
 from autoseg.errors import AutosegError
 from autoseg.fingerprint import Fingerprint
@@ -154,7 +154,9 @@ def test_what_was_written_then_is_read_as_it_was_meant(workspace: Path) -> None:
     assert read["postprocessing.json"].sentences() == ("keep only the largest component of 'Anterior'",)
     assert read["case.json"].sources[0].file == "/scans/mini/imagesTr/hippocampus_001.nii.gz"
     assert read["splits.json"] == json.loads(WRITTEN["splits.json"])
-    assert read["summary.json"] == json.loads(WRITTEN["summary.json"])
+    summary = json.loads(WRITTEN["summary.json"])
+    assert (read["summary.json"].labels, read["summary.json"].mean) == (summary["labels"], summary["mean"])
+    assert [schema.dump(case) for case in read["summary.json"].cases] == summary["cases"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 from autoseg.cases import left_out
 from autoseg.checking.faults import Fault, note, some, warning
@@ -14,14 +15,9 @@ _LIMITS = thresholds("duplicates")
 
 def equal_images(cohort: Cohort) -> Iterator[Fault]:
     """Report one image under several names."""
-    by_hash: dict[str, list[CaseStatistics]] = {}
-    for case in cohort.cases:
-        if case.image_hash:
-            by_hash.setdefault(case.image_hash, []).append(case)
-    for same in by_hash.values():
-        if len(same) > 1:
-            labels = "with equal labels" if len({case.label_hash for case in same}) == 1 else "with labels that differ"
-            yield leak("duplicate", f"the same image under {len(same)} names", same, f"{some(case.name for case in same)}, {labels}")
+    for same in _alike(cohort, lambda case: case.image_hash):
+        labels = "with equal labels" if len({case.label_hash for case in same}) == 1 else "with labels that differ"
+        yield leak("duplicate", f"the same image under {len(same)} names", same, f"{some(case.name for case in same)}, {labels}")
 
 
 def shared_channels(cohort: Cohort) -> Iterator[Fault]:
@@ -49,13 +45,9 @@ def shared_channels(cohort: Cohort) -> Iterator[Fault]:
 
 def equal_labels(cohort: Cohort) -> Iterator[Fault]:
     """Report one label for different images, unless it is so simple that it may come twice by chance: a small box, a few voxels."""
-    by_label: dict[str, list[CaseStatistics]] = {}
-    for case in cohort.cases:
-        if case.label_hash:
-            by_label.setdefault(case.label_hash, []).append(case)
     pairs = len(cohort.cases) * (len(cohort.cases) - 1) / 2
-    for same in by_label.values():
-        if len(same) < 2 or len({case.image_hash for case in same}) == 1:
+    for same in _alike(cohort, lambda case: case.label_hash):
+        if len({case.image_hash for case in same}) == 1:
             continue
         box = same[0].label_box
         if box is not None and (box.filled or box.voxels < _LIMITS.simple) and pairs > _LIMITS.chance * box.positions:
@@ -67,6 +59,11 @@ def equal_labels(cohort: Cohort) -> Iterator[Fault]:
             found=some(case.name for case in same),
             remedy="check that no label was copied to another case",
         )
+
+
+def _alike(cohort: Cohort, hash_of: Callable[[CaseStatistics], str]) -> Iterator[list[CaseStatistics]]:
+    hashed = sorted(filter(hash_of, cohort.cases), key=hash_of)
+    return (same for _, group in groupby(hashed, hash_of) if len(same := list(group)) > 1)
 
 
 def leak(code: str, summary: str, same: Sequence[CaseStatistics], found: str) -> Fault:

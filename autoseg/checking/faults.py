@@ -58,19 +58,9 @@ class Fault:
     remedy: str | None = None
 
 
-def warning(
-    code: str,
-    summary: str,
-    *,
-    case: str | None = None,
-    file: Path | None = None,
-    found: str | None = None,
-    expected: str | None = None,
-    remedy: str | None = None,
-) -> Fault:
-    """Return a fault that does not stop planning."""
-    path = None if file is None else str(file)
-    return Fault(case=case, file=path, severity="warning", code=code, summary=summary, found=found, expected=expected, remedy=remedy)
+def warning(code: str, summary: str, *, case: str | None = None, file: Path | None = None, **parts: str | None) -> Fault:
+    """Return a fault that does not stop planning; `parts` are what was found, what is expected, and the remedy."""
+    return Fault(case=case, file=None if file is None else str(file), severity="warning", code=code, summary=summary, **parts)
 
 
 def error(code: str, summary: str, **parts: Any) -> Fault:

@@ -5,6 +5,7 @@ Heavy imports stay inside the commands, so that `--help` is instant.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import io
 import os
@@ -53,7 +54,9 @@ WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Th
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 Workers = Annotated[str, typer.Option("--workers", metavar="N|auto", help="Worker processes (0: main process).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON.", callback=lambda file: _writable(file))
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Recompute existing results.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of all random numbers.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", metavar="NAME|FILE.toml", help="Layout of the data set; default: detect it.")]
@@ -379,7 +382,7 @@ def _answered(arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except AutosegError as error:
-        print(error, file=sys.stderr)
+        _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
@@ -393,11 +396,22 @@ def _answered(arguments: list[str]) -> int:
             return 2
         known = short_of_space(error) or unusable_path(error)
         if known is not None:
-            print(known, file=sys.stderr)
+            _complain(known)
             return known.exit_code
         traceback.print_exc()
         print("this is a defect of autoseg; please report it with the lines above", file=sys.stderr)
         return 1
+
+
+def _complain(error: AutosegError) -> None:
+    """Print an error; where even that has no room, the exit code says it."""
+    with contextlib.suppress(OSError):
+        print(error, file=sys.stderr, flush=True)
+    for name in ("stdout", "stderr"):  # what they still hold cannot be written, and would spoil the exit code
+        try:
+            getattr(sys, name).flush()
+        except (OSError, ValueError):
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def _run(arguments: list[str]) -> int:
@@ -411,6 +425,15 @@ def _run_in_process(arguments: Sequence[str]) -> int:
     if code:
         raise typer.Exit(code)
     return code
+
+
+def _writable(file: Path | None) -> Path | None:
+    """Return the file of an option, where it can be written: known before the work begins."""
+    from autoseg import files
+
+    if file is not None:
+        files.require_writable(file.parent)
+    return file
 
 
 def _plural(number: int, word: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING
 
+from autoseg.errors import FULL, DiskFull
 from autoseg.quantities import format_duration
 from autoseg.tables import Table
 from autoseg.version import other_autoseg
@@ -38,6 +39,7 @@ class Terminal:
         if sys.stderr is None:  # closed by who started us, as daemons do
             sys.stderr = open(os.devnull, "w")
         self._live: Live | None = None  # the bar on the screen
+        self._full = False  # stdout: what could not be printed is reported at the end
         self._stage = ""
         self._started = 0.0
         self._last = 0.0
@@ -50,6 +52,9 @@ class Terminal:
 
     def __exit__(self, *exception: object) -> None:
         self._end_bar(erase=False)
+        if self._full and exception[0] is None:
+            raise DiskFull("the disk is full to which the output goes", found="lines that could not be written there",
+                           fix="free some space and run the same command again: the work is done, and will not be done again")  # fmt: skip
 
     def show(self, what: str | Table) -> None:
         """Print the result of a command, even where the rest is quiet."""
@@ -61,7 +66,10 @@ class Terminal:
                 _console(sys.stdout).print(*_drawn(what))
             else:
                 _print_coloured(what)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
+                raise
+            self._full = self._full or error.errno in FULL
             sys.stdout = open(os.devnull, "w")
 
     def say(self, text: str | Table) -> None:

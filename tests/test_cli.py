@@ -1,9 +1,11 @@
 """The command line: exit codes, messages, and no traceback for what a user can mend."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +174,40 @@ def test_a_closed_stderr_does_not_end_the_work(tmp_path):
         ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program_of_bars], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and done.stdout == "done\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("streams", ["> /dev/full", "> /dev/full 2>&1", "2> /dev/full"])
+def test_a_full_disk_behind_stdout_is_exit_code_3_and_the_work_is_done(tmp_path, streams):
+    code = """
+import sys
+from autoseg import cli
+from autoseg.terminal import Terminal
+
+@cli.app.command()
+def work(file: str) -> None:
+    with Terminal(quiet=False) as terminal:
+        terminal.say("first")
+        open(file, "w").write("done")
+        terminal.progress("work", 1, 1)
+
+sys.exit(cli.main())
+"""
+    command = shlex.join([sys.executable, "-c", code, "work", str(tmp_path / "result")])
+    ended = subprocess.run(f"{command} {streams}", shell=True, capture_output=True, text=True)
+    assert ended.returncode == (0 if streams.startswith("2>") else 3)
+    assert (tmp_path / "result").read_text() == "done" and "defect" not in ended.stderr
+    if streams == "> /dev/full":
+        assert "DiskFull" in ended.stderr
+
+
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    from autoseg import files
+    from autoseg.errors import MissingPath
+
+    def refuse(folder):
+        raise MissingPath("nothing can be written there", file=folder)
+
+    monkeypatch.setattr(files, "require_writable", refuse)
+    assert cli.main(["check", str(tmp_path / "none"), "--json", str(tmp_path / "x.json")]) == 3
+    assert "nothing can be written there" in capsys.readouterr().err

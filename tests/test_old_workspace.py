@@ -19,7 +19,7 @@ from autoseg import files, schema
 from autoseg.cases import Dataset
 from autoseg.errors import AutosegError
 from autoseg.fingerprint import Fingerprint
-from autoseg.pipeline import preparing
+from autoseg.pipeline import planned
 from autoseg.pipeline.predicting import _rules
 from autoseg.pipeline.records import read_summary
 from autoseg.planning.configuration import Plan
@@ -119,13 +119,13 @@ WRITTEN = {name: text.strip().replace("\n", " ") for name, text in _WRAPPED.item
 
 
 def _splits(folder: Path) -> Any:
-    return preparing.read_splits(Workspace(root=folder), Dataset.from_json(json.loads(WRITTEN["dataset.json"])))
+    return planned.read_splits(Workspace(root=folder), Dataset.from_json(json.loads(WRITTEN["dataset.json"])))
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "dataset.json": lambda folder: preparing.read_dataset(Workspace(root=folder)),
+    "dataset.json": lambda folder: planned.read_dataset(Workspace(root=folder)),
     "fingerprint.json": lambda folder: Fingerprint.from_json(files.read_json(folder / "fingerprint.json")),
-    "plan.json": lambda folder: preparing.read_plan(Workspace(root=folder)),
+    "plan.json": lambda folder: planned.read_plan(Workspace(root=folder)),
     "splits.json": _splits,
     "selection.json": lambda folder: _default_configuration(Workspace(root=folder)),
     "postprocessing.json": lambda folder: _rules(Workspace(root=folder), "3d_fullres"),

@@ -66,6 +66,8 @@ def evaluate(
     if output is not None and (Path(output).suffix != ".json" or Path(output).is_dir()):
         raise UsageError("the summary is a JSON file", file=output, expected="a name that ends in .json; a CSV table is written next to it",
                          fix="-o summary.json")  # fmt: skip
+    if output is not None:
+        files.require_writable(Path(output).parent)
     pairs, notes = _pairs(Path(predictions), Path(references))
     for note in notes:
         reporter.say(f"warning: {note}")

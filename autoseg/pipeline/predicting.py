@@ -84,6 +84,7 @@ def predict(
         labels=opened.plan.labels,
     )
     targets = _targets(found, Path(output), single=record.single)
+    files.require_writable(record.folder)
     files.sweep(record.folder)
     earlier = record.read()
     if not overwrite:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import cases, checking, files, fingerprint, machine, presets
-from autoseg.cases import Channel, Dataset, folds
+from autoseg import cases, checking, files, fingerprint, locks, machine, presets
+from autoseg.cases import Dataset, folds
 from autoseg.checking import Fault
 from autoseg.checksums import with_checksum
-from autoseg.errors import InputError, PlanMismatch, SettingsError, UsageError, naming
+from autoseg.errors import InputError, UsageError, naming
 from autoseg.fingerprint import Fingerprint
 from autoseg.labels import Labels
 from autoseg.networks import memory_estimate
+from autoseg.pipeline import replacing
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.planning.importing import import_plan
 from autoseg.planning.plan import make_plan
 from autoseg.planning.preflight import preflight
-from autoseg.planning.validation import validate_plan
 from autoseg.quantities import format_bytes
 from autoseg.resources import free_memory
 from autoseg.tables import Table
@@ -140,6 +140,7 @@ def plan(
         facts = fingerprint.read_fingerprint(Path(from_fingerprint))
         workspace = _workspace(output, facts.name)
     elif dataset is not None:
+        files.require_writable(Path(".") if output is None else _workspace(output, "").root)
         checked = check(
             dataset, recipe=recipe, group_regex=group_regex, exclude=exclude, map_labels=map_labels, fix_geometry=fix_geometry,
             workers=workers, reporter=reporter)  # fmt: skip
@@ -157,15 +158,16 @@ def plan(
     if checked is not None and split is not None and (unused := folds.never_used(split, checked.dataset.cases)):
         reporter.say(f"warning: {len(unused)} cases are in no fold of the split and never used: {checking.some(unused)}")
     _preflight(result, facts, workspace, reporter, folds=5 if split is None else len(split))
-    files.sweep(workspace.root)
-    if not overwrite:
-        _refuse_to_orphan(workspace, result, checked, split)
-    if checked is not None:
-        files.write_json(workspace.check, checked.to_json())
-        files.write_json(workspace.dataset, checked.dataset.to_json())
-        files.write_json(workspace.splits, split)
-    files.write_json(workspace.fingerprint, with_checksum(facts.to_json()))
-    files.write_json(workspace.plan, with_checksum(result.to_json()))
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    with locks.in_turn(workspace.root):
+        files.sweep(workspace.root)
+        replacing.refuse(workspace, result, facts, None if checked is None else checked.dataset, split, overwrite=overwrite)
+        if checked is not None:
+            files.write_json(workspace.check, checked.to_json())
+            files.write_json(workspace.dataset, checked.dataset.to_json())
+            files.write_json(workspace.splits, split)
+        files.write_json(workspace.fingerprint, with_checksum(facts.to_json()))
+        files.write_json(workspace.plan, with_checksum(result.to_json()))
     reporter.say(describe_plan(result))
     return workspace
 
@@ -199,62 +201,6 @@ def _known_fingerprint(workspace: Workspace, reporter: Reporter) -> Fingerprint 
         reporter.say(f"warning: fingerprint: measured again, since {workspace.fingerprint} cannot be used: {error.summary}")
         return None
     return known if known.version == __version__ else None
-
-
-def read_plan(workspace: Workspace) -> Plan:
-    """Read the plan of a workspace as it is now, hand edits included.
-
-    Raises
-    ------
-    MissingPath, UnreadableFile, SettingsError
-    """
-    value = files.read_json(workspace.plan, fix="make it first: autoseg plan DATASET -o WORKSPACE")
-    with naming(workspace.plan):
-        plan = Plan.from_json(value)
-        validate_plan(plan)
-    return plan
-
-
-def read_dataset(workspace: Workspace) -> Dataset:
-    """Read the data set of a workspace.
-
-    Raises
-    ------
-    MissingPath : the workspace was planned from a fingerprint alone
-    """
-    value = files.read_json(workspace.dataset, fix="plan from the images: autoseg plan DATASET -o WORKSPACE")
-    return Dataset.from_json(value)
-
-
-def read_splits(workspace: Workspace, dataset: Dataset) -> list[dict[str, list[str]]]:
-    """Read the folds of a workspace, and check them against its cases.
-
-    Raises
-    ------
-    SettingsError : a fold names unknown cases, or a case is in training and validation at once
-    """
-    splits: list[dict[str, list[str]]] = files.read_json(workspace.splits)
-    with naming(workspace.splits):
-        folds.check_folds(splits, [case.name for case in dataset.cases], groups={case.name: case.group for case in dataset.cases})
-    return splits
-
-
-def require_fit(plan: Plan, dataset: Dataset, workspace: Workspace) -> None:
-    """Raise unless the plan and the data set of a workspace have the same labels and channels.
-
-    Raises
-    ------
-    PlanMismatch : they do not: the plan was made for other data, or one of the two was edited
-    """
-    for what, planned, found in (("labels", plan.labels, dataset.labels), ("channels", plan.channels, dataset.channels)):
-        if planned != found:
-            raise PlanMismatch(
-                f"the plan was made for other {what}",
-                file=workspace.plan,
-                found=_described(planned),
-                expected=f"{_described(found)} (dataset.json)",
-                fix="plan this data set again: autoseg plan DATASET -o WORKSPACE",
-            )
 
 
 def describe_plan(plan: Plan) -> Table:
@@ -327,47 +273,6 @@ def _split(dataset: Dataset, facts: Fingerprint, *, splits: Path | None, seed: i
         with naming(splits):
             return folds.own_folds(files.read_json(splits), dataset.cases)
     return folds.make_folds(dataset.cases, presence=facts.presence, seed=seed)
-
-
-def _refuse_to_orphan(workspace: Workspace, result: Plan, checked: Checked | None, split: list[dict[str, list[str]]] | None) -> None:
-    """Raise if trained models would lose the plan, the cases or the folds they belong to; the same again is welcome.
-
-    Raises
-    ------
-    SettingsError : what would be written differs from what the models in the workspace were trained with
-    PlanMismatch : planning from a fingerprint of other data than that of the workspace
-    """
-    if checked is None and workspace.dataset.exists():
-        require_fit(result, read_dataset(workspace), workspace)
-    if not workspace.plan.exists() or not any((workspace.root / "runs").glob("*/fold_*/model.json")):
-        return
-    previous = read_plan(workspace)
-    changed = [
-        what
-        for what, differs in (
-            ("plan", previous.configurations != result.configurations or previous.labels != result.labels),
-            ("cases", checked is not None and _case_names(read_dataset(workspace)) != _case_names(checked.dataset)),
-            ("folds", split is not None and files.read_json(workspace.splits) != split),
-        )
-        if differs
-    ]
-    if changed:
-        raise SettingsError(
-            f"the workspace holds models that were trained with another {' and other '.join(changed)}",
-            file=workspace.root,
-            expected="the same again, or an empty workspace",
-            fix="choose another folder with -o, or give --overwrite and train again",
-        )
-
-
-def _case_names(dataset: Dataset) -> list[str]:
-    return [case.name for case in dataset.cases]
-
-
-def _described(what: Labels | Iterable[Channel]) -> str:
-    if isinstance(what, Labels):
-        return ", ".join(f"{label.name}={label.value}" for label in what.all) + (" with regions" if what.regions else "")
-    return ", ".join(f"{channel.name} ({channel.modality})" for channel in what)
 
 
 def _workspace(output: Path | None, name: str) -> Workspace:

@@ -18,7 +18,7 @@ from autoseg.errors import MissingPath, PlanMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline.evaluating import mean_dice
-from autoseg.pipeline.preparing import read_dataset, read_plan, require_fit
+from autoseg.pipeline.planned import read_dataset, read_plan, require_fit
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold
@@ -53,6 +53,7 @@ def select(root: Path | str | Workspace, *, against: Sequence[Path | str] = (), 
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     plan, dataset = read_plan(workspace), read_dataset(workspace)
     require_fit(plan, dataset, workspace)
+    files.require_writable(workspace.root)
     files.sweep(workspace.root)
     folds = _validated(workspace, plan)
     ours = [_candidate(name, found, plan) for name, found in folds.items()]

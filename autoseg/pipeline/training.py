@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import files, images, locks, machine, pictures, prediction
+from autoseg import files, images, locks, machine, pictures
 from autoseg.cases import Dataset
 from autoseg.checksums import without_checksum
 from autoseg.errors import AutosegError, SettingsError
-from autoseg.networks import checkpoint
-from autoseg.pipeline import parallel_folds
-from autoseg.pipeline.preparing import read_dataset, read_plan, read_splits, require_fit
+from autoseg.pipeline import finished_model, parallel_folds
+from autoseg.pipeline.planned import read_dataset, read_plan, read_splits, require_fit
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, NullReporter, Reporter, counter
 from autoseg.pipeline.selecting import select
@@ -331,7 +330,8 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     run, split = workspace.run(configuration.name, fold), work.splits[fold]
     folder = workspace.preprocessed(cache_name(configuration))
     by_name = {case.name: case for case in work.dataset.cases}
-    finished = _finished_before(work, configuration, fold)
+    steps = work.length.of(loop.check_settings(plan, work.settings)).steps if work.extend and work.length.epochs is not None else None
+    finished: Any = finished_model.opened(workspace, plan, configuration.name, fold, asked_steps=steps, device=device, reporter=reporter)
     stored = {name: store.open_case(folder, name) for name in (*split.train, *split.validation)}
     before = configuration.previous_stage
     first_stage = [] if before is None else [workspace.run(before, k) for k in range(len(work.splits))]
@@ -381,36 +381,6 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
                                 workers=work.workers, network=finished, reporter=reporter, length=work.length)  # fmt: skip
     work.processes.wait()
     return summary
-
-
-def _finished_before(work: _Work, configuration: Configuration, fold: int) -> Any:
-    """Return the network of a fold that is finished and whose training state is gone, deleted or not copied along; else None.
-
-    Raises
-    ------
-    SettingsError : more training is asked for, which needs the state
-    """
-    run, name = work.workspace.run(configuration.name, fold), configuration.name
-    if not run.weights.exists() or checkpoint.has_state(run.state):
-        return None
-    weights, description = checkpoint.load_model(run)
-    if not description.get("finished"):
-        work.reporter.say(f"warning: the training state of {name} fold {fold} is gone: it begins again, from the first step")
-        return None
-    steps = work.length.of(loop.check_settings(work.plan, work.settings)).steps
-    asked = work.length.epochs is not None and steps is not None and work.extend
-    if asked and steps > description.get("steps", 0):
-        raise SettingsError(
-            "a finished model cannot be trained longer without its training state",
-            file=run.state,
-            found=f"a model of {description.get('steps')} steps, and no state",
-            expected=f"{steps} steps",
-            fix="put the state back; or --overwrite begins again from the first step",
-        )
-    work.reporter.say(f"{name} fold {fold} is finished; its training state is gone, so it can be used but not trained further")
-    if not checkpoint.holds(run, weights, steps=description.get("steps", 0)):
-        checkpoint.save_model(run, weights, description, remarks={"seconds": 0.0})
-    return prediction.open_fold(work.workspace, work.plan, name, fold, device=work.device)
 
 
 def _is_done(work: _Work, name: str, fold: int) -> bool:

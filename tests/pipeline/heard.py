@@ -8,7 +8,7 @@ class Heard:
         self.said = []
 
     def say(self, text):
-        self.said.append(text)
+        self.said.append(str(text))
 
     def progress(self, stage, done, total, detail=""):
         pass

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import shutil
 
 import nibabel
 import numpy as np
 import pytest
 
+from autoseg import locks
 from autoseg.cases import find
-from autoseg.errors import NotEnough, SettingsError
-from autoseg.pipeline import preparing, training
+from autoseg.checksums import without_checksum
+from autoseg.errors import MissingPath, NotEnough, SettingsError
+from autoseg.pipeline import planned, preparing, training
 from autoseg.training.process_group import ProcessGroup
 from tests.pipeline.heard import Heard
 
@@ -29,7 +32,8 @@ def data(tmp_path):
 
 def plan(data, **options):
     heard = Heard()
-    workspace = preparing.plan(data, output=data.parent / "workspace", device="cpu", workers=0, reporter=heard, **options)
+    usual = {"output": data.parent / "workspace", "device": "cpu", "workers": 0, "reporter": heard}
+    workspace = preparing.plan(data, **(usual | options))
     return workspace, [*heard.about("fingerprint"), *heard.about("warning: fingerprint")]
 
 
@@ -92,7 +96,7 @@ def test_folds_that_cannot_be_trained_on_are_told_with_their_file(data, tmp_path
     workspace, _ = plan(data)
     workspace.splits.write_text(json.dumps(wrong))
     with pytest.raises(SettingsError, match="names a case that is not there") as caught:
-        preparing.read_splits(workspace, preparing.read_dataset(workspace))
+        planned.read_splits(workspace, planned.read_dataset(workspace))
     assert caught.value.file == str(workspace.splits)
 
 
@@ -103,7 +107,7 @@ def test_the_memory_of_a_plan_counts_the_loss_it_will_train_with(data, tmp_path)
     taken = []
     for planner in ("nnunet", own):
         workspace, _ = plan(data, planner=planner)
-        taken.append(preparing.read_plan(workspace).configuration("3d_fullres"))
+        taken.append(planned.read_plan(workspace).configuration("3d_fullres"))
     assert taken[0].patch_size == taken[1].patch_size
     assert taken[1].predicted.training_memory_bytes > taken[0].predicted.training_memory_bytes
 
@@ -115,3 +119,64 @@ def test_cases_in_no_fold_of_the_users_own_split_are_warned_of(data, tmp_path):
     preparing.plan(data, output=tmp_path / "ws", device="cpu", workers=0, reporter=heard, splits=tmp_path / "mine.json")
     (warning,) = [line for line in heard.about("warning") if "in no fold" in line]
     assert f"{len(rest)} cases" in warning and rest[0] in warning
+
+
+def test_the_workspace_of_another_data_set_is_not_replaced_without_being_asked(data, tmp_path):
+    workspace, _ = plan(data)
+    before = workspace.plan.read_bytes()
+    moved = shutil.copytree(data, tmp_path / "moved")
+    other = shutil.copytree(data, tmp_path / "other")
+    for path in [*other.glob("imagesTr/*"), *other.glob("labelsTr/*")]:
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), path)
+    with pytest.raises(SettingsError, match="that of another data set") as caught:
+        plan(other, output=workspace.root)
+    assert str(data) in str(caught.value) and "--overwrite" in str(caught.value) and workspace.plan.read_bytes() == before
+    plan(moved, output=workspace.root)  # the same files in another place
+    plan(other, output=workspace.root, overwrite=True)
+    assert json.loads(workspace.dataset.read_text())["root"] == str(other)
+
+
+def test_a_plan_edited_by_hand_is_not_replaced_without_being_asked(data):
+    workspace, _ = plan(data)
+    written = workspace.plan.read_text()
+    value = json.loads(written)
+    value["configurations"]["2d"]["batch_size"] += 1
+    for edited in (json.dumps(value), json.dumps({name: item for name, item in value.items() if name != "checksum"}), "{"):
+        workspace.plan.write_text(edited)
+        with pytest.raises(SettingsError, match="edited by hand"):
+            plan(data)
+        assert workspace.plan.read_text() == edited
+    plan(data, overwrite=True)
+    assert json.loads(workspace.plan.read_text())["configurations"]["2d"]["batch_size"] == value["configurations"]["2d"]["batch_size"] - 1
+    plan(data, seed=3)  # ours, and nothing is trained with it: other folds are welcome
+
+
+def test_other_forecasts_and_explanations_are_the_same_plan(data):
+    workspace, _ = plan(data)
+    value = without_checksum(json.loads(workspace.plan.read_text()))
+    value["configurations"]["2d"] |= {"reasons": ["another sentence"], "predicted": None}
+    workspace.plan.write_text(json.dumps(value))
+    plan(data)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_replaced_under_a_running_training(data, overwrite):
+    workspace, _ = plan(data)
+    with locks.exclusive_lock(workspace.run("2d", 0).root, doing="training 2d fold 0"):
+        plan(data)  # the same again, with other forecasts
+        before = {path.name: path.read_bytes() for path in workspace.root.glob("*.json")}
+        with pytest.raises(SettingsError, match="a training is running"):
+            plan(data, seed=3, overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in workspace.root.glob("*.json")} == before
+    plan(data, seed=3, overwrite=True)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_scan_is_read(data, monkeypatch):
+    def refuse(folder):
+        raise MissingPath("nothing can be written there", file=folder)
+
+    monkeypatch.setattr(preparing.files, "require_writable", refuse)
+    monkeypatch.setattr(preparing, "check", None)
+    with pytest.raises(MissingPath, match="nothing can be written there"):
+        plan(data)

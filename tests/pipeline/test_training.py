@@ -13,6 +13,7 @@ import pytest
 
 from autoseg.checksums import with_checksum, without_checksum
 from autoseg.errors import MissingPath, SettingsError
+from autoseg.networks import checkpoint
 from autoseg.pipeline import training, validating
 from autoseg.training.length import RunLength
 from autoseg.workers import python_command
@@ -258,8 +259,8 @@ def test_a_finished_model_without_its_state_is_validated_but_not_trained_over(wo
 def test_an_unfinished_model_without_its_state_begins_again_and_says_so(workspace, monkeypatch):
     run = training.Workspace(root=workspace).run("3d_fullres", 0)
     train(workspace, fold=0, overwrite=True)
-    weights, description = training.checkpoint.load_model(run)
-    training.checkpoint.save_model(run, weights, description | {"finished": False})
+    weights, description = checkpoint.load_model(run)
+    checkpoint.save_model(run, weights, description | {"finished": False})
     training.files.remove_tree(run.state)
     assert train(workspace, fold=0).about("warning: the training state of 3d_fullres fold 0 is gone")
 

@@ -210,7 +210,7 @@ def _faults(kind: Any, value: Any, damage: pydantic.ValidationError) -> Iterator
         place = _place_in(value, fault["loc"][1:], missing=kind_of_fault == "missing")
         if kind_of_fault == "missing" and isinstance(place[-1], int):
             place = place[:-1]  # a tuple that is too short
-        if kind_of_fault != "finite_number":  # those are named already, with the ones in values of any type
+        if kind_of_fault != "finite_number" or not isinstance(_at(value, place), float):  # floats are named already; not 10**400
             faults.setdefault(place, _fault(kind, value, place, fault))
     for place, text in faults.items():
         if not any(len(other) > len(place) and other[: len(place)] == place for other in faults):  # else another alternative fits better

@@ -333,6 +333,29 @@ def select(
 
 
 @app.command()
+def report(
+    source: Annotated[Path, typer.Argument(metavar="WORKSPACE|DATASET", help="A workspace, trained or not, or a data set to check.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Default: WORKSPACE/report.html.")] = None,
+    configuration: Annotated[
+        ConfigurationName | None, typer.Option("--configuration", "-c", help="Whose results to show; default: the selected one.")
+    ] = None,
+    workers: Workers = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page: scores, pictures of the worst cases, curves, data, plan and methods."""
+    from autoseg.pipeline import reporting
+
+    with Terminal(quiet=quiet) as terminal:
+        reporting.write_report(
+            source,
+            output=output,
+            configuration=None if configuration is None else configuration.value,
+            workers=_workers(workers),
+            reporter=terminal,
+        )
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where to put everything.")] = Path("autoseg-demo"),
     time_budget: Annotated[str, typer.Option("--time-budget", metavar="3m", help="Time for the training.")] = "3m",

@@ -38,6 +38,11 @@ class Workspace:
         return self.root / "check.json"
 
     @property
+    def report(self) -> Path:
+        """The page that `autoseg report` writes."""
+        return self.root / "report.html"
+
+    @property
     def selection(self) -> Path:
         """The best configuration or ensemble, from out-of-fold results."""
         return self.root / "selection.json"

@@ -60,6 +60,7 @@ ROOMS = (
     "selection",
     "phantoms",
     "pictures",
+    "report",
     "pipeline",
     "demo",
     "terminal",
@@ -180,7 +181,7 @@ def test_the_search_for_bare_numbers_finds_them_at_any_depth() -> None:
 def test_the_built_wheel_holds_every_module_and_preset_and_nothing_stray(wheel: Path) -> None:
     expected = {str(path.relative_to(REPOSITORY)) for path in _modules(package=True)} | {"autoseg/py.typed"}
     expected |= {f"autoseg/{kind}/{path.name}" for kind in presets.KINDS for path in (REPOSITORY / kind).glob("*.toml")}
-    expected |= {str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*.toml")}
+    expected |= {str(path.relative_to(REPOSITORY)) for kind in ("*.toml", "*.html") for path in PACKAGE.rglob(kind)}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry_points = next(archive.read(name) for name in archive.namelist() if name.endswith("entry_points.txt"))

@@ -81,6 +81,36 @@ def overlays(cases: Sequence[Overlay], labels: Labels, *, dpi: int = 130) -> byt
     return png(figure)
 
 
+def panels(case: Overlay, labels: Labels, *, dpi: int = 150) -> tuple[tuple[str, bytes], ...]:
+    """Return the pictures of a row one by one, for pages that place them themselves.
+
+    Parameters
+    ----------
+    case, labels, dpi : as for `overlays`
+
+    Returns
+    -------
+    (plane, bytes of a PNG) of the bare image and of each plane with the segmentation, all of one height.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cell = 2.7  # inches
+    found = []
+    for plane, covered in _panels(case):
+        figure = Figure(figsize=(cell, _row_height(case, cell)), dpi=dpi, facecolor=_GROUND)
+        FigureCanvasAgg(figure)
+        _draw_panel(figure.add_axes((0, 0, 1, 1)), case, plane, covered, labels)
+        found.append((plane if covered else f"{plane}, image alone", png(figure)))
+    return tuple(found)
+
+
+def legend(case: Overlay, labels: Labels) -> list[tuple[str, str, str]]:
+    """Return colour, name and Dice of each label or region of a case; no Dice without a reference."""
+    colours = dict(_colours(labels))
+    return [(colours.get(index, _INK), name, text) for name, index, text in _dice_rows(case, labels)]
+
+
 # plane -> (axis across the slice, marks at left, right, bottom, top); left is the patient's right, as radiologists look at it
 _PLANES = {"axial": (0, "RLPA"), "coronal": (1, "RLIS"), "sagittal": (2, "APIS")}
 

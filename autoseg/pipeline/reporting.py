@@ -139,7 +139,7 @@ def _shown(workspace: Workspace, folds: dict[str, list[Path]], asked: str | None
 
 
 def _merged(folds: Sequence[Path], plan: Plan) -> dict[str, Any]:
-    scores = {case["case"]: case["labels"] for fold in folds for case in read_summary(Run(root=fold).summary)["cases"]}
+    scores = {case.case: case.labels for fold in folds for case in read_summary(Run(root=fold).summary).cases}
     return evaluation.summarise(scores, plan.labels)
 
 

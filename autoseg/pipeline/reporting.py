@@ -16,6 +16,7 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint, read_fingerprint
 from autoseg.pipeline import evaluating, preparing
 from autoseg.pipeline.evaluating import dice_text, mean_dice
+from autoseg.pipeline.planned import read_dataset, read_plan
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold
@@ -88,7 +89,7 @@ def _of_dataset(dataset: Dataset, faults: Sequence[Fault]) -> Page:
 
 
 def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -> Page:
-    plan, dataset = preparing.read_plan(workspace), preparing.read_dataset(workspace)
+    plan, dataset = read_plan(workspace), read_dataset(workspace)
     folds = {c.name: _validated(workspace, c.name) for c in plan.configurations}
     folds = {name: found for name, found in folds.items() if found}
     shown = _shown(workspace, folds, asked)

@@ -356,7 +356,10 @@ def _unharmed(place: Path, record: _Record) -> bool:
 def _place(folder: Path, name: str) -> Path:
     """Return the folder of a case; characters that a file system might not take are spelt out."""
     quoted = urllib.parse.quote(name, safe=" ()[]+,=@")
-    quoted = quoted if len(quoted) <= _LONGEST_PLACE else name.replace("%", "%25")  # quoted, a letter beyond A to Z takes six signs
+    if len(quoted) > _LONGEST_PLACE:  # a letter beyond A to Z takes six signs
+        quoted = name.replace("%", "%25")
+    if len(quoted.encode()) > _LONGEST_PLACE:
+        quoted = hashlib.sha256(name.encode()).hexdigest()
     return folder / (f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted)
 
 

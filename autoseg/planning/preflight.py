@@ -26,6 +26,7 @@ class Preflight:
     disk_needed: Mapping[str, float]  # bytes of preprocessed cases, by configuration; "models" for weights and states of all folds
     disk_free: float  # bytes
     memory_needed: float  # bytes, to preprocess the largest case
+    largest: str  # its name
     memory_free: float  # bytes
     seconds: Mapping[str, float | None]  # of training one fold, by configuration; None where the device's rate is unknown
 
@@ -60,9 +61,10 @@ class Preflight:
         if self.memory_needed > self.memory_free:
             return NotEnough(
                 "the largest case does not fit into the memory while it is preprocessed",
+                case=self.largest,
                 found=f"{format_bytes(self.memory_free)} free",
                 expected=format_bytes(self.memory_needed),
-                fix="leave that case out with --exclude, or use a machine with more memory",
+                fix=f"leave that case out with --exclude {self.largest}, or use a machine with more memory",
             )
         return None
 
@@ -80,20 +82,21 @@ def preflight(
     """
     stored = {c.name: stored_bytes(c, plan, fingerprint) for c in plan.configurations if c.previous_stage is None}
     weights = sum(c.predicted.parameters for c in plan.configurations if c.predicted is not None)
+    needed, largest = max(
+        (
+            (case_bytes(native, len(plan.channels), resampled=made), case.name)
+            for c in plan.configurations
+            for case, (native, made) in zip(fingerprint.cases, _voxels(c, plan, fingerprint), strict=True)
+        ),
+        default=(0.0, ""),
+    )
     return Preflight(
         cases=len(fingerprint.cases),
         folds=folds,
         disk_needed={**stored, "models": 4.0 * STATE_TENSORS * weights * folds},
         disk_free=disk_free,
-        memory_needed=WORKER_BYTES
-        + max(
-            (
-                case_bytes(native, len(plan.channels), resampled=made)
-                for c in plan.configurations
-                for native, made in _voxels(c, plan, fingerprint)
-            ),
-            default=0.0,
-        ),
+        memory_needed=WORKER_BYTES + needed,
+        largest=largest,
         memory_free=memory_free,
         seconds={c.name: time_budget or _seconds(c, epochs) for c in plan.configurations},
     )

@@ -137,19 +137,22 @@ def memory_in_use(device: torch.device) -> int:
 
 def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
     """Write `history.jsonl` and `history.csv`, whole, a row per epoch."""
+    for path, text in _texts(run, history).items():
+        files.write_text(path, text)
+
+
+def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether both files hold these rows and nothing else."""
+    return all(path.is_file() and path.read_bytes() == text.encode() for path, text in _texts(run, history).items())
+
+
+def _texts(run: Run, history: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
     rows = [{name: value for name, value in row.items() if name not in OF_PROGRESS} for row in history]
     if not rows:
-        return
-    files.write_text(run.history_jsonl, "".join(json.dumps(row) + "\n" for row in rows))
+        return {}
     table = io.StringIO()
     columns = {name: None for row in rows for name in row}  # in the order in which they first occur
     writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    files.write_text(run.history_csv, table.getvalue())
-
-
-def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether both files hold a row for every epoch."""
-    expected = {run.history_jsonl: len(history), run.history_csv: len(history) + 1}
-    return all(path.exists() and len(path.read_text().splitlines()) == lines for path, lines in expected.items())
+    return {run.history_jsonl: "".join(json.dumps(row) + "\n" for row in rows), run.history_csv: table.getvalue()}

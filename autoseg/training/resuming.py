@@ -106,11 +106,11 @@ def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say
             found=str(error).splitlines()[0],
             fix="train with the plan and settings it was begun with, or begin again with --overwrite",
         ) from None
-    if state["seed"] != task.seed:
+    if state.get("seed") != task.seed:
         raise PlanMismatch(
             "the run was begun with another seed",
             file=task.run.state,
-            found=f"--seed {state['seed']}",
+            found=f"--seed {state.get('seed')}",
             expected=f"--seed {task.seed}",
             fix="give the seed it was begun with, or begin again with --overwrite",
         )

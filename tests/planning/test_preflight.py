@@ -46,3 +46,4 @@ def test_a_full_disk_is_said_with_figures_and_remedy():
 def test_a_case_too_large_for_the_memory_is_said():
     problem = fly(memory_free=1e8).problem
     assert problem is not None and "largest case" in str(problem)
+    assert problem.case is not None and f"--exclude {problem.case}" in str(problem)

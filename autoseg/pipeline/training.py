@@ -85,10 +85,7 @@ def train(
     reporter = reporter or LoggingReporter()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     files.require_writable(workspace.root)
-    with locks.in_turn(workspace.root) if workspace.root.is_dir() else contextlib.nullcontext():  # while `plan` writes them
-        plan, dataset = read_plan(workspace), read_dataset(workspace)
-        require_fit(plan, dataset, workspace)
-        splits = tuple(Split(train=split["train"], validation=split["validation"]) for split in read_splits(workspace, dataset))
+    plan, dataset, splits = _read(workspace)
     settings = dict(settings or {})
     architecture = settings.pop("architecture", None)
     if architecture is not None:
@@ -133,6 +130,15 @@ class Split:
 
     train: Sequence[str]
     validation: Sequence[str]
+
+
+def _read(workspace: Workspace) -> tuple[Plan, Dataset, tuple[Split, ...]]:
+    """Read what was planned, at no moment at which `plan` writes it."""
+    with locks.in_turn(workspace.root) if workspace.root.is_dir() else contextlib.nullcontext():
+        plan, dataset = read_plan(workspace), read_dataset(workspace)
+        require_fit(plan, dataset, workspace)
+        splits = read_splits(workspace, dataset)
+    return plan, dataset, tuple(Split(train=split["train"], validation=split["validation"]) for split in splits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
-from autoseg import files
+from autoseg import files, locks
 from autoseg.cases import Channel, Dataset, folds
 from autoseg.errors import PlanMismatch, naming
 from autoseg.labels import Labels
 from autoseg.planning.configuration import Plan
 from autoseg.planning.validation import validate_plan
 from autoseg.workspace import Workspace
+
+
+def read_together(workspace: Workspace) -> tuple[Plan, Dataset, list[dict[str, list[str]]]]:
+    """Read plan, data set and folds, at no moment at which `plan` writes them; raises as `read_plan` and the others do."""
+    with locks.in_turn(workspace.root) if workspace.root.is_dir() else contextlib.nullcontext():
+        plan, dataset = read_plan(workspace), read_dataset(workspace)
+        require_fit(plan, dataset, workspace)
+        return plan, dataset, read_splits(workspace, dataset)
 
 
 def read_plan(workspace: Workspace) -> Plan:

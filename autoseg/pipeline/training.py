@@ -19,7 +19,7 @@ from autoseg.cases import Dataset
 from autoseg.checksums import without_checksum
 from autoseg.errors import AutosegError, SettingsError
 from autoseg.pipeline import finished_model, parallel_folds
-from autoseg.pipeline.planned import read_dataset, read_plan, read_splits, require_fit
+from autoseg.pipeline.planned import read_together
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, NullReporter, Reporter, counter
 from autoseg.pipeline.selecting import select
@@ -85,7 +85,8 @@ def train(
     reporter = reporter or LoggingReporter()
     workspace = root if isinstance(root, Workspace) else Workspace(root=Path(root))
     files.require_writable(workspace.root)
-    plan, dataset, splits = _read(workspace)
+    plan, dataset, folds_there = read_together(workspace)
+    splits = tuple(Split(train=split["train"], validation=split["validation"]) for split in folds_there)
     settings = dict(settings or {})
     architecture = settings.pop("architecture", None)
     if architecture is not None:
@@ -130,15 +131,6 @@ class Split:
 
     train: Sequence[str]
     validation: Sequence[str]
-
-
-def _read(workspace: Workspace) -> tuple[Plan, Dataset, tuple[Split, ...]]:
-    """Read what was planned, at no moment at which `plan` writes it."""
-    with locks.in_turn(workspace.root) if workspace.root.is_dir() else contextlib.nullcontext():
-        plan, dataset = read_plan(workspace), read_dataset(workspace)
-        require_fit(plan, dataset, workspace)
-        splits = read_splits(workspace, dataset)
-    return plan, dataset, tuple(Split(train=split["train"], validation=split["validation"]) for split in splits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -270,7 +270,7 @@ def test_nothing_is_read_where_nothing_could_be_written(workspace, monkeypatch):
         raise MissingPath("nothing can be written there", file=folder)
 
     monkeypatch.setattr(training.files, "require_writable", refuse)
-    monkeypatch.setattr(training, "read_plan", None)
+    monkeypatch.setattr(training, "read_together", None)
     with pytest.raises(MissingPath, match="nothing can be written"):
         train(workspace, fold=0)
 

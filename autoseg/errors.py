@@ -214,6 +214,12 @@ class SomeCasesFailed(AutosegError):
     exit_code = 4
 
 
+class NothingLearned(AutosegError):
+    """Finished, but a network finds next to nothing of what it was trained to find."""
+
+    exit_code = 4
+
+
 class Interrupted(AutosegError):
     """Stopped by the user or the scheduler; the same command resumes."""
 

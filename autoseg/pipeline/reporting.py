@@ -25,6 +25,7 @@ from autoseg.postprocessing import PostprocessingRules
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 from autoseg.report import Drawing, Grid, Items, Page, Section, Text, drawings
 from autoseg.tables import Table
+from autoseg.training.history import read_history
 from autoseg.training.settings import read_settings
 from autoseg.version import __version__
 from autoseg.workspace import Run, Workspace
@@ -217,7 +218,7 @@ def _compared(workspace: Workspace, folds: dict[str, list[Path]], plan: Plan) ->
 def _training(workspace: Workspace, plan: Plan) -> list[Any]:
     """Return the curves of all folds and their figures; nothing where no epoch is finished."""
     histories = {
-        f"{c.name} {path.parent.name}": _history(path)
+        f"{c.name} {path.parent.name}": read_history(Run(root=path.parent))
         for c in plan.configurations
         for path in sorted(workspace.configuration(c.name).glob("fold_*/history.jsonl"))
     }
@@ -244,10 +245,6 @@ def _training(workspace: Workspace, plan: Plan) -> list[Any]:
         drawn("loss", "Training loss"),
         _figures(columns, tuple(rows)),
     ]
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    return [files.parse_json(line, file=path) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _data(workspace: Workspace, dataset: Dataset) -> list[Any]:

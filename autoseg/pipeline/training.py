@@ -23,7 +23,7 @@ from autoseg.pipeline.planned import read_together
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, NullReporter, Reporter, counter
 from autoseg.pipeline.selecting import select
-from autoseg.pipeline.validating import References, full_image_dice, is_validated, out_of_fold, validate_fold
+from autoseg.pipeline.validating import References, full_image_dice, is_validated, out_of_fold, require_learned, validate_fold
 from autoseg.planning import validation
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.planning.memory import modelled_footprint
@@ -80,6 +80,7 @@ def train(
     Raises
     ------
     InputError : the workspace, the data or a setting is at fault; before anything long begins where that can be known
+    NothingLearned : everything is finished and written, but within its time budget a fold learned next to nothing
     Interrupted : stopped; the same command resumes
     """
     reporter = reporter or LoggingReporter()
@@ -122,6 +123,8 @@ def train(
             except AutosegError as error:
                 reporter.say(f"warning: nothing selected, though the training is finished: {error}")
         processes.wait()
+    if folds_at_once == 1 and length.seconds is not None:
+        require_learned({key: workspace.root / "runs" / key for key in results}, results, plan, checked, length.seconds)
     return results
 
 

@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from autoseg import cases, evaluation, files, images, prediction
 from autoseg.cases import Case
 from autoseg.checksums import without_checksum
-from autoseg.errors import InputError
+from autoseg.errors import InputError, NothingLearned
 from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.records import Summary, read_summary
 from autoseg.pipeline.reporter import Reporter
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.preprocessing import store
 from autoseg.quantities import format_duration
+from autoseg.training.history import read_history
 from autoseg.training.length import RunLength
+from autoseg.training.settings import TrainingSettings
 from autoseg.version import __version__
 from autoseg.workspace import Run
 
+NOTHING = 0.05  # mean Dice out of fold below which a network has learned nothing of use
 LATE = 0.1  # share of a time budget by which the final validation may exceed it without a warning
 
 
@@ -80,6 +83,42 @@ def validate_fold(
     write_summary(run.summary, summary)
     reporter.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")
     return summary
+
+
+def require_learned(
+    runs: Mapping[str, Path], summaries: Mapping[str, Mapping[str, Any]], plan: Plan, settings: TrainingSettings, seconds: float
+) -> None:
+    """Raise unless every fold finds at least a little of what it was trained to find.
+
+    Parameters
+    ----------
+    runs, summaries : of each finished fold, by "configuration/fold_K": its folder, and the summary of its validation
+    plan, settings : for the number of steps that was to be expected
+    seconds : the time budget of a fold
+
+    Raises
+    ------
+    NothingLearned : the out-of-fold Dice of a fold is below `NOTHING`; everything is written all the same
+    """
+    found = {}
+    for key, summary in summaries.items():
+        dice = mean_dice(summary)
+        if dice is not None and dice < NOTHING:
+            history = read_history(Run(root=runs[key]))
+            done = history[-1]["step"] if history else 0
+            predicted = plan.configuration(key.split("/")[0]).predicted
+            pace = predicted.seconds_per_epoch / settings.steps_per_epoch if predicted and predicted.seconds_per_epoch else None
+            planned = "" if pace is None else f", where about {seconds / pace:.0f} were planned for {format_duration(seconds)}"
+            found[key] = f"mean Dice {dice:.4f} out of fold after {done} steps{planned}"
+    if found:
+        raise NothingLearned(
+            "the training is finished, but it learned next to nothing",
+            found="\n".join(f"{key}: {text}" for key, text in found.items()),
+            expected=f"a mean Dice above {NOTHING}",
+            fix="with far fewer steps than planned: close other programs, or give a longer --time-budget;\n"
+            "with as many as planned: look at the pictures of autoseg report, the labels may not fit the images.\n"
+            "Then train again with --overwrite",
+        )
 
 
 def full_image_dice(

@@ -156,3 +156,11 @@ def _texts(run: Run, history: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
     writer.writeheader()
     writer.writerows(rows)
     return {run.history_jsonl: "".join(json.dumps(row) + "\n" for row in rows), run.history_csv: table.getvalue()}
+
+
+def read_history(run: Run) -> list[dict[str, Any]]:
+    """Return the rows of `history.jsonl`, one per finished epoch; none where there is no file yet."""
+    if not run.history_jsonl.exists():
+        return []
+    lines = files.read_utf8(run.history_jsonl, kind="JSON").splitlines()
+    return [files.parse_json(line, file=run.history_jsonl) for line in lines if line.strip()]

@@ -73,7 +73,7 @@ def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
     if is_stack(path):
         label = read_stack(path, series=case.images[0], case=case.name)
         if like is not None:
-            images.require_same_grid(like, label)
+            label = replace(label, notes=(*label.notes, *images.require_same_grid(like, label)))
         return label
     try:
         return images.read_label(path, like=like)

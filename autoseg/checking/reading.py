@@ -118,13 +118,13 @@ def _turned_alike(first: ChannelFile, image: Image, path: Path, number: int) -> 
     GridMismatch : another grid
     """
     try:
-        images.require_same_grid(first.image, image, kinds=(f"channel {first.number}", f"channel {number}"))
+        notes = images.require_same_grid(first.image, image, kinds=(f"channel {first.number}", f"channel {number}"))
     except GridMismatch:
         if sorted(first.image.shape) != sorted(image.shape):
             raise
         together = images.read_channels([first.path, path], channels=2)
         return replace(together, array=together.array[1:])
-    return image
+    return replace(image, notes=(*image.notes, *notes))
 
 
 def _read_label(case: Case, labels: Labels, image: Image | None, faults: list[Fault]) -> Image | None:
@@ -181,7 +181,7 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
             paired = load_label(case, path, like=image)
             faults += _grid_notes(case, path, label, paired)
             return paired
-        images.require_same_grid(image, label)
+        faults += [note("mended", text, case=case.name, file=path) for text in images.require_same_grid(image, label)]
     except GridMismatch:
         try:
             fixed = load_label(case, path, like=image)  # axes near 45 degrees can turn either way, or the user chose a fix

@@ -4,8 +4,8 @@ Two rules with one number each:
 
 - Axes that miss the right angle by up to `CORRECTED_ANGLE` degrees are turned to the nearest orthonormal ones, with a note.
   More is real shear (a gantry tilt that was never undone): refused, because no spacing describes such a grid.
-- Two files are on the same grid when no corner voxel of the one is more than `TOLERANCE` voxels from where the other puts
-  it. Then the first file's geometry is taken for both.
+- Two files are on the same grid when no corner voxel of the one is more than `NOTED` voxels from where the other puts it,
+  or than the rounding of float32 headers explains; beyond `SILENT` that is a note. Then the first file's geometry is taken for both.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoseg.errors import GeometryError, GridMismatch
 from autoseg.geometry import Affine, Orientation, Shape, corner_distance, orientation_of, reoriented_affine, spacing_of, triple
 from autoseg.images.types import Header, Image
 
-TOLERANCE = 0.001  # voxels, anywhere in the volume; a float32 header of a scanner-sized volume is good to about 0.0001
+SILENT = 0.02  # voxels, anywhere in the volume: tools round spacing and origin to five or six digits
+NOTED = 0.05  # voxels; no partial volume effect or interpolation shows so small a shift, but it was not rounding alone
 CORRECTED_ANGLE = 1.0  # degrees; headers rounded to a few decimals miss by up to about 0.1, gantry tilts begin at several
 LARGEST_SPACING = 1e5  # mm; beyond it, or below its inverse, a number is a damaged header and no spacing
 LARGEST_PLACE = 1e7  # mm from the scanner's centre
@@ -115,8 +117,8 @@ def grid_gap(first: Image | Header, second: Image | Header) -> tuple[float, floa
     return voxels, corner_distance(first.affine, second.affine, first.shape)
 
 
-def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: tuple[str, str] = ("image", "label")) -> None:
-    """Raise for two files that are not on the same grid.
+def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: tuple[str, str] = ("image", "label")) -> tuple[str, ...]:
+    """Raise for two files that are not on the same grid; return a note where they are only nearly so.
 
     Parameters
     ----------
@@ -125,33 +127,42 @@ def require_same_grid(first: Image | Header, second: Image | Header, *, kinds: t
 
     Raises
     ------
-    GridMismatch : unequal shapes, or a voxel more than `TOLERANCE` voxels apart; the message gives the distance in mm and
-        two remedies
+    GridMismatch : unequal shapes, or a voxel more than `NOTED` voxels apart and more than float32 rounds; the message gives the
+        distance in mm, the numbers to the digits in which they differ, and two remedies
     """
-    rows = {kind: _row(item) for kind, item in zip(kinds, (first, second), strict=True)}
     file = None if second.stored is None else second.stored.path
     if first.shape != second.shape:
         raise GridMismatch(
             f"{kinds[1]} and {kinds[0]} differ in shape",
             file=file,
-            details=rows,
+            details=_rows_of(first, second, kinds),
             expected="equal shapes (z, y, x)",
             fix=f"take the {kinds[1]} that belongs to this {kinds[0]}\nor resample it: {_resampling(kinds)}\n"
             "or leave the case out with --exclude",
         )
     if not (_placed(first) and _placed(second)):
-        return
+        return ()
     voxels, distance = grid_gap(first, second)
-    if voxels > TOLERANCE:
-        raise GridMismatch(
-            f"{kinds[1]} and {kinds[0]} are not on the same grid",
-            file=file,
-            details=rows,
-            found=f"up to {distance:.4g} mm ({voxels:.4g} voxels) between the two positions of a voxel",
-            expected=f"at most {TOLERANCE:g} voxel anywhere in the volume",
-            fix=f"where the voxels do line up: {_copying(kinds)}\nwhere they do not: {_resampling(kinds)}\n"
-            "or leave the case out with --exclude",
-        )
+    rounding = max(_rounding(first), _rounding(second))
+    if voxels <= max(SILENT, rounding):
+        return ()
+    if voxels <= NOTED:
+        return (f"{kinds[1]} and {kinds[0]} are up to {voxels:.2g} voxels apart; the geometry of the {kinds[0]} was taken",)
+    raise GridMismatch(
+        f"{kinds[1]} and {kinds[0]} are not on the same grid",
+        file=file,
+        details=_rows_of(first, second, kinds),
+        found=f"up to {distance:.4g} mm ({voxels:.4g} voxels) between the two positions of a voxel" + _turn(first, second),
+        expected=f"at most {max(NOTED, rounding):.2g} voxel anywhere in the volume",
+        fix=f"where the voxels do line up: {_copying(kinds)}\nwhere they do not: {_resampling(kinds)}\n"
+        "or leave the case out with --exclude",
+    )
+
+
+def _rounding(item: Image | Header) -> float:
+    """Return by how many voxels two headers may differ whose numbers are the same but for their rounding to float32."""
+    reach = np.abs(item.affine[:3]) @ np.array([*(n - 1 for n in item.shape), 1.0])
+    return float((np.abs(np.linalg.inv(item.affine[:3, :3])) @ reach).max() * np.finfo(np.float32).eps)
 
 
 def canonical_affine(affine: Affine, shape: Shape, orientation: Orientation) -> Affine:
@@ -206,14 +217,41 @@ def _placed(item: Image | Header) -> bool:
     return item.stored is None or item.stored.has_position
 
 
-def _row(item: Image | Header) -> str:
-    path = "" if item.stored is None else f"{item.stored.path}   "
-    origin = f"   origin {_numbers(item.affine[:3, 3])}" if _placed(item) else ""
-    return f"{path}shape {item.shape}   spacing {_numbers(spacing_of(item.affine))} mm{origin}"
+def _turn(first: Image | Header, second: Image | Header) -> str:
+    """Return by how much the axes of two grids differ, for a message; nothing where they are parallel."""
+    cosines = np.sum(first.affine[:3, :3] * second.affine[:3, :3], axis=0) / np.array(spacing_of(first.affine)) / spacing_of(second.affine)
+    angle = float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
+    return f"; axes turned by {angle:.3g} degrees" if angle > 0.01 else ""
 
 
-def _numbers(values: Iterable[float]) -> str:
-    return "(" + ", ".join(f"{float(value):.4g}" for value in values) + ")"
+def _rows_of(first: Image | Header, second: Image | Header, kinds: tuple[str, str]) -> dict[str, str]:
+    """Return a line on each of two grids, its numbers to the digits in which they differ."""
+    items = (first, second)
+    rows = [f"{'' if item.stored is None else f'{item.stored.path}   '}shape {item.shape}" for item in items]
+    columns = [("spacing", " mm", [np.array(spacing_of(item.affine)) for item in items])]
+    if _placed(first) and _placed(second):
+        columns.append(("origin", "", [item.affine[:3, 3] for item in items]))
+    for name, unit, values in columns:
+        for row, text in enumerate(_told_apart(*values) if first.shape == second.shape else map(_numbers, values)):
+            rows[row] += f"   {name} {text}{unit}"
+    return dict(zip(kinds, rows, strict=True))
+
+
+def _told_apart(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[str, str]:
+    """Return two vectors as text: four digits, and more where only those show that a number differs.
+
+    >>> _told_apart(np.array([2.5, 0.351562]), np.array([2.5, 0.351563]))
+    ('(2.5, 0.351562)', '(2.5, 0.351563)')
+    """
+    differ = ~np.isclose(first, second, rtol=1e-6, atol=1e-6)
+    for digits in range(4, 10):
+        if all(f"{one:.{digits}g}" != f"{other:.{digits}g}" for one, other in zip(first[differ], second[differ], strict=True)):
+            break
+    return _numbers(first, digits), _numbers(second, digits)
+
+
+def _numbers(values: Iterable[float], digits: int = 4) -> str:
+    return "(" + ", ".join(f"{float(value):.{digits}g}" for value in values) + ")"
 
 
 def _rows(affine: Affine) -> str:

@@ -76,8 +76,8 @@ def read_channels(paths: Sequence[Path], *, channels: int) -> Image:
     images = [first]
     for number, path in enumerate(paths[1:], start=1):
         image = with_channels(_read_onto(path, first), path, 1)
-        require_same_grid(first, image, kinds=("channel 0", f"channel {number}"))
-        images.append(image)
+        notes = require_same_grid(first, image, kinds=("channel 0", f"channel {number}"))
+        images.append(replace(image, notes=(*image.notes, *notes)))
     notes = tuple(dict.fromkeys(note for image in images for note in image.notes))
     return replace(first, array=np.concatenate([image.array for image in images]), notes=notes)
 
@@ -115,7 +115,7 @@ def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
     if like is None:
         return canonical(raw)
     image = canonical(raw, orientation=_orientation_on(raw, like))
-    require_same_grid(like, image, kinds=("image", "label"))
+    image = replace(image, notes=(*image.notes, *require_same_grid(like, image)))
     if like.stored is not None and raw.has_position != like.stored.has_position and orientation_of(raw.affine) != like.stored.orientation:
         silent = "image" if raw.has_position else "label"
         image = replace(image, notes=(*image.notes, f"the {silent}'s file stores no position: image and label were paired voxel by voxel"))

@@ -11,6 +11,7 @@ import pytest
 
 from autoseg import images
 from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, UnreadableFile
+from autoseg.images import Image
 
 ORIENTATIONS = [
     (axes, flips) for axes in itertools.permutations(range(3)) for flips in itertools.product((1, -1), repeat=3)
@@ -96,6 +97,53 @@ def test_missing_channels_are_named(tmp_path: Path) -> None:
         images.read_channels([path], channels=2)
 
 
+@pytest.mark.parametrize(
+    ("shift", "accepted", "noted"), [(0.0, True, False), (0.019, True, False), (0.03, True, True), (0.06, False, False)]
+)
+def test_a_gap_is_silent_noted_or_refused_by_its_part_of_a_voxel(tmp_path: Path, shift: float, accepted: bool, noted: bool) -> None:
+    image, label = np.diag([0.351562, 0.351562, 2.5, 1.0]), np.diag([0.351562, 0.351562, 2.5, 1.0])
+    label[0, 3] += shift * 0.351562
+    voxels = np.zeros((4, 6, 5), np.uint8)
+    nib.save(nib.Nifti1Image(voxels, image), tmp_path / "image.nii.gz")
+    nib.save(nib.Nifti1Image(voxels, label), tmp_path / "label.nii.gz")
+    scan = images.read(tmp_path / "image.nii.gz")
+    if not accepted:
+        with pytest.raises(GridMismatch, match="not on the same grid"):
+            images.read_label(tmp_path / "label.nii.gz", like=scan)
+        return
+    read = images.read_label(tmp_path / "label.nii.gz", like=scan)
+    assert np.array_equal(read.affine, scan.affine)
+    assert any("voxels apart" in note for note in read.notes) == noted
+
+
+def test_headers_rounded_in_the_sixth_digit_are_one_grid(tmp_path: Path) -> None:
+    """As labels of 512 x 512 slices come whose tool wrote 0.351563 for 0.351562."""
+    first, second = np.diag([2.5, 0.351562, 0.351562, 1]), np.diag([2.499999, 0.351563, 0.351562, 1])
+    image, label = (Image(array=np.empty((1, 6, 512, 512), np.uint8), affine=affine) for affine in (first, second))
+    assert images.require_same_grid(image, label) == ()
+
+
+def test_what_float32_cannot_hold_is_no_gap() -> None:
+    """A micrometre grid three metres from the origin: neighbouring float32 numbers are further apart than 0.05 voxels."""
+    first, second = (np.diag([0.001, 0.001, 0.001, 1]) for _ in range(2))
+    first[:3, 3], second[:3, 3] = 3000.0, np.nextafter(np.float32(3000), np.float32(4000))
+    image, label = (Image(array=np.empty((1, 2, 3, 4), np.uint8), affine=affine) for affine in (first, second))
+    assert images.grid_gap(image, label)[0] > 0.2
+    assert images.require_same_grid(image, label) == ()
+
+
+def test_a_refused_grid_shows_the_digits_that_differ_and_the_turn() -> None:
+    first, second = np.diag([2.5, 0.351562, 0.351562, 1]), np.diag([2.5, 0.351562, 0.351592, 1])
+    image, label = (Image(array=np.empty((1, 6, 512, 1000), np.uint8), affine=affine) for affine in (first, second))
+    with pytest.raises(GridMismatch) as caught:
+        images.require_same_grid(image, label)
+    assert "0.35156)" in caught.value.details["image"] and "0.35159)" in caught.value.details["label"]
+    turned = first.copy()
+    turned[:2, :2] = np.array([[0.998, -0.0632], [0.0632, 0.998]]) @ first[:2, :2]
+    with pytest.raises(GridMismatch, match="axes turned by 3.62 degrees"):
+        images.require_same_grid(image, Image(array=label.array, affine=turned))
+
+
 def test_channels_on_different_grids_are_refused_with_the_distance_and_two_remedies(tmp_path: Path) -> None:
     first = save(tmp_path / "a_0000.nii.gz", np.ones((2, 3, 4), np.float32))
     moved = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -109,14 +157,14 @@ def test_channels_on_different_grids_are_refused_with_the_distance_and_two_remed
         images.read_channels([first, other], channels=2)
 
 
-def test_below_a_thousandth_of_a_voxel_the_first_geometry_is_taken(tmp_path: Path) -> None:
+def test_below_a_twentieth_of_a_voxel_the_first_geometry_is_taken(tmp_path: Path) -> None:
     first = save(tmp_path / "a_0000.nii.gz", np.ones((2, 3, 4), np.float32))
     nearly = np.diag([1.0, 2.0, 3.0, 1.0])
-    nearly[2, 3] = 0.0029  # mm, of 3 mm slices
+    nearly[2, 3] = 0.14  # mm, of 3 mm slices
     second = save(tmp_path / "a_0001.nii.gz", np.ones((2, 3, 4), np.float32), nearly)
     image = images.read_channels([first, second], channels=2)
     assert np.array_equal(image.affine, images.read(first).affine)
-    nearly[2, 3] = 0.0031
+    nearly[2, 3] = 0.16
     with pytest.raises(GridMismatch):
         images.read_channels([first, save(tmp_path / "b.nii.gz", np.ones((2, 3, 4), np.float32), nearly)], channels=2)
 

@@ -145,7 +145,7 @@ def parse_memory(text: str) -> int:
     >>> parse_memory("8G"), parse_memory("1.5 GiB")
     (8000000000, 1610612736)
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper().replace(",", "."))
     if match is None or float(match[1]) <= 0 or match[2] not in _UNITS:
         raise SettingsError("not an amount of memory", found=str(text), expected="such as 8G, 7.5GiB or 900M", fix="--memory 8G")
     return int(float(match[1]) * _UNITS[match[2]])

@@ -1,33 +1,101 @@
-"""Durations as people write them, and quantities as text. An amount of memory is parsed by `machine`, which knows what there is."""
+"""Durations, lengths and spacings as people write them, and quantities as text; an amount of memory is parsed by `machine`."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from autoseg.errors import UsageError
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_PIECE = r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|)\s*"
+_UNITS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}  # from the largest to the smallest
+_WRITTEN = {
+    "d": ("d", "day", "days"), "h": ("h", "hr", "hrs", "hour", "hours"), "min": ("m", "min", "mins", "minute", "minutes"),
+    "s": ("s", "sec", "secs", "second", "seconds"),
+}  # fmt: skip
+_NUMBER = r"\d+(?:[.,]\d+)?"  # some write a comma
+_PIECE = rf"({_NUMBER})\s*([a-z]*)[\s,]*"
+_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "nm": 1e-6, "inch": 25.4}
+_LENGTHS = {"": "mm", "millimeter": "mm", "µm": "um", "μm": "um", "micron": "um", "microns": "um", "micrometer": "um", "in": "inch"}
 
 
 def parse_duration(duration: str | float | None) -> float | None:
-    """Return the seconds of a duration; a bare number counts seconds, `None` stays `None`.
+    """Return the seconds of a duration; a bare number counts seconds, behind a unit the next smaller one; `None` stays `None`.
 
     Raises
     ------
     UsageError : not a duration, or not positive
 
-    >>> parse_duration("1h30m"), parse_duration("90s"), parse_duration(20)
-    (5400.0, 90.0, 20.0)
+    >>> parse_duration("1h30m"), parse_duration("1h30"), parse_duration("90 minutes"), parse_duration(20)
+    (5400.0, 5400.0, 5400.0, 20.0)
     """
     if duration is None:
         return None
     text = str(duration).strip()
-    total = sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PIECE, text))
-    if not re.fullmatch(f"(?:{_PIECE})+", text) or total <= 0:
+    pieces = re.findall(_PIECE, text.lower()) if re.fullmatch(f"(?:{_PIECE})+", text.lower()) else []
+    names, total, last = list(_UNITS), 0.0, -1
+    for number, word in pieces:
+        if not word:
+            place = last + 1 if last >= 0 else len(names) - 1
+        else:
+            place = next((index for index, unit in enumerate(names) if word in _WRITTEN[unit]), len(names))
+        if place >= len(names) or place <= last:
+            total = 0.0
+            break
+        total, last = total + float(number.replace(",", ".")) * _UNITS[names[place]], place
+    if total <= 0:
         raise UsageError("not a duration", found=text, expected="such as 90s, 10m, 1h30m", fix="--time-budget 10m")
     return total
+
+
+def millimetres(unit: str) -> float | None:
+    """Return the length of a unit in mm; `None` for a word that is no unit of length.
+
+    >>> millimetres("µm"), millimetres(""), millimetres("pixel")
+    (0.001, 1.0, None)
+    """
+    word = unit.strip().casefold()
+    return _MM.get(_LENGTHS.get(word, word))
+
+
+def parse_length(text: str) -> float:
+    """Return the mm of a length such as "2", "2 mm" or "0.5cm".
+
+    Raises
+    ------
+    ValueError : not a length
+
+    >>> parse_length("2mm"), parse_length("500 um")
+    (2.0, 0.5)
+    """
+    match = re.fullmatch(r"\s*([-+.\deE]+?|[-+]?inf|nan)\s*([^\W\d]*)\s*", text)
+    unit = millimetres(match[2]) if match else None
+    if match is None or unit is None:
+        raise ValueError(text)
+    return float(match[1]) * unit
+
+
+def parse_spacing(value: object) -> tuple[float, float, float] | None:
+    """Return a spacing `(z, y, x)` in mm as people write it: three numbers, a text, or a number under each axis; else `None`.
+
+    >>> parse_spacing([3, "0.5", 0.5]), parse_spacing("0.3 x 0.1 x 0.1 um"), parse_spacing({"x": 1, "y": 1, "z": 5})
+    ((3.0, 0.5, 0.5), (0.0003, 0.0001, 0.0001), (5.0, 1.0, 1.0))
+    """
+    unit: float | None = 1.0
+    if isinstance(value, dict):
+        axes = {str(key).lower(): number for key, number in value.items()}
+        value = [axes.get(axis) for axis in "zyx"] if set(axes) == set("xyz") else None
+    elif isinstance(value, str):
+        match = re.fullmatch(r"\s*[\[(]?(.+?)[\])]?\s*([^\W\d]*)\s*", value)
+        unit = millimetres(match[2]) if match else None
+        value = re.split(r"\s*[x×*;]\s*|\s*,\s+|,(?=\d)|\s+", match[1].strip()) if match else None
+    if not isinstance(value, list) or len(value) != 3 or unit is None or any(isinstance(number, bool) for number in value):
+        return None
+    try:
+        z, y, x = (float(f"{float(number) * unit:.12g}") for number in value)
+    except (TypeError, ValueError):
+        return None
+    return (z, y, x) if all(0 < number < math.inf for number in (z, y, x)) else None
 
 
 def format_duration(seconds: float) -> str:

@@ -45,6 +45,7 @@ COHORT_CHECKS: tuple[Callable[[Cohort], Iterable[Fault]], ...] = (
     spacings.spacing_outliers,
     spacings.flat_among_volumes,
     spacings.absurd_extents,
+    spacings.exchanged_spacings,
     modalities.contradicted_modalities,
     sides.exchanged_sides,
     label_places.labels_in_the_dark,

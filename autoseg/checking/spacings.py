@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from autoseg.cases import left_out
-from autoseg.checking.faults import Fault, in_mm, warning
+from autoseg.checking.faults import Fault, in_mm, some, warning
 from autoseg.checking.statistics import Cohort
 from autoseg.checking.thresholds import thresholds
+from autoseg.geometry import Spacing
+from autoseg.images.formats import FORMATS, spacing_files, suffix_of
 
 _LIMITS = thresholds("spacings")
 
@@ -34,6 +37,34 @@ def spacing_outliers(cohort: Cohort) -> Iterator[Fault]:
                 expected=f"about the median, {in_mm(np.exp(median))} mm",
                 remedy="check the header; if it is right, the case is resampled like any other",
             )
+
+
+def exchanged_spacings(cohort: Cohort) -> Iterator[Fault]:
+    """Report spacings next to TIFFs by which pixels would be oblong, and square if they were in the order x, y, z."""
+    first_file = {case.name: case.images[0] for case in cohort.dataset.cases}
+    found: dict[str, tuple[Path, Spacing]] = {}
+    for case in cohort.cases:
+        if (
+            case.spacing is None
+            or case.shape is None
+            or case.shape[0] == 1
+            or suffix_of(first_file[case.name]) not in FORMATS["tiff"].suffixes
+        ):
+            continue
+        z, y, x = case.spacing
+        file = next((file for file in spacing_files(first_file[case.name]) if file.is_file()), None)
+        if file and max(z / y, y / z) < _LIMITS.square and max(y / x, x / y) > _LIMITS.oblong:
+            found[case.name] = (file, case.spacing)
+    if found:
+        file, (z, y, x) = next(iter(found.values()))
+        yield warning(
+            "spacing",
+            "the spacing next to the images seems to be written in the order x, y, z",
+            file=file,
+            found=f"{in_mm((z, y, x))} mm (z, y, x), so pixels {max(y / x, x / y):.3g} times as long as wide, in {some(found)}",
+            expected="square pixels, and slices that may be further apart",
+            remedy=f'if so, write {{"spacing": [{x:.6g}, {y:.6g}, {z:.6g}]}}, the order z, y, x',
+        )
 
 
 def flat_among_volumes(cohort: Cohort) -> Iterator[Fault]:

@@ -1,7 +1,8 @@
-"""TIFF: one slice or a stack, grey or RGB. A stack's spacing is in a JSON file next to it.
+"""TIFF: one slice or a stack, grey or RGB. Its spacing is in a JSON file next to it, or in the tags of ImageJ or OME.
 
 `scan.tif` has its spacing in `scan.json` (and `scan_0000.tif` also in `scan.json`): {"spacing": [z, y, x]} in mm, the convention of
-nnU-Net's 3D TIFF reader. Without it 1 mm is assumed.
+nnU-Net's 3D TIFF reader. Without it the file's own tags count, else 1 mm is assumed. A resolution that neither program wrote (72 dpi)
+is for printing and says nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,13 +21,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from autoseg import files
+from autoseg import files, quantities
 from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import affine_from_spacing, spacing_of, triple
 from autoseg.images import gzipped, planar
 from autoseg.images.contiguous import contiguous
 from autoseg.images.formats import spacing_files
-from autoseg.images.grids import usable_affine
+from autoseg.images.grids import LARGEST_SPACING, usable_affine
 from autoseg.images.types import Order, StoredImage
 
 _SLICES = "ZQIT"  # letters under which tifffile reports a stack's axis
@@ -44,7 +46,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     UnreadableFile : truncated, corrupt, images of several sizes, unknown axes or compression
     GeometryError : a spacing file that cannot be used
     """
-    shape, axes, dtype, array = _series(path, voxels=voxels)
+    shape, axes, dtype, tagged, array = _series(path, voxels=voxels)
     notes: tuple[str, ...] = ()
     order, kept = _order(path, axes, shape)
     sizes = [shape[axis] for axis in order]
@@ -55,9 +57,9 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     if kept == "S" and channels in (2, 4):
         channels, notes = channels - 1, ("the alpha channel was dropped",)
         array = None if array is None else array[:-1]
-    spacing = _spacing(path)
+    spacing = _spacing(path) or tagged
     if spacing is None:
-        notes = (*notes, "no spacing is stored next to the file (FILE.json); 1 mm was taken")
+        notes = (*notes, "no spacing is stored, neither in the tags of ImageJ or OME nor next to the file (FILE.json); 1 mm was taken")
     affine, more = usable_affine(affine_from_spacing(spacing or (1, 1, 1)), spatial, path=path)
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
     return StoredImage(
@@ -84,8 +86,10 @@ def write(order: Order) -> None:
         files.write_json(spacing_files(order.target)[0], {"spacing": list(spacing)})
 
 
-def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype[Any], NDArray[Any] | None]:
-    """Shape, axes, type and array of the only series."""
+def _series(
+    path: Path, *, voxels: bool
+) -> tuple[tuple[int, ...], str, np.dtype[Any], tuple[float, float, float] | None, NDArray[Any] | None]:
+    """Shape, axes, type, spacing by the tags and array of the only series."""
     try:
         with _silent(), tifffile.TiffFile(path) as file:
             series = file.series
@@ -104,12 +108,12 @@ def _series(path: Path, *, voxels: bool) -> tuple[tuple[int, ...], str, np.dtype
             if length > path.stat().st_size * gzipped.BEST_RATIO * 8:
                 found = f"{length} bytes of pixels in {path.stat().st_size} bytes"
                 raise gzipped.broken(path, "the TIFF declares more than it can hold", found=found)
+            spacing = _tagged_spacing(file)
             if not voxels:
-                return shape, axes, dtype, None
+                return shape, axes, dtype, spacing, None
             _check_segments(path, file)
-            if _needs_a_codec(file):
-                return shape, axes, dtype, _by_pillow(path, shape, dtype)
-            return shape, axes, dtype, np.asarray(only.asarray())
+            array = _by_pillow(path, shape, dtype) if _needs_a_codec(file) else np.asarray(only.asarray())
+            return shape, axes, dtype, spacing, array
     except _BROKEN as error:
         found = f"{type(error).__name__}: {error}"
         raise gzipped.broken(path, "the TIFF cannot be read", found=found, expected="a whole TIFF") from None
@@ -180,12 +184,42 @@ def _spacing(path: Path) -> tuple[float, float, float] | None:
         if not companion.is_file():
             continue
         value = files.read_json(companion, fix='write {"spacing": [z, y, x]} in mm')
-        spacing = value.get("spacing") if isinstance(value, dict) else None
-        if not isinstance(spacing, list) or len(spacing) != 3 or not all(isinstance(n, (int, float)) and n > 0 for n in spacing):
+        spacing = quantities.parse_spacing(value.get("spacing") if isinstance(value, dict) else None)
+        if spacing is None:
             raise GeometryError(
-                "the spacing next to the TIFF cannot be used", file=companion, found=f"spacing {spacing}",
+                "the spacing next to the TIFF cannot be used", file=companion,
+                found=f"spacing {value.get('spacing') if isinstance(value, dict) else value!r}",
                 expected="three positive numbers, mm (z, y, x)",
                 fix='write {"spacing": [z, y, x]}',
             )  # fmt: skip
-        return triple(float(n) for n in spacing)
+        return spacing
     return None
+
+
+def _tagged_spacing(file: Any) -> tuple[float, float, float] | None:
+    """Return the spacing that ImageJ or OME wrote into a file, (z, y, x) in mm; a single plane is as thick as its pixels are high."""
+    with contextlib.suppress(*_BROKEN, ZeroDivisionError):  # damaged tags are no tags
+        lengths = _ome_lengths(file) if file.is_ome else _imagej_lengths(file) if file.is_imagej else {}
+        mm = {axis: abs(float(length)) * unit for axis, (length, word) in lengths.items() if (unit := quantities.millimetres(word))}
+        z, y, x = mm.get("Z", mm.get("Y", 0.0)), mm.get("Y", 0.0), mm.get("X", 0.0)
+        if all(1 / LARGEST_SPACING <= length <= LARGEST_SPACING for length in (z, y, x)):
+            return z, y, x
+    return None
+
+
+def _ome_lengths(file: Any) -> dict[str, tuple[str, str]]:
+    """Return the length of a voxel along each axis, and its unit, as the XML of OME states it."""
+    head = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", file.ome_metadata or "")
+    found = dict(re.findall(r'PhysicalSize([XYZ](?:Unit)?)="([^"]*)"', head[0] if head else ""))
+    return {axis: (found[axis], found.get(f"{axis}Unit", "um")) for axis in "ZYX" if axis in found}
+
+
+def _imagej_lengths(file: Any) -> dict[str, tuple[float, str]]:
+    """Return the length of a voxel along each axis, and its unit: pixels per unit in the tags, the distance of slices in ImageJ's text."""
+    known, tags = file.imagej_metadata or {}, file.pages[0].tags
+    unit = str(known.get("unit", "pixel")).replace("\\u00B5", "u")
+    per_unit = {axis: tags[f"{axis}Resolution"].value for axis in "YX" if f"{axis}Resolution" in tags}
+    found = {axis: (count / pixels, unit) for axis, (pixels, count) in per_unit.items()}
+    if int(known.get("slices", known.get("images", 1))) > 1:
+        found["Z"] = (float(known.get("spacing", 1.0)), unit)  # ImageJ leaves out a distance of 1
+    return found

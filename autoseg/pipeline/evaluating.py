@@ -19,6 +19,7 @@ from autoseg.labels import Labels, make_labels
 from autoseg.metrics import ALL, METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
+from autoseg.quantities import parse_length
 from autoseg.schema import nearest
 from autoseg.tables import Table
 
@@ -207,19 +208,22 @@ def _known_tolerance(tolerance: float | Mapping[str, float], labels: Labels) -> 
 def parse_tolerance(words: Sequence[str]) -> float | dict[str, float]:
     """Return what `--tolerance` says: one distance in mm for all labels, or `LABEL=MM` for some.
 
-    >>> parse_tolerance(["1.5"]), parse_tolerance(["liver=3", "tumour=1"]), parse_tolerance([])
+    >>> parse_tolerance(["1.5 mm"]), parse_tolerance(["liver=3", "tumour=1"]), parse_tolerance([])
     (1.5, {'liver': 3.0, 'tumour': 1.0}, 2.0)
     """
     pairs = [word.rpartition("=") for given in words for word in given.split(",")]
     try:
-        values = {name.strip(): float(number) for name, _, number in pairs}
+        values = {name.strip(): parse_length(number) for name, _, number in pairs}
     except ValueError:
         raise UsageError(
             "a tolerance is a distance in mm", found=", ".join(words), expected="MM, or LABEL=MM", fix="--tolerance 2"
         ) from None
-    if len(values) > 1 and "" in values:
+    if len(pairs) > 1 and "" in values:  # also "1,5", which means 1.5
         raise UsageError(
-            "one tolerance for all labels, or one per label", found=", ".join(words), expected="MM, or LABEL=MM", fix="--tolerance liver=3"
+            "one tolerance for all labels, or one per label",
+            found=", ".join(words),
+            expected="MM, or LABEL=MM",
+            fix="--tolerance liver=3, or --tolerance 1.5",
         )
     return values.get("", values) if values else evaluation.TOLERANCE
 

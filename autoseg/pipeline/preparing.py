@@ -227,7 +227,7 @@ def _figures(c: Configuration) -> dict[str, str]:
     figures = {
         "patch": f"patch {'x'.join(map(str, c.patch_size))}",
         "batch": f"batch {c.batch_size}",
-        "spacing": f"spacing {'x'.join(f'{s:g}' for s in (round(s, 3) for s in c.spacing))} mm",
+        "spacing": f"spacing {'x'.join(f'{s:g}' for s in (round(s, 3) if s >= 0.1 else float(f'{s:.3g}') for s in c.spacing))} mm",
         "stages": f"{c.stages} stages",
         "features": f"features {c.features_per_stage[0]}..{c.features_per_stage[-1]}",
     }

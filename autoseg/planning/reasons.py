@@ -201,7 +201,8 @@ def _patch(sized: SizingResult) -> str:
     c = sized.configuration
     what, first = ("slice", 1) if c.planar else ("case", 0)
     shape, size = c.median_shape[first:], c.patch_size[first:]
-    extent = " x ".join(f"{edge * mm:.0f}" for edge, mm in zip(size, c.spacing[first:], strict=True))
+    lengths = [edge * mm for edge, mm in zip(size, c.spacing[first:], strict=True)]
+    extent = " x ".join(f"{mm:.0f}" if mm >= 1 else f"{mm:.2g}" for mm in lengths)
     text = f"The patch of {format_shape(size)} voxels ({extent} mm)"
     if all(edge >= whole for edge, whole in zip(size, shape, strict=True)):
         return f"{text} holds the whole median {what} of {format_shape(shape)} voxels."

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy import ndimage
@@ -225,3 +226,20 @@ def test_a_copy_with_other_noise_or_on_another_grid_is_a_near_duplicate(
     write("bert", image=np.kron(smooth(1), np.ones((2, 2, 2), np.float32)), seed=8)
     found = [fault.found for fault in faults_of(declare()) if fault.code == "near-duplicate"]
     assert len(found) == 2 and "anna and p0" in str(found[0]) and "bert and p1" in str(found[1])
+
+
+@pytest.mark.parametrize(
+    ("spacing", "slices", "reported"), [([0.1, 0.1, 0.3], 4, True), ([0.3, 0.1, 0.1], 4, False), ([0.2, 0.1, 0.3], 4, False)]
+)
+def test_a_spacing_next_to_a_tiff_in_the_order_x_y_z_is_noticed(tmp_path: Path, spacing: list[float], slices: int, reported: bool) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        for case in range(3):
+            rng = np.random.default_rng(case)
+            stack = rng.integers(0, 2 if folder == "labels" else 200, (slices, 9, 8), dtype=np.uint8)
+            tifffile.imwrite(tmp_path / folder / f"c{case}.tif", stack, photometric="minisblack")
+            (tmp_path / folder / f"c{case}.json").write_text(json.dumps({"spacing": spacing}))
+    found = [fault for fault in checking.check(find(tmp_path), workers=0) if "order x, y, z" in fault.summary]
+    assert len(found) == reported, "one for all cases"
+    if reported:
+        assert "c0, c1, c2" in (found[0].found or "") and '"spacing": [0.3, 0.1, 0.1]' in (found[0].remedy or "")

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,35 @@ def test_a_stack_of_tiff_pages_is_a_volume_with_the_spacing_beside_it(tmp_path: 
     bare = images.read(tmp_path / "a_0000.tif")
     assert bare.spacing == (1, 1, 1) and any("1 mm" in note for note in bare.notes)
     assert images.read_label(tmp_path / "a_0000.tif", like=image).spacing == (3, 0.5, 0.25)  # a label without spacing takes the image's
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("um", 1e-3), ("micron", 1e-3), ("mm", 1.0), ("cm", 10.0)])
+def test_the_spacing_in_the_tags_of_imagej_is_taken(tmp_path: Path, unit: str, mm: float) -> None:
+    """Fiji writes pixels per unit into the resolution, and the distance of the slices into its own text."""
+    metadata = {"axes": "ZYX", "spacing": 0.3, "unit": unit}
+    stack = np.zeros((4, 6, 5), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, resolution=(10.0, 5.0), metadata=metadata)
+    assert images.read(tmp_path / "a.tif").spacing == pytest.approx((0.3 * mm, 0.2 * mm, 0.1 * mm), rel=1e-6)
+    assert images.read_header(tmp_path / "a.tif").stored.has_position
+    (tmp_path / "a.json").write_text(json.dumps({"spacing": "3 x 1 x 1 mm"}))
+    assert images.read(tmp_path / "a.tif").spacing == (3, 1, 1), "the file next to it was written on purpose"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"resolution": (72, 72)}, {"imagej": True}, {"imagej": True, "resolution": (10, 10), "metadata": {"unit": "pixel"}},
+     {"resolution": (10, 10), "resolutionunit": "INCH"}],
+)  # fmt: skip
+def test_a_resolution_for_printing_is_no_spacing(tmp_path: Path, tags: dict[str, Any]) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 5), np.uint8), **tags)
+    image = images.read(tmp_path / "a.tif")
+    assert image.spacing == (1, 1, 1) and any("1 mm was taken" in note for note in image.notes)
+
+
+def test_the_spacing_of_ome_is_taken_whatever_its_units(tmp_path: Path) -> None:
+    sizes = {"PhysicalSizeX": 100.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.2, "PhysicalSizeZ": 0.003, "PhysicalSizeZUnit": "mm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((4, 6, 5), np.uint16), metadata={"axes": "ZYX", **sizes})
+    assert images.read(tmp_path / "a.ome.tif").spacing == pytest.approx((3e-3, 2e-4, 1e-4), rel=1e-6)
 
 
 def test_tiff_channels_and_compressions_are_read(tmp_path: Path) -> None:

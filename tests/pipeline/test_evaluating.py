@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from autoseg import cli
+from autoseg.errors import UsageError
 from autoseg.metrics import ALL, QUICK
+from autoseg.pipeline.evaluating import parse_tolerance
 
 
 @pytest.fixture
@@ -67,6 +69,13 @@ def test_groups_of_cases_have_a_summary_of_their_own(pair, capsys):
     assert "mean of siteB" in capsys.readouterr().out
     with (pair[0].parent / "summary.csv").open() as file:
         assert [row["group"] for row in csv.DictReader(file)] == ["", "siteA", "siteA", "siteB"]
+
+
+@pytest.mark.parametrize("words", [["1,5"], ["2", "3"], ["a=1,2"], ["2 parsecs"]])
+def test_a_tolerance_that_could_be_read_in_two_ways_is_refused(words):
+    with pytest.raises(UsageError, match="toleranc"):
+        parse_tolerance(words)
+    assert parse_tolerance(["liver=2mm", "cyst=0.1cm"]) == {"liver": 2.0, "cyst": 1.0}
 
 
 def test_groups_of_a_data_set_are_those_it_declares(pair, capsys):

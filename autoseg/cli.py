@@ -237,6 +237,7 @@ def predict(
     postprocess: Annotated[
         bool, typer.Option("--postprocess/--no-postprocess", help="Apply the rules chosen from out-of-fold results.")
     ] = True,
+    colours: Annotated[bool, typer.Option("--colours", help="Also write label names and colours for viewers.")] = False,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: JsonFile = None,
@@ -260,6 +261,7 @@ def predict(
             probabilities=probabilities,
             uncertainty=uncertainty,
             postprocess=postprocess,
+            colours=colours,
             device=device,
             overwrite=overwrite,
             reporter=terminal,

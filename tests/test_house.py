@@ -33,6 +33,7 @@ ROOMS = (
     "geometry",
     "schema",
     "labels",
+    "colours",
     "metrics",
     "locks",
     "workspace",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoseg.colours import Segment
 from autoseg.geometry import Affine, Orientation, Shape, Spacing, spacing_of, triple
 
 
@@ -77,6 +78,7 @@ class Order:
     affine: Affine  # of that array
     header: Any  # the input's, when it has the same format; else None
     label: bool
+    segments: tuple[Segment, ...] = ()  # of a label map, where they are known: names and colours for `.seg.nrrd`
 
 
 @dataclass(frozen=True, kw_only=True)

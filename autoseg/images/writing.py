@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg import files
+from autoseg.colours import Segment
 from autoseg.errors import GridMismatch, UnreadableFile
 from autoseg.geometry import Affine, undo_reorient
 from autoseg.images.formats import FORMATS, name_of
@@ -17,7 +18,7 @@ from autoseg.images.label_values import as_label_values
 from autoseg.images.types import Image, Order, Stored
 
 
-def write_label(path: Path, array: NDArray[Any], *, like: Image) -> None:
+def write_label(path: Path, array: NDArray[Any], *, like: Image, segments: tuple[Segment, ...] = ()) -> None:
     """Write a label map on exactly the grid of an image: shape, affine and header codes of its file.
 
     Parameters
@@ -25,6 +26,7 @@ def write_label(path: Path, array: NDArray[Any], *, like: Image) -> None:
     path : its suffix chooses the format
     array : (z, y, x), integer label values, canonical; written in the smallest type that holds them
     like : the image as it was read
+    segments : names and colours of the labels, which a `.seg.nrrd` shows in 3D Slicer
 
     Raises
     ------
@@ -37,7 +39,7 @@ def write_label(path: Path, array: NDArray[Any], *, like: Image) -> None:
             "the label map has another shape than its image", file=path, found=f"{array.shape}", expected=f"{like.shape} (z, y, x)"
         )
     values = as_label_values(array, path=Path(path))
-    _write(Path(path), values[None], affine=like.affine, stored=like.stored, label=True)
+    _write(Path(path), values[None], affine=like.affine, stored=like.stored, label=True, segments=segments)
 
 
 def write_image(path: Path, array: NDArray[Any], *, affine: Affine, like: Image | None = None) -> None:
@@ -58,7 +60,9 @@ def write_image(path: Path, array: NDArray[Any], *, affine: Affine, like: Image 
     _write(Path(path), array, affine=affine, stored=None if like is None else like.stored, label=False)
 
 
-def _write(path: Path, array: NDArray[Any], *, affine: Affine, stored: Stored | None, label: bool) -> None:
+def _write(
+    path: Path, array: NDArray[Any], *, affine: Affine, stored: Stored | None, label: bool, segments: tuple[Segment, ...] = ()
+) -> None:
     """Turn a canonical array back to the stored orientation and write it, whole or not at all."""
     name = name_of(path)
     module = importlib.import_module(f"autoseg.images.{FORMATS[name].module}")
@@ -73,4 +77,5 @@ def _write(path: Path, array: NDArray[Any], *, affine: Affine, stored: Stored | 
     kind = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype)
     array = array.astype(np.dtype(kind).newbyteorder("<"), copy=False)
     with files.atomic_write(path) as temporary:
-        module.write(Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label))
+        order = Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label, segments=segments)
+        module.write(order)

@@ -5,6 +5,6 @@ functions, and matplotlib without its global state, so that nothing here opens a
 """
 
 from autoseg.pictures.curves import CURVES, progress
-from autoseg.pictures.overlay import COLOURS, Overlay, legend, overlays, panels
+from autoseg.pictures.overlay import Overlay, legend, overlays, panels
 
-__all__ = ["COLOURS", "CURVES", "Overlay", "legend", "overlays", "panels", "progress"]
+__all__ = ["CURVES", "Overlay", "legend", "overlays", "panels", "progress"]

@@ -10,25 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from autoseg.colours import colour_of
 from autoseg.geometry import Spacing, triple
 from autoseg.labels import Labels
 from autoseg.metrics import confusion, overlap_of
 from autoseg.pictures.png import png
 
-COLOURS = (
-    "#ff6b6b",
-    "#4dabf7",
-    "#ffd43b",
-    "#51cf66",
-    "#da77f2",
-    "#ff922b",
-    "#22d3ee",
-    "#f783ac",
-    "#a9e34b",
-    "#9775fa",
-    "#e8b48a",
-    "#8ce0c4",
-)
 LISTED = 12  # label names beside a case
 
 _GROUND, _INK, _FAINT = "#0b0d12", "#f1f3f5", "#868e96"
@@ -257,7 +244,7 @@ def _enlarged(array: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.fl
 
 def _colours(labels: Labels) -> list[tuple[int, str]]:
     """Class and colour of every foreground label."""
-    return [(index, COLOURS[(index - 1) % len(COLOURS)]) for index in range(1, labels.class_count)]
+    return [(index, colour_of(index)) for index in range(1, labels.class_count)]
 
 
 def _draw_bar(axes: Any, extent: Sequence[float]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autoseg import cases, files, images, machine, postprocessing, prediction, schema
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
+from autoseg.colours import colour_tables, segments_of
 from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, UsageError, short_of_space
 from autoseg.images import Image
 from autoseg.labels import Labels
@@ -37,6 +38,7 @@ def predict(
     probabilities: bool = False,
     uncertainty: bool = False,
     postprocess: bool = True,
+    colours: bool = False,
     device: str = "auto",
     overwrite: bool = False,
     reporter: Reporter | None = None,
@@ -51,6 +53,7 @@ def predict(
     fold : one fold of the cross-validation; by default the mean of all that are trained
     probabilities : also write `NAME_probabilities.nii.gz`, one volume per label or region
     uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely
+    colours : also write the names and colours of the labels as ITK-SNAP, FSLeyes and FreeSurfer read them, once per folder
     overwrite : replace results that are there, also files that no earlier prediction made
 
     Returns
@@ -99,6 +102,8 @@ def predict(
         raise
     finally:
         record.write()
+    for name, text in colour_tables(opened.plan.labels).items() if colours else ():
+        files.write_text(record.folder / name, text)
     report_failures(record.folder / FAILED, failures, len(found))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
     return record.to_json()
@@ -242,7 +247,9 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
         if result.probabilities is not None and options.uncertainty:
             doubt = entropy(result.probabilities, regions=bool(plan.labels.regions))
             images.write_image(_beside(target, "uncertainty"), doubt[None], affine=image.affine, like=image)
-        images.write_label(target, plan.labels.decode(classes), like=image)  # last: where it is, the others are
+        images.write_label(
+            target, plan.labels.decode(classes), like=image, segments=segments_of(plan.labels)
+        )  # last: where it is, the others are
         seconds = {"read": read, **result.seconds, "write": time.perf_counter() - started}
     except DiskFull:
         raise  # of every case that would follow as well

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from autoseg import cases, checking, evaluation, files, images, pictures, report, schema
 from autoseg.cases import Case, Dataset
 from autoseg.checking import Fault
+from autoseg.colours import colour_of
 from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint, read_fingerprint
 from autoseg.pipeline import evaluating, preparing
@@ -159,7 +160,7 @@ def _scores(summary: dict[str, Any], plan: Plan) -> list[Any]:
         row = summary["labels"][name]["dice"]
         values = [case["labels"][name]["dice"] for case in summary["cases"] if case["labels"].get(name, {}).get("dice") is not None]
         if values:
-            colour = pictures.COLOURS[((members[0] if members else index + 1) - 1) % len(pictures.COLOURS)]
+            colour = colour_of(members[0] if members else index + 1)
             rows.append((name, colour, values, row["mean"], row["ci95"]))
     caption = "Each dot is a case; the line is the mean of the label, the bar its 95 % bootstrap interval."
     return [

@@ -9,9 +9,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from autoseg.colours import COLOURS
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels, make_labels
-from autoseg.pictures import COLOURS, Overlay, overlays
+from autoseg.pictures import Overlay, overlays
 
 pytestmark = pytest.mark.slow
 

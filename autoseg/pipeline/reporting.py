@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from autoseg.postprocessing import PostprocessingRules
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 from autoseg.report import Drawing, Grid, Items, Page, Section, Text, drawings
 from autoseg.tables import Table
-from autoseg.training.history import read_history
+from autoseg.training.history import EpochRow, read_history
 from autoseg.training.settings import read_settings
 from autoseg.version import __version__
 from autoseg.workspace import Run, Workspace
@@ -228,22 +228,22 @@ def _training(workspace: Workspace, plan: Plan) -> list[Any]:
         return []
     rows = []
     for name, history in histories.items():
-        last, best = history[-1], max((row["validation_dice"] for row in history if row["validation_dice"] is not None), default=None)
-        waiting = float(np.mean([row["data_wait"] for row in history]))
-        rows.append((name, str(last["epoch"]), str(last["step"]), format_duration(last["elapsed"]), "-" if best is None else f"{best:.3f}",
-                     f"{last['seconds_per_step']:.3g} s", f"{100 * waiting:.0f} %", format_bytes(last["memory"])))  # fmt: skip
+        last, best = history[-1], max((row.validation_dice for row in history if row.validation_dice is not None), default=None)
+        waiting = float(np.mean([row.data_wait for row in history]))
+        rows.append((name, str(last.epoch), str(last.step), format_duration(last.elapsed), "-" if best is None else f"{best:.3f}",
+                     f"{last.seconds_per_step:.3g} s", f"{100 * waiting:.0f} %", format_bytes(last.memory)))  # fmt: skip
     columns = ("fold", "epochs", "steps", "time", "best Dice while training", "per step", "waiting for data", "memory")
 
-    def drawn(column: str, title: str, *, from_zero: bool = False) -> Drawing:
+    def drawn(figure: Callable[[EpochRow], Any], title: str, *, from_zero: bool = False) -> Drawing:
         runs = {}
         for name, history in histories.items():
-            if points := [(row["elapsed"] / 60, row[column]) for row in history if row[column] is not None]:
+            if points := [(row.elapsed / 60, figure(row)) for row in history if figure(row) is not None]:
                 runs[name] = points
         return Drawing(svg=drawings.curves(runs, title=title, unit="minutes", from_zero=from_zero), caption=f"{title}, all folds.")
 
     return [
-        drawn("validation_dice", "Dice on validation cases", from_zero=True),
-        drawn("loss", "Training loss"),
+        drawn(lambda row: row.validation_dice, "Dice on validation cases", from_zero=True),
+        drawn(lambda row: row.loss, "Training loss"),
         _figures(columns, tuple(rows)),
     ]
 

@@ -31,6 +31,7 @@ from autoseg.preprocessing import store
 from autoseg.quantities import format_duration
 from autoseg.training import batchgenerators_backend, loop
 from autoseg.training import tensorboard as board
+from autoseg.training.history import EpochRow
 from autoseg.training.length import RunLength
 from autoseg.training.process_group import ProcessGroup, joined
 from autoseg.training.settings import TrainingSettings
@@ -362,9 +363,9 @@ def _train_fold(work: _Work, configuration: Configuration, fold: int) -> dict[st
     reporter.say(f"training {stage}: {len(task.train_cases)} cases, {len(task.validation_cases)} held out for validation; loss: {loss}")
     with board.Board(run.tensorboard) if work.tensorboard and work.processes.is_main else contextlib.nullcontext() as events:
 
-        def report(row: dict[str, Any]) -> None:
+        def report(row: EpochRow) -> None:
             """Give a row of figures to the reporter and to TensorBoard."""
-            reporter.progress(f"train {stage}", row["done"], row["total"], loop.line(row))
+            reporter.progress(f"train {stage}", row.done, row.total, str(row))
             if events is not None:
                 events.add(row)
 

@@ -105,7 +105,7 @@ def require_learned(
         dice = mean_dice(summary)
         if dice is not None and dice < NOTHING:
             history = read_history(Run(root=runs[key]))
-            done = history[-1]["step"] if history else 0
+            done = history[-1].step if history else 0
             predicted = plan.configuration(key.split("/")[0]).predicted
             pace = predicted.seconds_per_epoch / settings.steps_per_epoch if predicted and predicted.seconds_per_epoch else None
             planned = "" if pace is None else f", where about {seconds / pace:.0f} were planned for {format_duration(seconds)}"

@@ -1,10 +1,4 @@
-"""What a run reports: times, one row of figures per epoch, the files of its history.
-
-A row: epoch, step, elapsed (s), loss (mean over the epoch), validation_dice (None where it was not measured), validation_cases (of
-how many it is; only where a time budget allows fewer than the settings), learning_rate (of the last step), seconds_per_step,
-data_wait and augmentation (shares of the time), memory (bytes), time_left (s); and for progress bars, done, total and
-waiting_for (what keeps the network waiting; None where it hardly waits).
-"""
+"""What a run reports: times, one row of figures per epoch, the files of its history."""
 
 from __future__ import annotations
 
@@ -13,13 +7,15 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from autoseg import files
+from autoseg import files, schema
+from autoseg.errors import UnreadableFile
 from autoseg.quantities import format_bytes, format_duration
 from autoseg.training.batches import BatchLoader
 from autoseg.training.length import RunLength
@@ -27,7 +23,47 @@ from autoseg.workspace import Run
 
 REPORT_SECONDS = 2.0  # between two reports within an epoch
 WAITING_TOO_LONG = 0.2  # share of the time spent waiting for data from which the cause is reported
-OF_PROGRESS = ("done", "total", "waiting_for")  # of a row, for progress bars; not in the files
+_OF_PROGRESS = ("done", "total", "waiting_for")  # of a row, for progress bars; not in the files
+_SELDOM = ("learning_rate", "validation_cases")  # of a row, only where there is one
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """The figures of one epoch, or of the part of it that is over."""
+
+    epoch: int
+    step: int
+    elapsed: float  # s
+    loss: float | None  # mean over the epoch
+    validation_dice: float | None = None  # None where it was not measured
+    learning_rate: float | None = None  # of the last step; None in an earlier version
+    seconds_per_step: float
+    data_wait: float  # share of the time
+    augmentation: float  # share of the time
+    memory: int  # bytes
+    time_left: float  # s
+    done: int = 0
+    total: int = 0
+    waiting_for: str | None = None  # what keeps the network waiting; None where it hardly waits
+    validation_cases: int | None = None  # how many were scored, where a time budget allows fewer than the settings
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> EpochRow:
+        """Return a row from the saved state of a run."""
+        return cls(**schema.pick(cls, value))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for the saved state and for curves."""
+        return {name: value for name, value in vars(self).items() if value is not None or name not in _SELDOM}
+
+    def __str__(self) -> str:
+        """Return the figures as one line for people."""
+        parts = [f"epoch {self.epoch}", "loss -" if self.loss is None else f"loss {self.loss:.3f}"]
+        if self.validation_dice is not None:
+            parts.append(f"Dice {self.validation_dice:.3f}")
+        parts.append(f"{self.seconds_per_step:.3g} s/step")
+        parts.append(f"waiting {100 * self.data_wait:.0f} %" + (f" ({self.waiting_for})" if self.waiting_for else ""))
+        return ", ".join([*parts, format_bytes(self.memory), f"{format_duration(self.time_left)} left"])
 
 
 class Clock:
@@ -88,38 +124,25 @@ def row_of(
     share: float,
     learning_rate: float,
     device: torch.device,
-) -> dict[str, Any]:
+) -> EpochRow:
     """Return the figures of the epoch that is running, `share` of the whole run being done."""
     seconds_per_step = watch.seconds / max(watch.steps, 1)
     elapsed = watch.begin + watch.seconds
-    return {
-        "epoch": epoch,
-        "step": step,
-        "elapsed": round(elapsed, 3),
-        "loss": files.finite_or_none(float(np.mean(losses))) if losses else None,
-        "validation_dice": None,
-        "learning_rate": learning_rate,
-        "seconds_per_step": seconds_per_step,
-        "data_wait": watch.waiting,
-        "augmentation": watch.augmenting,
-        "memory": memory_in_use(device),
-        "time_left": length.time_left(step=step, elapsed=elapsed, seconds_per_step=seconds_per_step),
-        "done": int(1000 * share) if length.seconds is not None else step,
-        "total": 1000 if length.seconds is not None else length.steps,
-        "waiting_for": watch.waiting_for,
-    }
-
-
-def line(row: Mapping[str, Any]) -> str:
-    """Return a row of figures as one line for people."""
-    parts = [f"epoch {row['epoch']}", f"loss {row['loss']:.3f}" if row["loss"] is not None else "loss -"]
-    if row["validation_dice"] is not None:
-        parts.append(f"Dice {row['validation_dice']:.3f}")
-    parts.append(f"{row['seconds_per_step']:.3g} s/step")
-    parts.append(f"waiting {100 * row['data_wait']:.0f} %" + (f" ({row['waiting_for']})" if row["waiting_for"] else ""))
-    parts.append(format_bytes(row["memory"]))
-    parts.append(f"{format_duration(row['time_left'])} left")
-    return ", ".join(parts)
+    return EpochRow(
+        epoch=epoch,
+        step=step,
+        elapsed=round(elapsed, 3),
+        loss=files.finite_or_none(float(np.mean(losses))) if losses else None,
+        learning_rate=learning_rate,
+        seconds_per_step=seconds_per_step,
+        data_wait=watch.waiting,
+        augmentation=watch.augmenting,
+        memory=memory_in_use(device),
+        time_left=length.time_left(step=step, elapsed=elapsed, seconds_per_step=seconds_per_step),
+        done=int(1000 * share) if length.seconds is not None else step,
+        total=1000 if length.seconds is not None else length.steps or 0,
+        waiting_for=watch.waiting_for,
+    )
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -135,19 +158,32 @@ def memory_in_use(device: torch.device) -> int:
     return pages * 4096
 
 
-def write_history(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
+def read_history(run: Run) -> list[EpochRow]:
+    """Return the rows of `history.jsonl`, one per finished epoch; none where there is no file yet.
+
+    Raises
+    ------
+    UnreadableFile : a line is damaged
+    """
+    file, fix = run.history_jsonl, "train on: the file is written again from the saved state"
+    lines = files.read_utf8(file, kind="JSON").splitlines() if file.exists() else []
+    rows = [files.parse_json(line, file=file) for line in lines if line.strip()]
+    return [schema.parse(EpochRow, schema.pick(EpochRow, row), what="a row", fix=fix, file=file, error=UnreadableFile) for row in rows]
+
+
+def write_history(run: Run, history: Sequence[EpochRow]) -> None:
     """Write `history.jsonl` and `history.csv`, whole, a row per epoch."""
     for path, text in _texts(run, history).items():
         files.write_text(path, text)
 
 
-def is_written(run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
+def is_written(run: Run, history: Sequence[EpochRow]) -> bool:
     """Return whether both files hold these rows and nothing else."""
     return all(path.is_file() and path.read_bytes() == text.encode() for path, text in _texts(run, history).items())
 
 
-def _texts(run: Run, history: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
-    rows = [{name: value for name, value in row.items() if name not in OF_PROGRESS} for row in history]
+def _texts(run: Run, history: Sequence[EpochRow]) -> dict[Path, str]:
+    rows = [{name: value for name, value in row.to_json().items() if name not in _OF_PROGRESS} for row in history]
     if not rows:
         return {}
     table = io.StringIO()
@@ -156,11 +192,3 @@ def _texts(run: Run, history: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
     writer.writeheader()
     writer.writerows(rows)
     return {run.history_jsonl: "".join(json.dumps(row) + "\n" for row in rows), run.history_csv: table.getvalue()}
-
-
-def read_history(run: Run) -> list[dict[str, Any]]:
-    """Return the rows of `history.jsonl`, one per finished epoch; none where there is no file yet."""
-    if not run.history_jsonl.exists():
-        return []
-    lines = files.read_utf8(run.history_jsonl, kind="JSON").splitlines()
-    return [files.parse_json(line, file=run.history_jsonl) for line in lines if line.strip()]

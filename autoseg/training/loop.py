@@ -23,7 +23,7 @@ from autoseg.planning.configuration import Plan
 from autoseg.resources import free_memory
 from autoseg.training import resuming, safeguards
 from autoseg.training.batches import BatchLoader
-from autoseg.training.history import Clock, EpochWatch, line, row_of, write_history
+from autoseg.training.history import Clock, EpochRow, EpochWatch, row_of, write_history
 from autoseg.training.interruption import Interruption, StopRequested, listening
 from autoseg.training.schedule import learning_rate
 from autoseg.training.scoring import Scorer, Validate
@@ -31,7 +31,7 @@ from autoseg.training.settings import TrainingSettings, check_settings
 from autoseg.training.task import Progress, TrainingTask, draws, mirrors, plan_of
 from autoseg.training.trainer import Trainer
 
-__all__ = ["TrainingTask", "check_settings", "line", "refuse_time_budget", "train"]
+__all__ = ["TrainingTask", "check_settings", "refuse_time_budget", "train"]
 
 EPOCHS_PER_BUDGET = 50  # a time budget is cut into epochs no longer than this share of it
 DRAWING_SHARE = 0.02  # of the time at most goes into the picture of the curves
@@ -44,7 +44,7 @@ def train(
     task: TrainingTask,
     *,
     validate: Validate,
-    report: Callable[[dict[str, Any]], None] = lambda row: None,
+    report: Callable[[EpochRow], None] = lambda row: None,
     draw: Callable[[list[dict[str, Any]]], None] = lambda history: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> nn.Module:
@@ -155,7 +155,7 @@ class _Running:
     progress: Progress
     interruption: Interruption
     validate: Validate
-    report: Callable[[dict[str, Any]], None]
+    report: Callable[[EpochRow], None]
     draw: Callable[[list[dict[str, Any]]], None]
     say: Callable[[str], None]
     clock: Clock = field(init=False)
@@ -179,7 +179,7 @@ class _Running:
     @property
     def steps_of_epoch(self) -> int:
         """Steps of the epoch that is not over yet, also those before an interruption."""
-        return self.progress.step - (self.progress.history[-1]["step"] if self.progress.history else 0)
+        return self.progress.step - (self.progress.history[-1].step if self.progress.history else 0)
 
     @property
     def epoch_is_over(self) -> bool:
@@ -189,7 +189,7 @@ class _Running:
             return self.steps_of_epoch > 0 and self.progress.step % whole == 0
         return self.steps_of_epoch >= whole or (self.steps_of_epoch > 0 and self.watch.seconds >= seconds / EPOCHS_PER_BUDGET)
 
-    def row(self, share: float) -> dict[str, Any]:
+    def row(self, share: float) -> EpochRow:
         """Return the figures of the epoch that is running."""
         progress = self.progress
         return row_of(epoch=progress.epoch + 1, step=progress.step, losses=progress.epoch_losses, watch=self.watch,
@@ -214,7 +214,7 @@ class _Running:
         """Score some cases if it is time for that, and record the epoch: where that is cut short, it ends when the run is resumed."""
         row = self.row(self.share)
         if self.scorer.is_due(self.progress):
-            row |= self.interruption.abandonable(lambda: self.scorer.score(self.trainer, self.progress)) or {}
+            row = replace(row, **self.interruption.abandonable(lambda: self.scorer.score(self.trainer, self.progress)) or {})
             if self.interruption.name is not None:
                 return
         self.record(row)
@@ -225,7 +225,7 @@ class _Running:
             self.draw_curves()
         self.watch = EpochWatch(self.clock, self.batches)
 
-    def record(self, row: dict[str, Any]) -> None:
+    def record(self, row: EpochRow) -> None:
         """Count the epoch."""
         self.progress.epoch += 1
         self.progress.history.append(row)
@@ -234,7 +234,7 @@ class _Running:
     def draw_curves(self) -> None:
         """Draw them, and count the time that takes."""
         begin, progress = self.clock.now(), self.progress
-        self.draw([dict(row) for row in progress.history])
+        self.draw([row.to_json() for row in progress.history])
         progress.length = replace(progress.length, drawn=progress.length.drawn + self.clock.now() - begin)
 
     def step(self, share: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from autoseg.errors import PlanMismatch
 from autoseg.networks import checkpoint
 from autoseg.quantities import format_duration
-from autoseg.training.history import Clock, is_written, write_history
+from autoseg.training.history import Clock, EpochRow, is_written, write_history
 from autoseg.training.length import SPENDING
 from autoseg.training.run_identity import changed_settings, identity_of, refuse_another, settings_of
 from autoseg.training.settings import TrainingSettings, check_settings
@@ -29,7 +29,7 @@ def save(task: TrainingTask, trainer: Trainer, progress: Progress, clock: Clock)
     kept = {name: value for name, value in vars(progress).items() if name not in ("history", "length")}
     spending = {name: getattr(progress.length, name) for name in SPENDING}
     state = {
-        "progress": {**kept, **spending, "history": json.dumps(progress.history)},
+        "progress": {**kept, **spending, "history": json.dumps([row.to_json() for row in progress.history])},
         "learner": trainer.state(),
         "seed": task.seed,
         "origin": _origin(task),
@@ -40,7 +40,7 @@ def save(task: TrainingTask, trainer: Trainer, progress: Progress, clock: Clock)
 
 
 def _save_model(task: TrainingTask, trainer: Trainer, progress: Progress) -> None:
-    scores = [row["validation_dice"] for row in progress.history if row["validation_dice"] is not None]
+    scores = [row.validation_dice for row in progress.history if row.validation_dice is not None]
     description = {
         "version": __version__,
         "plan": plan_of(task, progress).to_json(),
@@ -77,7 +77,7 @@ def restore_history(task: TrainingTask, progress: Progress, draw: Callable[[list
     if not is_written(run, progress.history):
         write_history(run, progress.history)
     if not run.progress.exists() or run.progress.stat().st_mtime_ns < run.history_jsonl.stat().st_mtime_ns:
-        draw([dict(row) for row in progress.history])
+        draw([row.to_json() for row in progress.history])
 
 
 def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say: Callable[[str], None]) -> tuple[Progress, list[str]]:
@@ -97,8 +97,9 @@ def resume(task: TrainingTask, settings: TrainingSettings, trainer: Trainer, say
     try:
         trainer.load(state["learner"])
         kept = dict(state["progress"])
+        kept["history"] = [EpochRow.from_json(row) for row in json.loads(kept["history"])]
         length = replace(length, **{name: kept.pop(name) for name in SPENDING if name in kept})
-        progress = Progress(**{**kept, "length": length, "history": json.loads(kept["history"])})
+        progress = Progress(**kept, length=length)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise PlanMismatch(
             "the saved state belongs to another network or other settings",

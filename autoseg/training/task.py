@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.training.history import EpochRow
 from autoseg.training.length import RunLength
 from autoseg.training.process_group import SINGLE_PROCESS, ProcessGroup
 from autoseg.training.sampling import PatchSource
@@ -55,7 +56,7 @@ class Progress:
     scored: list[str] | None = None  # names of the cases scored in training, once it is known how many a time budget allows
     mirrors: bool | None = None  # whether images are mirrored; decided when the run begins
     epoch_losses: list[float] = field(default_factory=list)  # of the epoch that is not over yet
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
 
 
 def draws(task: TrainingTask, settings: TrainingSettings) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autoseg.errors import SettingsError
+from autoseg.training.history import EpochRow
 
 FIGURES = {
     "loss": "loss",
@@ -43,15 +43,15 @@ class Board:
         self._folder = folder
         self._writer: Any = None
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: EpochRow) -> None:
         """Write one row of figures."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=row["step"])
+            self._writer = SummaryWriter(str(self._folder), purge_step=row.step)
         for key, name in FIGURES.items():
-            if row[key] is not None:
-                self._writer.add_scalar(name, row[key], row["step"])
+            if (value := getattr(row, key)) is not None:
+                self._writer.add_scalar(name, value, row.step)
 
     def __enter__(self) -> Board:
         return self

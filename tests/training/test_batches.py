@@ -9,7 +9,7 @@ import torch
 from autoseg.labels import make_labels
 from autoseg.training.batches import BatchLoader
 from autoseg.training.batchgenerators_backend import mirroring_only
-from autoseg.training.history import Clock, EpochWatch, line, row_of
+from autoseg.training.history import Clock, EpochWatch, row_of
 from autoseg.training.length import RunLength
 from autoseg.training.settings import read_settings
 from tests.training.made import make_case, make_plan
@@ -94,9 +94,9 @@ def test_what_the_network_waits_for_is_named(cases, slow, cause):
     batches.close()  # which takes its time
     assert batches.waiting_for.startswith(cause)
     if slow:
-        assert row["data_wait"] > 0.2 and row["waiting_for"] == batches.waiting_for
-        assert f"({batches.waiting_for})" in line(row)
-        assert "(" not in line(row | {"waiting_for": None})
+        assert row.data_wait > 0.2 and row.waiting_for == batches.waiting_for
+        assert f"({batches.waiting_for})" in str(row)
+        assert "(" not in str(replace(row, waiting_for=None))
 
 
 def test_masked_channels_stay_zero_outside_the_mask_and_others_do_not():

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from autoseg.training.history import is_written, write_history
+from autoseg.errors import UnreadableFile
+from autoseg.training.history import EpochRow, is_written, read_history, write_history
 from autoseg.workspace import Run
 
-ROWS = [{"epoch": epoch, "loss": 1.0 / epoch, "validation_dice": None, "done": epoch} for epoch in (1, 2)]
+ROWS = [
+    EpochRow(
+        epoch=epoch, step=8 * epoch, elapsed=2.0 * epoch, loss=1.0 / epoch, learning_rate=0.01, seconds_per_step=0.25, data_wait=0.0,
+        augmentation=0.0, memory=1000, time_left=9.0, done=epoch, total=3,
+    )
+    for epoch in (1, 2)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("file", ["history.csv", "history.jsonl"])
@@ -27,3 +36,23 @@ def test_a_damaged_table_is_noticed(tmp_path: Path, file: str, harm: bytes | str
     assert not is_written(run, ROWS)
     write_history(run, ROWS)
     assert is_written(run, ROWS) and "done" not in path.read_text()
+
+
+def test_rows_are_read_back_and_those_of_an_earlier_version_too(tmp_path: Path) -> None:
+    run = Run(root=tmp_path)
+    scored = replace(ROWS[1], validation_dice=0.75, validation_cases=2)
+    write_history(run, [ROWS[0], scored])
+    assert read_history(run) == [replace(row, done=0, total=0) for row in (ROWS[0], scored)]
+    lines = run.history_jsonl.read_text().splitlines()
+    assert "validation_cases" not in lines[0] and list(json.loads(lines[1]))[-1] == "validation_cases"
+    earlier = {name: value for name, value in ROWS[0].to_json().items() if name != "learning_rate"}
+    assert EpochRow.from_json(earlier | {"cause": None}).to_json() == earlier
+
+
+@pytest.mark.parametrize("line", ["{", '{"epoch": 1}', "[]"])
+def test_a_damaged_row_is_refused_with_its_file(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text(line)
+    with pytest.raises(UnreadableFile) as caught:
+        read_history(Run(root=tmp_path))
+    assert caught.value.file == str(path)

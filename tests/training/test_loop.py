@@ -92,7 +92,7 @@ def test_training_learns_two_boxes_in_noise(cases, tmp_path):
     rows = []
     network = train(make_task(cases, tmp_path, epochs=25), report=rows.append)
     assert not network.training and patch_dice(network, cases[4:]) > 0.7
-    losses = [row["loss"] for row in rows]
+    losses = [row.loss for row in rows]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
 
 
@@ -116,14 +116,14 @@ def test_a_run_leaves_model_state_history_and_calls_for_the_picture(cases, tmp_p
             and row["memory"] > 1e6
         )
     assert rows[-1]["time_left"] == 0 and drawn == [3] and rows[0]["validation_dice"] is not None
-    assert "epoch 1, loss" in loop.line(told[0]) and "left" in loop.line(told[0])
+    assert "epoch 1, loss" in str(told[0]) and "left" in str(told[0])
 
 
 def test_where_no_label_occurs_in_validation_no_figure_is_told(cases, tmp_path):
     rows = []
     task = make_task(cases, tmp_path, epochs=1)
     train(task, validate=lambda network, some: None, report=rows.append)
-    assert rows[-1]["validation_dice"] is None and "Dice" not in loop.line(rows[-1])
+    assert rows[-1].validation_dice is None and "Dice" not in str(rows[-1])
     assert next(csv.DictReader(task.run.history_csv.read_text().splitlines()))["validation_dice"] == ""
     assert json.loads(task.run.description.read_text())["scores"]["validation_dice"] is None
 
@@ -218,7 +218,7 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_its_rate_does
     assert len(rates) == 8
     assert [text.split(":")[0] for text in said] == [
         "finished with 20 steps, and not trained again for 16 steps",
-        "finished with 20 steps, and not trained again for a time budget of 1",
+        "finished with 20 steps, and not trained again for a time budget of 1 min",
     ]
     assert all("--overwrite" in text for text in said)
     train(task, say=lambda text: pytest.fail(text))  # what it was finished with needs no word
@@ -373,8 +373,8 @@ def test_a_time_budget_shapes_the_schedule_and_leaves_time_for_the_final_validat
     assert 100 + 100 - 6.5 <= now[0] <= 100 + 100 - 6.5 + 1.5
     top = rates.index(max(rates))
     assert top < 8 and rates[-1] < 0.01 * max(rates) and rates[top:] == sorted(rates[top:], reverse=True)
-    assert sum(row["validation_dice"] is not None for row in rows) * 0.5 <= 0.03 * 100 + 0.5
-    assert 0 <= rows[-1]["time_left"] < 4
+    assert sum(row.validation_dice is not None for row in rows) * 0.5 <= 0.03 * 100 + 0.5
+    assert 0 <= rows[-1].time_left < 4
 
 
 @pytest.mark.parametrize(("before", "left"), [(0, 20), (7, 13), (15, 10)])

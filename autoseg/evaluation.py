@@ -7,7 +7,7 @@ out of the means, and how often that happened is counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,33 @@ def summarise(
     }
 
 
+def scores_in(summary: Mapping[str, Any]) -> dict[str, Scores]:
+    """Return the scores of each case in a summary, by its name."""
+    return {case["case"]: case["labels"] for case in summary["cases"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """One metric over cases, of one label or of the mean over the labels; None where no case has a score."""
+
+    mean: float | None
+    std: float | None
+    n: int
+    ci95: tuple[float, float] | None
+    median: float | None = None  # of one label
+    labels: int = 0  # that have the metric, of the mean over them
+
+
+def statistics_of_labels(summary: Mapping[str, Any], metric: str = "dice") -> dict[str, Statistics]:
+    """Return one metric of each label in a summary."""
+    return {name: Statistics(**row[metric]) for name, row in summary["labels"].items()}
+
+
+def statistics_of_mean(summary: Mapping[str, Any], metric: str = "dice") -> Statistics:
+    """Return one metric of the mean over the labels in a summary."""
+    return Statistics(**summary["mean"][metric])
+
+
 def summarise_groups(summary: Mapping[str, Any], groups: Mapping[str, str], labels: Labels) -> dict[str, Any]:
     """Return the summary of each group of cases.
 
@@ -176,20 +203,20 @@ def summarise_groups(summary: Mapping[str, Any], groups: Mapping[str, str], labe
     {group: {"cases": names, "labels": as in `summarise`, "mean": as in `summarise`}}
     """
     scores: dict[str, dict[str, Scores]] = {}
-    for case in summary["cases"]:
-        if case["case"] in groups:
-            scores.setdefault(groups[case["case"]], {})[case["case"]] = case["labels"]
+    for case, of_labels in scores_in(summary).items():
+        if case in groups:
+            scores.setdefault(groups[case], {})[case] = of_labels
     parts = {group: summarise(members, labels) for group, members in sorted(scores.items())}
-    return {group: {"cases": list(scores[group]), "labels": part["labels"], "mean": part["mean"]} for group, part in parts.items()}
+    return {group: {"cases": list(scores[group])} | {key: part[key] for key in ("labels", "mean")} for group, part in parts.items()}
 
 
 def case_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per case and label, for a CSV file; the columns are the same in every row, a score that does not exist is ''."""
     of = {case: {"group": group} for group, part in summary.get("groups", {}).items() for case in part["cases"]}
     rows = [
-        {"case": case["case"], "label": name, **of.get(case["case"], {}), **scores}
-        for case in summary["cases"]
-        for name, scores in case["labels"].items()
+        {"case": case, "label": name, **of.get(case, {}), **scores}
+        for case, labels in scores_in(summary).items()
+        for name, scores in labels.items()
     ]
     return _even(rows)
 
@@ -272,19 +299,19 @@ def _mean_statistics(table: NDArray[np.float64], rng: np.random.Generator) -> di
 
 
 def _groups(cases: Mapping[str, Scores], name: str) -> dict[str, Any]:
-    found = [scores[name] for scores in cases.values() if name in scores]
-    positive = [s for s in found if s["tp"] + s["fn"] > 0]
-    negative = [s for s in found if s["tp"] + s["fn"] == 0]
-    false_positive = [s for s in negative if s["fp"] > 0]
+    volumes = [(s["reference_ml"], s["predicted_ml"]) for scores in cases.values() if (s := scores.get(name)) is not None]
+    positive = [predicted for reference, predicted in volumes if reference > 0]
+    negative = [predicted for reference, predicted in volumes if reference == 0]
+    false_positive = [predicted for predicted in negative if predicted > 0]
     return {
         "positive": len(positive),
-        "missed": sum(s["tp"] + s["fp"] == 0 for s in positive),
+        "missed": positive.count(0),
         "absent": len(negative) - len(false_positive),
         "negative": len(negative),
         "false_positive": len(false_positive),
         "specificity": 1 - len(false_positive) / len(negative) if negative else None,
-        "false_positive_ml": float(np.mean([s["predicted_ml"] for s in negative])) if negative else None,
-        "not_annotated": len(cases) - len(found),
+        "false_positive_ml": float(np.mean(negative)) if negative else None,
+        "not_annotated": len(cases) - len(volumes),
     }
 
 

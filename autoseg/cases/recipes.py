@@ -39,7 +39,8 @@ Modality = Literal[  # the closed list; it chooses the normalisation
 MODALITIES: tuple[str, ...] = get_args(Modality)
 Texts = Annotated[tuple[str, ...], schema.OneOrMany()]
 
-_TOKEN = re.compile(r"\{(?P<name>[a-z_]+)(?::(?P<glob>[^{}]*))?\}|(?P<deep>\*\*/)|(?P<star>\*)|(?P<any>\?)|(?P<set>\[[^\]]+\])")
+_TOKEN = re.compile(r"\{(?P<name>[a-z_]+)(?::(?P<glob>[^{}]*))?\}|\*\*/|\*|\?|\[[^\]]+\]")
+_WILDCARDS = {"**/": r"(?:[^/]+/)*", "*": r"[^/]*", "?": r"[^/]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +255,8 @@ def make_pattern(text: str, *, file: Path | None = None) -> Pattern:
         regex += re.escape(plain)
         literal += len(plain)
         regex += _token_regex(token, seen)
-        literal += 0 if "|" in (token["glob"] or "|") else sum(c.isalnum() for c in token["glob"])
+        glob = token.group("glob") or "|"
+        literal += 0 if "|" in glob else sum(c.isalnum() for c in glob)
         place = token.end()
     regex += re.escape(text[place:])
     literal += len(text[place:])
@@ -295,15 +297,12 @@ def glob_of(pattern: Pattern) -> str:
 
 
 def _token_regex(token: re.Match[str], seen: set[str]) -> str:
-    if token["deep"]:
-        return r"(?:[^/]+/)*"
-    if token["star"]:
-        return r"[^/]*"
-    if token["any"]:
-        return r"[^/]"
-    if token["set"]:
-        return "[^" + token["set"][2:] if token["set"].startswith("[!") else token["set"]
-    name, glob = token["name"], token["glob"]
+    text = token[0]
+    if text in _WILDCARDS:
+        return _WILDCARDS[text]
+    if text.startswith("["):
+        return "[^" + text[2:] if text.startswith("[!") else text
+    name, glob = token.group("name", "glob")
     if name == "ext":
         return "(?P<ext>(?i:" + "|".join(re.escape(suffix) for suffix in SUFFIXES) + "))"
     if name in seen:

@@ -130,8 +130,7 @@ def score(
 
 def mean_dice(summary: Mapping[str, Any]) -> float | None:
     """Return the one figure of a summary: the mean over labels of their mean Dice; `None` where no label occurs."""
-    value = summary["mean"]["dice"]["mean"]
-    return None if value is None else float(value)
+    return evaluation.statistics_of_mean(summary).mean
 
 
 def dice_text(summary: Mapping[str, Any]) -> str:
@@ -148,7 +147,7 @@ def table(summary: Mapping[str, Any]) -> Table:
     means = {"mean": (summary["mean"], len(summary["cases"]))}
     means |= {f"mean of {group}": (part["mean"], len(part["cases"])) for group, part in summary.get("groups", {}).items()}
     rows = [
-        (name, *_figures(row, shown), *(str(value) for value in (row[shown[0]]["n"], row["absent"], row["missed"], row["false_positive"])))
+        (name, *_figures(row, shown), str(row[shown[0]]["n"]), *(str(row[key]) for key in ("absent", "missed", "false_positive")))
         for name, row in summary["labels"].items()
     ]
     rows += [(name, *_figures(row, shown), str(number), "", "", "") for name, (row, number) in means.items()]

@@ -116,9 +116,10 @@ def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -
     ]
     cards = [(str(len(dataset.cases)), "cases"), (str(len(plan.labels.scored)), "labels")]
     if summary is not None and shown is not None:
-        weakest = min((row["dice"]["mean"], name) for name, row in summary["labels"].items() if row["dice"]["mean"] is not None)
+        means = {name: dice.mean for name, dice in evaluation.statistics_of_labels(summary).items()}
+        weakest = min((mean, name) for name, mean in means.items() if mean is not None)
         cards = [(dice_text(summary), "mean Dice out of fold"), (f"{weakest[0]:.3f}", f"Dice of the weakest label, {weakest[1]}"),
-                 (f"{len(summary['cases'])} of {len(dataset.cases)}", "cases validated"), (str(len(folds[shown])), "folds"),
+                 (f"{len(evaluation.scores_in(summary))} of {len(dataset.cases)}", "cases validated"), (str(len(folds[shown])), "folds"),
                  (shown, "configuration")]  # fmt: skip
     return Page(title=f"{plan.name}: segmentation model", sentence=sentence, cards=cards, sections=sections, made_by=_MADE_BY)
 
@@ -147,21 +148,27 @@ def _merged(folds: Sequence[Path], plan: Plan) -> dict[str, Any]:
 
 
 def _sentence(summary: dict[str, Any], shown: str, cases: int) -> str:
-    interval = summary["mean"]["dice"]["ci95"]
-    between = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
-    part = "all" if len(summary["cases"]) == cases else f"{len(summary['cases'])} of"
+    interval, scored = _interval(summary), len(evaluation.scores_in(summary))
+    between = f" (95 % interval {interval})" if interval else ""
+    part = "all" if scored == cases else f"{scored} of"
     return (f"{shown} reaches a mean Dice of {dice_text(summary)}{between} on {part} {cases} cases, each predicted by a network that "
             "was not trained on it.")  # fmt: skip
 
 
+def _interval(summary: dict[str, Any]) -> str:
+    interval = evaluation.statistics_of_mean(summary).ci95
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
 def _scores(summary: dict[str, Any], plan: Plan) -> list[Any]:
     rows = []
+    scores, statistics = evaluation.scores_in(summary), evaluation.statistics_of_labels(summary)
     for index, (name, members) in enumerate(plan.labels.scored):
-        row = summary["labels"][name]["dice"]
-        values = [case["labels"][name]["dice"] for case in summary["cases"] if case["labels"].get(name, {}).get("dice") is not None]
-        if values:
+        values = [dice for labels in scores.values() if (dice := labels.get(name, {}).get("dice")) is not None]
+        mean = statistics[name].mean
+        if mean is not None:
             colour = colour_of(members[0] if members else index + 1)
-            rows.append((name, colour, values, row["mean"], row["ci95"]))
+            rows.append((name, colour, values, mean, statistics[name].ci95))
     caption = "Each dot is a case; the line is the mean of the label, the bar its 95 % bootstrap interval."
     return [
         Drawing(svg=drawings.strips(rows), caption=caption),
@@ -201,9 +208,7 @@ def _compared(workspace: Workspace, folds: dict[str, list[Path]], plan: Plan) ->
     rows = []
     for name, found in folds.items():
         summary = _merged(found, plan)
-        interval = summary["mean"]["dice"]["ci95"]
-        rows.append((name, str(len(found)), str(len(summary["cases"])), dice_text(summary),
-                     "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"))  # fmt: skip
+        rows.append((name, str(len(found)), str(len(evaluation.scores_in(summary))), dice_text(summary), _interval(summary)))
     columns = ("configuration", "folds", "cases", "mean Dice", "95 % interval")
     blocks: list[Any] = [_figures(columns, tuple(rows))]
     if workspace.selection.exists():

@@ -15,6 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from autoseg.evaluation import scores_in, statistics_of_labels
 from autoseg.tables import Table
 
 PLAIN_CASES = 12  # shown with pictures: of four pictures each, about 1.5 MB
@@ -113,10 +114,10 @@ def remarkable_cases(summary: Mapping[str, Any], *, most: int = PLAIN_CASES) -> 
     -------
     case -> the reasons for which it is shown, such as "worst of liver (Dice 0.312)"
     """
-    means = {name: row["dice"]["mean"] for name, row in summary["labels"].items() if row["dice"]["mean"] is not None}
+    means = {name: dice.mean for name, dice in statistics_of_labels(summary).items() if dice.mean is not None}
     ranked = {}
-    for name in sorted(means, key=lambda name: float(means[name])):
-        scored = [(case["labels"][name]["dice"], case["case"]) for case in summary["cases"] if name in case["labels"]]
+    for name in sorted(means, key=means.__getitem__):
+        scored = [(labels[name]["dice"], case) for case, labels in scores_in(summary).items() if name in labels]
         ranked[name] = sorted((dice, case) for dice, case in scored if dice is not None)
     chosen: dict[str, list[str]] = {}
     for word in ("worst", "median", "best"):

@@ -83,7 +83,10 @@ def case(name: str, **dice: float | None) -> dict:
 def test_the_cases_shown_are_the_worst_first_then_the_middle_then_the_best():
     cases = [case("a", liver=0.9, spot=0.1), case("b", liver=0.7, spot=None), case("c", liver=0.8, spot=0.0), case("d", liver=0.95)]
     summary = {
-        "labels": {"liver": {"dice": {"mean": 0.84}}, "spot": {"dice": {"mean": 0.05}}, "none": {"dice": {"mean": None}}},
+        "labels": {
+            name: {"dice": {"mean": mean, "std": None, "n": 4, "ci95": None}}
+            for name, mean in (("liver", 0.84), ("spot", 0.05), ("none", None))
+        },
         "cases": cases,
     }
     found = report.remarkable_cases(summary)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, files, images, machine, postprocessing, prediction, schema
+from autoseg import cases, files, images, machine, postprocessing, prediction
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
 from autoseg.colours import colour_tables, segments_of
 from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, UsageError, short_of_space
 from autoseg.images import Image
 from autoseg.labels import Labels
-from autoseg.pipeline.records import FAILED, Record, file_state, is_state_of, report_failures
+from autoseg.pipeline.records import FAILED, Record, file_state, is_state_of, read_rules, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.prediction import Model
 from autoseg.resources import free_memory
@@ -72,7 +72,7 @@ def predict(
     for note in _channels_taken_for_cases(found, opened):
         reporter.say(f"warning: {note}")
     rules = opened.rules if postprocess else None
-    if rules is not None and not isinstance(model, Model):
+    if postprocess and not isinstance(model, Model):
         _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), reporter)
     record = Record(
         output=Path(output),
@@ -158,7 +158,7 @@ def load(model: Path | str | Workspace, *, configuration: str | None = None, fol
     """
     path = model.root if isinstance(model, Workspace) else Path(model)
     opened = prediction.open_model(path, configuration=configuration, folds=None if fold is None else (fold,), device=device)
-    return LoadedModel(model=replace(opened, rules=_rules(Workspace(root=path), opened.configuration.name)))
+    return LoadedModel(model=replace(opened, rules=read_rules(Workspace(root=path)).get(opened.configuration.name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,18 +192,9 @@ class LoadedModel:
         return images.to_memory(self.model.plan.labels.decode(classes), like=image)
 
 
-def _rules(workspace: Workspace, configuration: str) -> postprocessing.PostprocessingRules | None:
-    """Return the post-processing rules that were chosen for a configuration; None where nothing was chosen yet."""
-    if not workspace.postprocessing.exists():
-        return None
-    fix = "choose the rules again: autoseg select"
-    chosen = schema.read(dict[str, Any], workspace.postprocessing, what="the post-processing rules", fix=fix).get(configuration)
-    return None if chosen is None else postprocessing.PostprocessingRules.from_json(chosen)
-
-
 def _note_edited_rules(workspace: Workspace, reporter: Reporter) -> None:
     """Report rules that are not those that were chosen: a user may write their own."""
-    if is_unchanged(files.read_json(workspace.postprocessing)) is False:
+    if workspace.postprocessing.exists() and is_unchanged(files.read_json(workspace.postprocessing)) is False:
         reporter.say(f"warning: {workspace.postprocessing} was changed since autoseg select wrote it; its rules are used as they are now")
 
 

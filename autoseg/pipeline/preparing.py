@@ -163,7 +163,7 @@ def plan(
         files.sweep(workspace.root)
         replacing.refuse(workspace, result, facts, None if checked is None else checked.dataset, split, overwrite=overwrite)
         if checked is not None:
-            files.write_json(workspace.check, checked.to_json())
+            files.write_json(workspace.check, with_checksum(checked.to_json()))
             files.write_json(workspace.dataset, checked.dataset.to_json())
             files.write_json(workspace.splits, split)
         files.write_json(workspace.fingerprint, with_checksum(facts.to_json()))

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import files, images, schema
-from autoseg.checksums import checked, with_checksum
-from autoseg.errors import AutosegError, SomeCasesFailed, UnreadableFile
+from autoseg.checking import Fault
+from autoseg.checksums import KEY, checked, with_checksum, without_checksum
+from autoseg.errors import AutosegError, SomeCasesFailed, UnreadableFile, naming
 from autoseg.labels import Labels
+from autoseg.postprocessing import PostprocessingRules
 from autoseg.version import __version__
+from autoseg.workspace import Workspace
 
 RECORD = "prediction.json"
 FAILED = "failed.csv"
@@ -126,6 +129,41 @@ def read_summary(file: Path) -> Summary:
     return summary
 
 
+def read_rules(workspace: Workspace) -> dict[str, PostprocessingRules]:
+    """Return the post-processing rules in postprocessing.json by configuration; none where nothing was chosen yet.
+
+    Raises
+    ------
+    UnreadableFile, SettingsError : the file is damaged, or holds what is no rule
+    """
+    file, fix = workspace.postprocessing, "choose the rules again: autoseg select"
+    if not file.exists():
+        return {}
+    chosen = schema.read(dict[str, Any], file, what="the post-processing rules", fix=fix)
+    with naming(file):
+        return {name: PostprocessingRules.from_json(rules) for name, rules in without_checksum(chosen).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord:
+    """What is read of check.json."""
+
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
+
+
+def read_check(file: Path) -> CheckRecord:
+    """Return what the last check of a data set found.
+
+    Raises
+    ------
+    UnreadableFile : the file is damaged, or was changed since it was written
+    """
+    what, fix = "the result of the check", "check the data set again: run the same autoseg plan command"
+    value = checked(files.read_json(file, fix=fix), file=file, what=what, fix=fix)
+    return schema.parse(CheckRecord, schema.pick(CheckRecord, value), what=what, fix=fix, file=file, error=UnreadableFile)
+
+
 def read_record(file: Path) -> dict[str, Any] | None:
     """Return what `predict` wrote there; None where there is nothing, or something else.
 
@@ -135,7 +173,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
     """
     fix = "put it back as it was; or remove it, and give evaluate the labels with --labels, predict another place with -o"
     known = files.read_json(file, fix=fix) if file.exists() else None
-    if not isinstance(known, dict) or known.get("made_by") != MADE_BY:
+    if not isinstance(known, dict) or (known.get("made_by") != MADE_BY and not known.keys() >= {KEY, "cases", "results"}):
         return None
     record: dict[str, Any] = checked(known, file=file, what="the record of a prediction", fix=fix)
     what, error = "the record of a prediction", UnreadableFile

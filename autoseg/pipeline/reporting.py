@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, checking, evaluation, files, images, pictures, report, schema
+from autoseg import cases, checking, evaluation, files, images, pictures, prediction, report
 from autoseg.cases import Case, Dataset
 from autoseg.checking import Fault
 from autoseg.colours import colour_of
@@ -17,12 +17,11 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.fingerprint import Fingerprint, read_fingerprint
 from autoseg.pipeline import evaluating, preparing
 from autoseg.pipeline.evaluating import dice_text, mean_dice
-from autoseg.pipeline.planned import read_dataset, read_plan
-from autoseg.pipeline.records import read_summary
+from autoseg.pipeline.planned import read_dataset, read_plan, read_splits
+from autoseg.pipeline.records import read_check, read_rules, read_summary
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold
 from autoseg.planning.configuration import Plan
-from autoseg.postprocessing import PostprocessingRules
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 from autoseg.report import Drawing, Grid, Items, Page, Section, Text, drawings
 from autoseg.tables import Table
@@ -137,7 +136,7 @@ def _shown(workspace: Workspace, folds: dict[str, list[Path]], asked: str | None
     if asked is not None and asked not in folds:
         raise UsageError("no fold of this configuration is validated", found=asked, expected=", ".join(folds) or "none is validated yet",
                          fix=f"train it first: autoseg train {workspace.root} --configuration {asked}")  # fmt: skip
-    selected = files.read_json(workspace.selection).get("selected") if workspace.selection.exists() else None
+    selected = prediction.read_selection(workspace).selected
     chosen = asked or (selected if selected in folds else None)
     return chosen or max(folds, key=lambda name: len(folds[name]), default=None)
 
@@ -212,11 +211,9 @@ def _compared(workspace: Workspace, folds: dict[str, list[Path]], plan: Plan) ->
     columns = ("configuration", "folds", "cases", "mean Dice", "95 % interval")
     blocks: list[Any] = [_figures(columns, tuple(rows))]
     if workspace.selection.exists():
-        blocks.append(Items(items=files.read_json(workspace.selection).get("reasons", []), head="Choice"))
+        blocks.append(Items(items=prediction.read_selection(workspace).reasons, head="Choice"))
     if workspace.postprocessing.exists():
-        rules = {name: value for name, value in files.read_json(workspace.postprocessing).items() if name in folds}
-        known = {name: PostprocessingRules.from_json(value).sentences() for name, value in rules.items()}
-        found_rules = [f"{name}: {sentence}" for name, sentences in known.items() for sentence in sentences]
+        found_rules = [f"{name}: {text}" for name, rules in read_rules(workspace).items() if name in folds for text in rules.sentences()]
         blocks.append(Items(items=found_rules or ["no rule improves the out-of-fold results"], head="Post-processing"))
     return blocks
 
@@ -258,12 +255,10 @@ def _data(workspace: Workspace, dataset: Dataset) -> list[Any]:
     if workspace.fingerprint.exists():
         blocks += _measured(read_fingerprint(workspace.fingerprint))
     if workspace.check.exists():
-        value = files.read_json(workspace.check)
-        fix = "check the data set again"
-        faults = [schema.parse(Fault, fault, what="a fault", fix=fix, file=workspace.check) for fault in value["faults"]]
-        blocks += _faults(faults, value["notes"])
+        known = read_check(workspace.check)
+        blocks += _faults(known.faults, known.notes)
     if workspace.splits.exists():
-        split = files.read_json(workspace.splits)
+        split = read_splits(workspace, dataset)
         rows = [(str(number), str(len(fold["train"])), str(len(fold["validation"]))) for number, fold in enumerate(split)]
         columns = ("fold", "cases to train on", "held out")
         blocks.append(_figures(columns, tuple(rows)))
@@ -324,7 +319,7 @@ def _methods(workspace: Workspace, plan: Plan, dataset: Dataset, summary: dict[s
     settings = read_settings(plan.settings or {})
     c = plan.configuration(shown) if shown else plan.configurations[-1]
     epochs = f"{settings.epochs} epochs of {settings.steps_per_epoch} steps"
-    folds = len(files.read_json(workspace.splits)) if workspace.splits.exists() else 0
+    folds = len(read_splits(workspace, dataset)) if workspace.splits.exists() else 0
     score = "" if summary is None or mean_dice(summary) is None else f" The mean Dice out of fold was {dice_text(summary)}."
     paragraph = (
         f"Segmentation models were trained with autoseg {__version__} on {len(dataset.cases)} scans "

@@ -130,8 +130,8 @@ def trained_folds(workspace: Workspace, configuration: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Selection:
-    """selection.json."""
+class Selection:
+    """What `select` wrote into selection.json."""
 
     version: str = ""
     configurations: Mapping[str, Any] = field(default_factory=dict)
@@ -140,15 +140,23 @@ class _Selection:
     reasons: tuple[str, ...] = ()
 
 
+def read_selection(workspace: Workspace) -> Selection:
+    """Return what `select` chose; an empty selection where it was not run yet.
+
+    Raises
+    ------
+    UnreadableFile, SettingsError : the file is damaged, or was changed since it was written
+    """
+    if not workspace.selection.exists():
+        return Selection()
+    what, fix = "the selection", f"select again: autoseg select {workspace.root}"
+    value = checked(files.read_json(workspace.selection, fix=fix), file=workspace.selection, what=what, fix=fix)
+    return schema.parse(Selection, value, what=what, fix=fix, file=workspace.selection)
+
+
 def _default_configuration(workspace: Workspace) -> str:
-    if workspace.selection.exists():
-        what, fix = "the selection", f"select again: autoseg select {workspace.root}"
-        value = checked(files.read_json(workspace.selection, fix=fix), file=workspace.selection, what=what, fix=fix)
-        selected = schema.parse(_Selection, value, what=what, fix=fix, file=workspace.selection).selected
-        if selected is not None and trained_folds(workspace, selected):
-            return selected
-    for name in PREFERRED:
-        if trained_folds(workspace, name):
+    for name in (read_selection(workspace).selected, *PREFERRED):
+        if name is not None and trained_folds(workspace, name):
             return name
     raise ModelError(
         "no fold is trained yet",

@@ -162,11 +162,14 @@ def test_a_full_disk_ends_the_command_with_what_is_kept_and_the_same_command_goe
     assert (place / "out/a.nii.gz").stat().st_mtime_ns == kept and len(contents(place / "out")) == 3
 
 
-@pytest.mark.parametrize("harm", [b'"fold', b'{"made_by": "autoseg predict", "cases": 3}', None])
+@pytest.mark.parametrize(
+    "harm",
+    [b'"fold', b'{"made_by": "autoseg predict", "cases": 3}', (b'"left": 7', b'"left": 8'), (b'"autoseg predict"', b'"autosfg predict"')],
+)
 def test_a_damaged_record_is_reported_never_taken_for_absent(place, harm):
     predict(place)
     record = place / "out/prediction.json"
-    record.write_bytes(harm if harm is not None else record.read_bytes().replace(b'"left": 7', b'"left": 8'))
+    record.write_bytes(harm if isinstance(harm, bytes) else record.read_bytes().replace(*harm))
     (place / "references").mkdir()
     for path in (place / "out").glob("*.nii.gz"):
         shutil.copy(path, place / "references")
@@ -184,6 +187,9 @@ def test_rules_that_were_changed_by_hand_are_used_and_reported(place):
     rules["3d_fullres"]["rules"] = [{"target": None, "keep_largest": True, "drop_below": None, "evidence": None}]
     file.write_text(json.dumps(records.with_checksum({"3d_fullres": {}}) | rules))
     assert [line for line in predict(place, place / "other")[1] if line.startswith("warning") and "postprocessing.json was changed" in line]
+    lost = records.with_checksum(rules)
+    file.write_text(json.dumps({"3d_fullras" if name == "3d_fullres" else name: value for name, value in lost.items()}))
+    assert [line for line in predict(place, place / "third")[1] if line.startswith("warning") and "postprocessing.json was changed" in line]
 
 
 def test_of_thousands_of_results_the_record_is_written_now_and_then(place, monkeypatch):

@@ -65,3 +65,32 @@ def test_wrong_outputs_and_configurations_are_refused(trained, tmp_path, capsys)
     assert cli.main(["report", str(trained), "-c", "2d"]) == 2
     assert "3d_fullres" in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("check.json", "null"),
+        ("check.json", '{"faults": 1, "notes": []}'),
+        ("check.json", '{"faults": []}'),
+        ("selection.json", "[]"),
+        ("selection.json", '{"selected": "3d_fullres", "reasons": 1}'),
+        ("postprocessing.json", "[]"),
+        ("postprocessing.json", '{"3d_fullres": [1]}'),
+        ("splits.json", '[{"train": 1}]'),
+        ("splits.json", "1"),
+    ],
+)
+def test_a_damaged_file_of_the_workspace_is_named(trained, tmp_path, capsys, file, text):
+    damaged = shutil.copytree(trained, tmp_path / "damaged")
+    (damaged / file).write_text(text)
+    assert cli.main(["report", str(damaged), "-o", str(tmp_path / "page.html")]) in (2, 3)
+    assert file in (said := capsys.readouterr().err) and "Traceback" not in said
+
+
+def test_a_check_that_was_changed_since_is_not_shown(trained, tmp_path, capsys):
+    changed = shutil.copytree(trained, tmp_path / "changed")
+    value = json.loads((changed / "check.json").read_text())
+    (changed / "check.json").write_text(json.dumps({**value, "faults": [], "notes": ["all is well"]}))
+    assert cli.main(["report", str(changed), "-o", str(tmp_path / "page.html")]) == 3
+    assert "changed since it was written" in capsys.readouterr().err

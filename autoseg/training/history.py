@@ -163,12 +163,21 @@ def read_history(run: Run) -> list[EpochRow]:
 
     Raises
     ------
-    UnreadableFile : a line is damaged
+    UnreadableFile : a line is damaged, or the rows are not those of `history.csv`, which may lack the last ones
     """
     file, fix = run.history_jsonl, "train on: the file is written again from the saved state"
     lines = files.read_utf8(file, kind="JSON").splitlines() if file.exists() else []
     rows = [files.parse_json(line, file=file) for line in lines if line.strip()]
-    return [schema.parse(EpochRow, schema.pick(EpochRow, row), what="a row", fix=fix, file=file, error=UnreadableFile) for row in rows]
+    known = [schema.parse(EpochRow, schema.pick(EpochRow, row), what="a row", fix=fix, file=file, error=UnreadableFile) for row in rows]
+    if run.history_csv.exists() and not _table(rows).startswith(files.read_utf8(run.history_csv, kind="CSV", fix=fix)):
+        raise UnreadableFile(
+            "the two tables of a run differ: one was changed since it was written",
+            file=file,
+            found=f"{len(rows)} rows",
+            expected=f"the rows of {run.history_csv.name}",
+            fix=fix,
+        )
+    return known
 
 
 def write_history(run: Run, history: Sequence[EpochRow]) -> None:
@@ -184,11 +193,15 @@ def is_written(run: Run, history: Sequence[EpochRow]) -> bool:
 
 def _texts(run: Run, history: Sequence[EpochRow]) -> dict[Path, str]:
     rows = [{name: value for name, value in row.to_json().items() if name not in _OF_PROGRESS} for row in history]
+    return {run.history_jsonl: "".join(json.dumps(row) + "\n" for row in rows), run.history_csv: _table(rows)} if rows else {}
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
-        return {}
+        return ""
     table = io.StringIO()
     columns = {name: None for row in rows for name in row}  # in the order in which they first occur
     writer = csv.DictWriter(table, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return {run.history_jsonl: "".join(json.dumps(row) + "\n" for row in rows), run.history_csv: table.getvalue()}
+    return table.getvalue()

@@ -56,3 +56,27 @@ def test_a_damaged_row_is_refused_with_its_file(tmp_path: Path, line: str) -> No
     with pytest.raises(UnreadableFile) as caught:
         read_history(Run(root=tmp_path))
     assert caught.value.file == str(path)
+
+
+@pytest.mark.parametrize(
+    "harm", [(b"0.5", b"0.7"), (b'"memory": 1000', b'"memory": 1001'), (b'"data_wait"', b'"data_wair"'), "last row", "all"]
+)
+def test_rows_that_are_not_those_of_the_other_table_are_refused(tmp_path: Path, harm: tuple[bytes, bytes] | str) -> None:
+    run = Run(root=tmp_path)
+    write_history(run, ROWS)
+    sound = run.history_jsonl.read_bytes()
+    kept = b"" if harm == "all" else sound.splitlines(keepends=True)[0]
+    run.history_jsonl.write_bytes(kept if isinstance(harm, str) else sound.replace(*harm))
+    with pytest.raises(UnreadableFile):
+        read_history(run)
+
+
+def test_a_table_that_lacks_the_epoch_that_is_just_written_is_no_damage(tmp_path: Path) -> None:
+    run = Run(root=tmp_path)
+    write_history(run, ROWS[:1])
+    before = run.history_csv.read_bytes()
+    write_history(run, ROWS)
+    run.history_csv.write_bytes(before)
+    assert len(read_history(run)) == 2
+    run.history_csv.unlink()
+    assert len(read_history(run)) == 2

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
-from autoseg.quantities import parse_duration
+from autoseg.quantities import label_values, parse_duration
 from autoseg.terminal import Terminal
 from autoseg.version import __version__
 
@@ -482,14 +482,18 @@ def _fold(text: str) -> int | None:
 
 
 def _map(pairs: Sequence[str]) -> dict[int, int]:
-    """`FROM=TO` pairs of label values; several may stand in one text, separated by commas."""
+    """`FROM=TO` pairs of label values, FROM also a range or a colour; several may be in one text, separated by commas."""
     result = {}
     for pair in ",".join(pairs).split(",") if pairs else ():
         old, _, new = pair.partition("=")
         try:
-            result[int(old)] = int(new)
+            for value in label_values(old):
+                result[value] = int(new)
         except ValueError:
-            raise UsageError("--map-labels wants FROM=TO", found=pair, expected="two label values", fix="--map-labels 7=0") from None
+            raise UsageError(
+                "--map-labels wants FROM=TO", found=pair, expected="two label values; FROM may be a range or a colour",
+                fix="--map-labels 7=0, --map-labels 128-255=1 or --map-labels ff0000=1",
+            ) from None  # fmt: skip
     return result
 
 

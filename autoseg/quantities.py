@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from autoseg.errors import UsageError
 
+COLOUR = 1 << 24  # + 0xRRGGBB: the label value that stands for a colour other than black
 _UNITS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}  # from the largest to the smallest
 _WRITTEN = {
     "d": ("d", "day", "days"), "h": ("h", "hr", "hrs", "hour", "hours"), "min": ("m", "min", "mins", "minute", "minutes"),
@@ -96,6 +97,26 @@ def parse_spacing(value: object) -> tuple[float, float, float] | None:
     except (TypeError, ValueError):
         return None
     return (z, y, x) if all(0 < number < math.inf for number in (z, y, x)) else None
+
+
+def label_values(text: str) -> range:
+    """Return the label values that a text means: a number, a range of up to 65,536, or a colour (ff0000, 0xff0000, #ff0000).
+
+    Raises
+    ------
+    ValueError : none of these
+
+    >>> label_values("7"), label_values("128-255"), label_values("ff0000") == label_values("0xFF0000")
+    (range(7, 8), range(128, 256), True)
+    """
+    text = text.strip()
+    if colour := re.fullmatch(r"(?:0x|#)([0-9a-fA-F]{6})|(?!\d{1,6}$)([0-9a-fA-F]{6})|(0\d{5})", text):
+        code = int(colour[1] or colour[2] or colour[3], 16)
+        value = COLOUR + code if code else 0
+        return range(value, value + 1)
+    if (limits := re.fullmatch(r"(\d+)\s*-\s*(\d+)", text)) and int(limits[1]) <= int(limits[2]) < int(limits[1]) + (1 << 16):
+        return range(int(limits[1]), int(limits[2]) + 1)
+    return range(int(text), int(text) + 1)
 
 
 def format_duration(seconds: float) -> str:

@@ -76,11 +76,11 @@ def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
             label = replace(label, notes=(*label.notes, *images.require_same_grid(like, label)))
         return label
     try:
-        return images.read_label(path, like=like)
+        return images.read_label(path, like=like, painted=True)
     except GridMismatch:
         if like is None or case.grid_fix is None:
             raise
-        label = images.read_label(path)
+        label = images.read_label(path, painted=True)
         fixed = _copied_onto(label, like) if case.grid_fix == "copy-image" else _resampled_onto(label, like)
         if fixed is None:
             raise

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
 from autoseg import images, workers
 from autoseg.cases.loading import load_label
 from autoseg.cases.names import labels_from_values
 from autoseg.cases.stacks import is_stack
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, FaultyCases, LabelError
+from autoseg.images.label_values import Content, content_of, value_text
 from autoseg.labels import Labels, left_right_pairs, make_labels
 from autoseg.presets import refuse_unknown
 
@@ -60,17 +59,15 @@ def scheme_of_values(
     LabelError : no foreground value anywhere; so many that the files must be images; or pictures whose values may be stray grey levels
     UnreadableFile, GeometryError, ... : not one label file can be read
     """
-    files_of = _files_of_values(cases)
-    files_of = {value: paths for value, paths in sorted(files_of.items()) if value not in map_labels}
-    if len(files_of) > _MOST_VALUES:
-        raise LabelError(
-            "the label files look like images",
-            file=next(iter(files_of.values()))[0],
-            found=f"{len(files_of)} different values",
-            expected="label maps with a few values each",
-            fix="check which files are the labels",
-        )
-    if len(files_of) < 2:
+    contents = _contents(cases)
+    _refuse_other_content(contents, map_labels)
+    files_of: dict[int, list[Path]] = {}
+    for path, content in sorted(contents.items()):
+        for value in content.counts.keys() - map_labels.keys():
+            files_of.setdefault(value, []).append(path)
+    files_of = dict(sorted(files_of.items()))
+    _refuse_colours(files_of, len(contents))
+    if len({*files_of, *map_labels.values()}) < 2:
         error = LabelError(
             "there is no labelled voxel in the whole data set",
             file=next((case.label for case in cases if isinstance(case.label, Path)), None),
@@ -81,7 +78,7 @@ def scheme_of_values(
         raise FaultyCases([*problems, *([error] if cases else [])], fix="correct these cases, or leave them out") if problems else error
     if all(images.suffix_of(path) in images.PICTURES or is_stack(path) for paths in files_of.values() for path in paths):
         _refuse_stray_levels(files_of)
-    labels = labels_from_values(files_of, aliases=map_labels)
+    labels = labels_from_values({*files_of, *map_labels.values()}, aliases=map_labels)
     listed = ", ".join(map(str, labels.values[:_LISTED])) + (", ..." if len(labels.values) > _LISTED else "")
     return labels, (
         f"label values found by reading: {listed}; {labels.values[0]} is taken as background, and names can be declared in a dataset.json",
@@ -99,29 +96,65 @@ def check_annotated(cases: Sequence[Case], labels: Labels, *, file: Path) -> Non
     refuse_unknown(sorted(named), labels.names, what="label among those annotated,", file=file)
 
 
-def _files_of_values(cases: Sequence[Case]) -> dict[int, list[Path]]:
-    """Value to the label files that hold it. An unreadable file is left to the check, unless no file can be read."""
+def _contents(cases: Sequence[Case]) -> dict[Path, Content]:
+    """Return what each label file holds. An unreadable file is left to the check, unless no file can be read."""
     labelled = {str(case.label): case for case in cases if isinstance(case.label, Path)}
     size = sum(path.stat().st_size for path in map(Path, labelled) if path.is_file())
-    found: dict[int, list[Path]] = {}
+    found: dict[Path, Content] = {}
     errors: list[AutosegError] = []
     count = 0 if size < _WORTH_WORKERS else None
-    for outcome in workers.map_cases(_values_of, [*labelled.values()], names=[*labelled], stage="reading label values", workers=count):
+    for outcome in workers.map_cases(_content_of, [*labelled.values()], names=[*labelled], stage="reading label values", workers=count):
         if outcome.failure is not None:
             errors.append(outcome.failure.as_error())
-        for value in outcome.value or ():
-            found.setdefault(value, []).append(Path(outcome.name))
+        if outcome.value is not None:
+            found[Path(outcome.name)] = outcome.value
     if errors and not found:
         raise errors[0]
-    return {value: sorted(found[value]) for value in sorted(found)}
+    return found
 
 
-def _values_of(case: Case) -> list[int]:
+def _content_of(case: Case) -> Content:
     assert isinstance(case.label, Path)
-    array = load_label(case, case.label).array
-    if array.dtype == np.uint8:  # counting is several times faster than sorting
-        return np.flatnonzero(np.bincount(array.ravel())).tolist()
-    return np.unique(array).tolist()
+    return content_of(load_label(case, case.label).array)
+
+
+def _refuse_other_content(contents: Mapping[Path, Content], map_labels: Mapping[int, int]) -> None:
+    """Raise where files are images, or masks with smeared borders whose values are not mapped."""
+    wrong = {path: content for path, content in contents.items() if content.kind != "labels"}
+    wrong = {path: content for path, content in wrong.items() if {*content.counts} - {*content.peaks} - map_labels.keys()}
+    if not wrong:
+        if len({value for content in contents.values() for value in content.counts} - map_labels.keys()) <= _MOST_VALUES:
+            return
+        wrong = dict(contents)
+    path, content = max(wrong.items(), key=lambda item: len(item[1].counts))
+    smeared = all(content.kind == "smeared" for content in wrong.values())
+    lossy = smeared and all(images.suffix_of(path) in (".jpg", ".jpeg") for path in wrong)
+    listed = ", ".join(path.name for path in sorted(wrong)[:_LISTED]) + (", ..." if len(wrong) > _LISTED else "")
+    raise LabelError(
+        ("JPEG has altered the label values" if lossy else "the label maps have smeared borders") if smeared
+        else "the label files look like images" if len(wrong) == len(contents) else "label files that look like images, or were smoothed",
+        file=path,
+        found=f"{content.found}\n{len(wrong)} of {len(contents)} files: {listed}",
+        expected="label maps with a few values each, every voxel one of them",
+        fix=content.remedy() if smeared else "check which files are the labels",
+    )  # fmt: skip
+
+
+def _refuse_colours(files_of: Mapping[int, Sequence[Path]], number: int) -> None:
+    """Raise for colours of pictures that are not mapped to label values."""
+    pictures = {value: len(paths) for value, paths in files_of.items() if images.suffix_of(paths[0]) in images.PICTURES}
+    colours = {value: count for value, count in pictures.items() if value_text(value) != str(value)}
+    if not colours:
+        return
+    first = max([0, *(value for value in files_of if value not in colours)]) + 1
+    options = [f"--map-labels {value_text(value)}={label}" for label, value in enumerate(colours, start=first)]
+    raise LabelError(
+        "the label maps are painted in colours",
+        file=files_of[next(iter(colours))][0].parent,
+        found=", ".join(f"{value_text(value)} in {count} of {number} files" for value, count in colours.items()),
+        expected="a label value for each colour; black is 0",
+        fix=f"map them, as you number your labels: {' '.join(options)}",
+    )
 
 
 def _refuse_stray_levels(files_of: Mapping[int, Sequence[Path]]) -> None:

@@ -9,6 +9,8 @@ from autoseg.checking.faults import Fault, error, some, warning
 from autoseg.checking.reading import CaseData
 from autoseg.checking.statistics import Cohort
 from autoseg.checking.thresholds import thresholds
+from autoseg.images import PICTURES, suffix_of
+from autoseg.images.label_values import content_of, value_text
 
 _LIMITS = thresholds("label_values")
 _LISTED = 10
@@ -19,11 +21,16 @@ def undeclared_values(data: CaseData) -> Iterator[Fault]:
     labels, strange = data.labels, data.undeclared
     if not strange:
         return
-    listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:_LISTED])
-    if len(strange) > _LIMITS.image_like:
+    picture = data.label_file is not None and suffix_of(data.label_file) in PICTURES
+    text = value_text if picture else str
+    listed = ", ".join(f"{text(value)} ({count} voxels)" for value, count in list(strange.items())[:_LISTED])
+    content = None if data.label is None else content_of(data.label.array)
+    if content and content.kind == "smeared":
+        remedy = f"smeared borders: {content.remedy(labels.values)}; or {left_out(data.case.name)}"
+    elif len(strange) > _LIMITS.image_like or (content and content.kind == "image"):
         remedy = f"so many values look like an image: check that this file is the label, or {left_out(data.case.name)}"
     else:
-        options = " ".join(f"--map-labels {value}={labels.values[0]}" for value in list(strange)[:3])
+        options = " ".join(f"--map-labels {text(value)}={labels.values[0]}" for value in list(strange)[:3])
         remedy = f"declare them; or map them onto the declared ones they stand for, for example {options}; or {left_out(data.case.name)}"
     yield error(
         "labels",
@@ -66,8 +73,15 @@ def unused_mappings(cohort: Cohort) -> Iterator[Fault]:
     """Report values that are mapped to others and occur in no label file."""
     labels = cohort.dataset.labels
     occurring = {value for case in cohort.cases for value in case.mapped}
-    if absent := [f"{value}={target}" for value, target in labels.aliases if value not in occurring]:
-        found = " ".join(f"--map-labels {pair}" for pair in absent)
+    ranges: list[list[tuple[int, int]]] = []  # of consecutive values with one meaning, as a range of --map-labels gives them
+    for value, target in labels.aliases:
+        if not ranges or ranges[-1][-1] != (value - 1, target):
+            ranges.append([])
+        ranges[-1].append((value, target))
+    absent = [known for known in ranges if not any(value in occurring for value, _ in known)]
+    if absent:
+        texts = [value_text(known[0][0]) + (f"-{known[-1][0]}" if len(known) > 1 else "") + f"={known[0][1]}" for known in absent]
+        found = " ".join(f"--map-labels {text}" for text in texts)
         yield warning(
             "unused",
             "values that are mapped occur in no label file",

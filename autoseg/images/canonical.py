@@ -13,8 +13,11 @@ from autoseg.errors import GeometryError, LabelError, MissingChannel, Unreadable
 from autoseg.geometry import Orientation, orientation_of, reorient, triple, undo_reorient
 from autoseg.images import grids
 from autoseg.images.contiguous import contiguous
+from autoseg.images.label_values import value_text
 from autoseg.images.types import Image, Stored, StoredImage
+from autoseg.quantities import COLOUR
 
+_COLOURS = 64  # of a painted label map; more are the borders of a smoothed one
 _GREY = "equal colour channels; one was kept"
 
 
@@ -148,26 +151,35 @@ def with_channels(image: Image, path: Path | None, channels: int) -> Image:
     )
 
 
-def without_colours(raw: StoredImage) -> StoredImage:
-    """Return a label map without equal colour channels but the first.
+def without_colours(raw: StoredImage, *, painted: bool = False) -> StoredImage:
+    """Return a label map without equal colour channels but the first; `painted`: different ones become a value per colour.
 
     Raises
     ------
-    LabelError : different colour channels
+    LabelError : different colour channels, unless `painted` and they hold few colours
     """
     if raw.format not in ("planar", "tiff") or raw.channels != 3:
         return raw
     assert raw.array is not None
-    if not _are_equal(raw.array):
-        colours = len(np.unique(raw.array.reshape(3, -1), axis=1).T)
-        raise LabelError(
-            "a label map in colours",
-            file=raw.path,
-            found=f"3 different channels, {colours} colours",
-            expected="one channel whose values are the labels",
-            fix="convert the colours to label values and store them as a grey or palette picture",
-        )
-    return replace(raw, array=raw.array[:1], channels=1, notes=(*raw.notes, _GREY))
+    if _are_equal(raw.array):
+        return replace(raw, array=raw.array[:1], channels=1, notes=(*raw.notes, _GREY))
+    deep = raw.array.dtype != np.uint8
+    red, green, blue = raw.array.astype(np.int32) >> (8 if deep else 0)
+    codes = (red << 16) + (green << 8) + blue
+    codes[codes > 0] += COLOUR
+    values, counts = np.unique(codes, return_counts=True)
+    if painted and len(values) <= _COLOURS:
+        return replace(raw, array=codes[None], channels=1, dtype=codes.dtype, notes=(*raw.notes, "each colour is one label value"))
+    most = sorted(zip(counts.tolist(), values.tolist(), strict=True), reverse=True)[:8]
+    raise LabelError(
+        "a label map in colours",
+        file=raw.path,
+        found=f"{len(values)} colours: "
+        + ", ".join(f"{value_text(value) if value else '000000'} ({count} pixels)" for count, value in most)
+        + (", ..." if len(values) > len(most) else ""),
+        expected="one channel whose values are the labels" + (f", or at most {_COLOURS} colours" if painted else ""),
+        fix="store the masks again as PNG without smoothing" if painted else "store them as a grey or palette picture of label values",
+    )
 
 
 def _are_equal(channels: NDArray[Any]) -> bool:

@@ -82,13 +82,14 @@ def read_channels(paths: Sequence[Path], *, channels: int) -> Image:
     return replace(first, array=np.concatenate([image.array for image in images]), notes=notes)
 
 
-def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
+def read_label(path: Path, *, like: Image | Header | None = None, painted: bool = False) -> Image:
     """Read a label map in canonical orientation: integers, nearly-integers rounded.
 
     Parameters
     ----------
     path : of the label map
     like : the image it belongs to. Then the label must be on the image's grid, and takes over its geometry
+    painted : read a picture in a few colours, each as a value of its own (`label_values.COLOUR` + 0xRRGGBB), instead of refusing it
 
     Returns
     -------
@@ -101,7 +102,7 @@ def read_label(path: Path, *, like: Image | Header | None = None) -> Image:
     MissingPath, UnreadableFile, GeometryError : as `read`
     """
     path = Path(path)
-    raw = without_colours(_raw(path, voxels=True, label=True))
+    raw = without_colours(_raw(path, voxels=True, label=True), painted=painted)
     if raw.channels != 1:
         raise LabelError(
             "a label map with several volumes",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autoseg import cases, evaluation, files, images, workers
 from autoseg.cases import Case
 from autoseg.checksums import with_checksum
-from autoseg.errors import AutosegError, FaultyCases, GridMismatch, MissingPath, UsageError
+from autoseg.errors import AutosegError, FaultyCases, GridMismatch, LabelError, MissingPath, UsageError
+from autoseg.images.label_values import content_of
 from autoseg.labels import Labels, make_labels
 from autoseg.metrics import ALL, METRICS, QUICK
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
@@ -22,6 +21,8 @@ from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.quantities import parse_length
 from autoseg.schema import nearest
 from autoseg.tables import Table
+
+_MOST_LABELS = 1000  # more different values than any atlas has structures
 
 
 def evaluate(
@@ -334,5 +335,19 @@ def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tup
     values: set[int] = set()
     for pair in pairs.values():
         for path in pair:
-            values.update(np.unique(images.read_label(path).array).tolist())
+            values.update(_values_of_labels(path))
     return make_labels({"background": 0} | {f"label {value}": value for value in sorted(values) if value != 0})
+
+
+def _values_of_labels(path: Path) -> Iterable[int]:
+    """Return the values of a label map; raise for a scan or a smeared mask, whose every grey value would be a label to score."""
+    content = content_of(images.read_label(path).array)
+    if content.kind == "labels" and len(content.counts) <= _MOST_LABELS:
+        return content.counts
+    raise LabelError(
+        "a label map with smeared borders" if content.kind == "smeared" else "this looks like an image, not like a label map",
+        file=path,
+        found=content.found,
+        expected="label maps with a few values each, as predictions and as references",
+        fix="give the folder of the label maps, or name their values: --labels dataset.json",
+    )

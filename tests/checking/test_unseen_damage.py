@@ -166,7 +166,7 @@ def test_masks_of_another_kind_are_named_once_the_labels_are_declared(tmp_path: 
             mask[0, 0] = 250  # one stray
         Pillow.fromarray(picture).save(tmp_path / "images" / f"{name}.png")
         Pillow.fromarray(mask).save(tmp_path / "labels" / f"{name}.png")
-    with pytest.raises(LabelError, match="declare your labels"):
+    with pytest.raises(LabelError, match="look like images, or were smoothed"):
         find(tmp_path)
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "cell": 255}}')
     wrong = [(fault.case, fault.code) for fault in faults_of(tmp_path) if fault.severity == "error"]

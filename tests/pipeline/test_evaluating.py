@@ -123,3 +123,12 @@ def test_two_references_of_one_name_are_refused(pair, capsys):
     (pair[1] / "a.nii").write_bytes(b"an older drawing")
     assert cli.main(["evaluate", *map(str, pair)]) == 2
     assert "two files have one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_scans_in_place_of_label_maps_are_refused_by_name_at_once(pair, capsys, side):
+    scan = (100 * np.random.default_rng(0).standard_normal((12, 13, 14))).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), pair[side] / "a.nii.gz")
+    assert cli.main(["evaluate", *map(str, pair), "--workers", "0"]) == 3
+    error = capsys.readouterr().err
+    assert "looks like an image" in error and str(pair[side] / "a.nii.gz") in error

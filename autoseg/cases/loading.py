@@ -50,7 +50,7 @@ def load_classes(case: Case, labels: Labels, *, like: Image | None = None) -> ND
         if case.label is None:
             raise MissingLabel("the case has no label", file=case.images[0], fix=f"leave the case out with {left_out(case.name)}")
         if isinstance(case.label, Path):
-            return labels.encode(load_label(case, case.label, like=like).array[0])
+            return labels.encode(by_name(load_label(case, case.label, like=like), labels).array[0])
         return _from_masks(case, case.label, labels, like)
     except AutosegError as error:
         error.case = error.case or case.name
@@ -85,6 +85,19 @@ def load_label(case: Case, path: Path, *, like: Image | None = None) -> Image:
         if fixed is None:
             raise
         return fixed
+
+
+def by_name(label: Image, labels: Labels) -> Image:
+    """Return a label map whose file names its values with the values of those names; as it is unless all names are declared."""
+    names = label.stored.names if label.stored is not None else ()
+    value_of = {known.name.casefold(): known.value for known in labels.all}
+    present = [(value, name.casefold()) for value, name in names if (label.array == value).any()]
+    if any(name not in value_of for _, name in present) or all(value == value_of[name] for value, name in present):
+        return label
+    array = label.array.astype(np.int32)
+    for value, name in present:
+        array[label.array == value] = value_of[name]
+    return replace(label, array=array)
 
 
 def _copied_onto(label: Image, like: Image) -> Image | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def scheme_of_values(
     """
     contents = _contents(cases)
     _refuse_other_content(contents, map_labels)
+    if (named := _scheme_of_names(contents, map_labels)) is not None:
+        return named
     files_of: dict[int, list[Path]] = {}
     for path, content in sorted(contents.items()):
         for value in content.counts.keys() - map_labels.keys():
@@ -115,7 +118,32 @@ def _contents(cases: Sequence[Case]) -> dict[Path, Content]:
 
 def _content_of(case: Case) -> Content:
     assert isinstance(case.label, Path)
-    return content_of(load_label(case, case.label).array)
+    label = load_label(case, case.label)
+    return replace(content_of(label.array), names=() if label.stored is None else label.stored.names)
+
+
+def _scheme_of_names(contents: Mapping[Path, Content], map_labels: Mapping[int, int]) -> tuple[Labels, tuple[str, ...]] | None:
+    """Return the labels that all files name in their headers, or `None`; where files number them differently, names decide."""
+    values: dict[str, dict[int, list[str]]] = {}  # of each name, and the files that use it
+    shown: dict[str, str] = {}
+    for path, content in sorted(contents.items()):
+        names = dict(content.names)
+        if map_labels or {*content.counts} - {0} - names.keys():
+            return None
+        for value in sorted({*content.counts} - {0}):
+            name = shown.setdefault(names[value].casefold(), names[value])
+            values.setdefault(name, {}).setdefault(value, []).append(path.name)
+    if not values:
+        return None
+    usual = {name: max(found, key=lambda value: len(found[value])) for name, found in values.items()}
+    if len({*usual.values()}) < len(usual):
+        usual = {name: number for number, name in enumerate(values, start=1)}
+    other = sorted({file for name, found in values.items() for value, files in found.items() if value != usual[name] for file in files})
+    notes = [f"labels are named in the files: {', '.join(f'{name} {value}' for name, value in list(usual.items())[:_LISTED])}"]
+    if other:
+        listed = ", ".join(other[:_LISTED]) + (", ..." if len(other) > _LISTED else "")
+        notes.append(f"{len(other)} label files number their segments otherwise and are mapped by name ({listed})")
+    return make_labels({"background": 0, **usual}, pairs=left_right_pairs(usual)), tuple(notes)
 
 
 def _refuse_other_content(contents: Mapping[Path, Content], map_labels: Mapping[int, int]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from autoseg import images
 from autoseg.cases import Case, left_out, load_label
+from autoseg.cases.loading import by_name
 from autoseg.checking.faults import Fault, fault_of, note, warning
 from autoseg.errors import AutosegError, GridMismatch, MissingChannel
 from autoseg.images import Image
@@ -130,7 +131,8 @@ def _turned_alike(first: ChannelFile, image: Image, path: Path, number: int) -> 
 def _read_label(case: Case, labels: Labels, image: Image | None, faults: list[Fault]) -> Image | None:
     """The label map with its values, or one made of the mask files; on the image's grid where there is an image."""
     if isinstance(case.label, Path):
-        return _read_on_grid(case, case.label, image, faults)
+        label = _read_on_grid(case, case.label, image, faults)
+        return None if label is None else by_name(label, labels)
     joined: Image | None = None
     overlap = 0
     for name, path in case.label or ():

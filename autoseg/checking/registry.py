@@ -49,6 +49,7 @@ COHORT_CHECKS: tuple[Callable[[Cohort], Iterable[Fault]], ...] = (
     modalities.contradicted_modalities,
     sides.exchanged_sides,
     label_places.labels_in_the_dark,
+    label_places.drawn_at_intervals,
     misfits.misfits,
     cohort_size.few_cases,
 )

@@ -20,6 +20,7 @@ from autoseg.images import Image
 
 _THUMBNAIL = 12  # blocks along each axis of a volume; a planar image gets the square of it in plane, roughly
 _SLAB = 16  # slices
+_FEWEST_STEPS = 3  # between labelled slices, to call them regular
 _CUT_AT = np.float32(1e20)  # intensities beyond are cut for the thumbnail, so that its sums stay finite
 
 
@@ -53,6 +54,7 @@ class CaseStatistics:
     mapped: frozenset[int] = frozenset()  # values of the label that --map-labels turns into others
     label_hash: str = ""  # empty for a label without foreground
     label_box: LabelBox | None = None  # None: no foreground
+    drawn_every: tuple[int, int] | None = None  # (axis of z, y, x; slices): drawn at a regular interval, the slices between are empty
     dark_share: float | None = None  # of the foreground, where the image is as dark as its darkest; None: no foreground
     edges: EdgeFit | None = None  # None: no label, no border, or not on the grid of the image
 
@@ -115,9 +117,20 @@ def _of_label(data: CaseData, label: Image) -> dict[str, Any]:
         inside = np.flatnonzero(data.classes)
         places = np.unravel_index(inside, data.classes.shape)
         found["label_box"] = _label_box(places, data.classes.shape)
+        found["drawn_every"] = _interval(places)
         if np.count_nonzero(data.voxels[1:count]) > 1:
             found["centroids"] = _centroids(data.classes.ravel()[inside], places, label.affine, count)
     return found
+
+
+def _interval(places: Sequence[NDArray[np.intp]]) -> tuple[int, int] | None:
+    """Return the one axis along which labelled slices alternate with a fixed number of empty ones, and their distance."""
+    slices = [np.flatnonzero(np.bincount(axis)) for axis in places]
+    steps = [np.diff(numbers) for numbers in slices]
+    regular = [axis for axis, step in enumerate(steps) if len(step) >= _FEWEST_STEPS and step[0] > 1 and (step == step[0]).all()]
+    if len(regular) != 1 or any(len(step) < _FEWEST_STEPS or (step > 1).any() for axis, step in enumerate(steps) if axis != regular[0]):
+        return None
+    return regular[0], int(steps[regular[0]][0])
 
 
 def _label_box(places: Sequence[NDArray[np.intp]], shape: tuple[int, ...]) -> LabelBox:

@@ -96,6 +96,7 @@ def stored_of(raw: StoredImage, orientation: Orientation) -> Stored:
         header=raw.header,
         path=raw.path,
         has_position=raw.has_position,
+        names=raw.names,
     )
 
 
@@ -149,6 +150,23 @@ def with_channels(image: Image, path: Path | None, channels: int) -> Image:
         expected=f"{channels} files, one per channel, or one file with {channels} channels",
         fix="add the missing channels, or leave the case out with --exclude",
     )
+
+
+def joined_layers(raw: StoredImage) -> StoredImage:
+    """Return a label map with the layers of a `.seg.nrrd` joined, and the names of its values; what comes later covers what was before."""
+    segments = [segment for segment in raw.segments if segment.layer < raw.channels]
+    if raw.channels == 1 or not segments:
+        return replace(raw, names=tuple((segment.value, segment.name) for segment in segments))
+    assert raw.array is not None
+    joined = np.zeros((1, *raw.shape), dtype=np.uint8 if len(segments) < 256 else np.int16)
+    overlap = 0
+    for number, segment in enumerate(segments, start=1):
+        inside = raw.array[segment.layer] == segment.value
+        overlap += int(np.count_nonzero(joined[0][inside]))
+        joined[0][inside] = number
+    names = tuple((number, segment.name) for number, segment in enumerate(segments, start=1))
+    notes = (*raw.notes, f"{raw.channels} layers of segments were joined" + (f"; {overlap} voxels belong to several" if overlap else ""))
+    return replace(raw, array=joined, channels=1, dtype=joined.dtype, notes=notes, names=names)
 
 
 def without_colours(raw: StoredImage, *, painted: bool = False) -> StoredImage:

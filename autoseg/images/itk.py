@@ -27,7 +27,7 @@ from autoseg.images import gzipped
 from autoseg.images.contiguous import contiguous
 from autoseg.images.formats import name_of, suffix_of
 from autoseg.images.grids import swap_columns, usable_affine
-from autoseg.images.types import Order, StoredImage
+from autoseg.images.types import Order, ReadSegment, StoredImage
 
 _zlib: Any
 try:
@@ -98,6 +98,7 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     return StoredImage(
         format=name_of(path), path=path, shape=shape, channels=samples * math.prod(sizes[3:]), dtype=dtype, affine=affine,
         array=array, header=(min(len(sizes), 3), position), notes=notes, has_position=has_position,
+        segments=_segments(path) if label and "encoding" in fields else (),
     )  # fmt: skip
 
 
@@ -208,6 +209,19 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     if "datafile" in fields:  # a detached NRRD header may end without the empty line
         return fields, text.tell()
     raise _damaged(path, "no end of the header", "an empty line behind it" if nrrd else "ElementDataFile in the last line")
+
+
+def _segments(path: Path) -> tuple[ReadSegment, ...]:
+    """Return the structures that 3D Slicer describes in the header of a `.seg.nrrd`."""
+    head = gzipped.head(path, _LONGEST_HEADER).partition(b"\n\n")[0].replace(b"\r", b"").decode("utf-8", "replace")
+    found: dict[int, dict[str, str]] = {}
+    for number, key, value in re.findall(r"^Segment(\d{1,6})_(Name|LabelValue|Layer):=(.*)$", head, re.MULTILINE):
+        found.setdefault(int(number), {})[key] = value.strip()
+    return tuple(
+        ReadSegment(name=keys["Name"], layer=int(keys.get("Layer", "0")), value=int(keys["LabelValue"]))
+        for _, keys in sorted(found.items())
+        if keys.get("Name") and re.fullmatch(r"\d{1,6}", keys.get("LabelValue", "")) and re.fullmatch(r"\d{1,6}", keys.get("Layer", "0"))
+    )
 
 
 def _check_numbers(path: Path, fields: Mapping[str, str]) -> None:

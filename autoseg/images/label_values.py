@@ -71,6 +71,7 @@ class Content:
     kind: Literal["labels", "smeared", "image"]  # smeared: a mask that was smoothed, or saved as JPEG
     counts: dict[int, int]  # value -> voxels
     peaks: tuple[int, ...]  # values that fill areas
+    names: tuple[tuple[int, str], ...] = ()  # value and name, where the file states them
 
     @property
     def found(self) -> str:

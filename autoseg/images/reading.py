@@ -12,7 +12,7 @@ import numpy as np
 from autoseg.errors import GeometryError, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
 from autoseg.geometry import Orientation, orientation_of, permuted
 from autoseg.images import grids, gzipped, signatures
-from autoseg.images.canonical import canonical, stored_of, with_channels, without_colours
+from autoseg.images.canonical import canonical, joined_layers, stored_of, with_channels, without_colours
 from autoseg.images.formats import FORMATS, name_of, suffix_of
 from autoseg.images.grids import require_same_grid
 from autoseg.images.label_values import as_label_values
@@ -102,7 +102,7 @@ def read_label(path: Path, *, like: Image | Header | None = None, painted: bool 
     MissingPath, UnreadableFile, GeometryError : as `read`
     """
     path = Path(path)
-    raw = without_colours(_raw(path, voxels=True, label=True), painted=painted)
+    raw = joined_layers(without_colours(_raw(path, voxels=True, label=True), painted=painted))
     if raw.channels != 1:
         raise LabelError(
             "a label map with several volumes",

@@ -24,6 +24,7 @@ class Stored:
     header: Any  # what the format's own module needs to write the same grid back
     path: Path | None = None  # None: it came from memory
     has_position: bool = True  # False: the format says nothing of spacing and place, 1 mm per voxel was assumed
+    names: tuple[tuple[int, str], ...] = ()  # label value and name of each segment, where the file states them (.seg.nrrd)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,15 @@ class Order:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadSegment:
+    """A structure that the header of a `.seg.nrrd` describes: its voxels have `value` in the volume `layer`."""
+
+    name: str
+    layer: int
+    value: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredImage:
     """What one format's module hands to the room: the image as stored, only the order of the axes made ours.
 
@@ -98,3 +108,5 @@ class StoredImage:
     header: Any = None
     notes: tuple[str, ...] = ()
     has_position: bool = True
+    segments: tuple[ReadSegment, ...] = ()  # of a label map whose header names them
+    names: tuple[tuple[int, str], ...] = ()  # label value and name of each, once the layers are joined

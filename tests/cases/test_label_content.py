@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from autoseg import checking, cli, images
-from autoseg.cases import Case, find, load_label
+from autoseg.cases import Case, find, load_classes, load_label
+from autoseg.checking.reading import read_case
 from autoseg.errors import LabelError
 from autoseg.images.label_values import content_of
+from autoseg.labels import make_labels
 
 
 def smoothed(path: Path, disc: NDArray[np.bool_]) -> None:
@@ -154,3 +156,81 @@ def test_a_soft_mask_is_named_with_its_range_and_a_threshold(tmp_path: Path) -> 
         and "-thr 0.5" in (caught.value.fix or "")
         and "'a b.nii.gz'" in (caught.value.fix or "")
     )
+
+
+def seg_nrrd(path: Path, layers: NDArray[np.uint8], segments: list[tuple[str, int, int]]) -> None:
+    """Write layers (l, z, y, x) with (name, layer, value) of each segment, as 3D Slicer does."""
+    layered = len(layers) > 1
+    sizes = " ".join(map(str, ([len(layers)] if layered else []) + list(layers.shape[:0:-1])))
+    lines = ["NRRD0004", "type: unsigned char", f"dimension: {4 if layered else 3}", "space: left-posterior-superior", f"sizes: {sizes}"]
+    lines += ["space directions: " + ("none " if layered else "") + "(-1,0,0) (0,-1,0) (0,0,1)"]
+    lines += ["kinds: " + ("list " if layered else "") + "domain domain domain", "encoding: raw", "space origin: (0,0,0)"]
+    for index, (name, layer, value) in enumerate(segments):
+        lines += [f"Segment{index}_Name:={name}", f"Segment{index}_LabelValue:={value}", f"Segment{index}_Layer:={layer}"]
+    body = layers.transpose(1, 2, 3, 0) if layered else layers[0]
+    path.write_bytes(("\n".join(lines) + "\n\n").encode() + np.ascontiguousarray(body).tobytes())
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Four cases of a liver with a tumour, the second half of which numbers them the other way round."""
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    rows = ["case,MR,label"]
+    for case in range(4):
+        label = np.zeros((1, 10, 12, 14), np.uint8)
+        liver, tumour = (1, 2) if case < 2 else (2, 1)
+        label[0, 2:8, 2:8, 2 : 9 + case] = liver
+        label[0, 4:6, 4:6, 4:6] = tumour
+        names = [("liver", 0, 1), ("Tumour", 0, 2)] if case < 2 else [("tumour", 0, 1), ("liver", 0, 2)]
+        seg_nrrd(tmp_path / "labels" / f"p{case}.seg.nrrd", label, names)
+        image = np.random.default_rng(case).normal(size=(14, 12, 10)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "images" / f"p{case}.nii.gz")
+        rows.append(f"p{case},images/p{case}.nii.gz,labels/p{case}.seg.nrrd")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_segments_that_scenes_number_differently_are_mapped_by_name(scenes: Path) -> None:
+    dataset = find(scenes / "list.csv")
+    assert {label.name: label.value for label in dataset.labels.all} == {"background": 0, "liver": 1, "Tumour": 2}
+    assert any("p2.seg.nrrd, p3.seg.nrrd" in note for note in dataset.notes)
+    for case in dataset.cases:
+        assert np.count_nonzero(load_classes(case, dataset.labels) == 2) == 8, "the tumour, whatever its number"
+        data = read_case(case, channels=1, labels=dataset.labels)
+        assert data.voxels and data.voxels[2] == 8 and not data.undeclared
+
+
+def test_segments_without_a_declared_name_keep_their_values(scenes: Path) -> None:
+    case = find(scenes / "list.csv").cases[2]
+    classes = load_classes(case, make_labels({"background": 0, "lesion": 1, "organ": 2}))
+    assert np.count_nonzero(classes == 1) == 8
+
+
+def test_layers_of_segments_are_read_as_masks(tmp_path: Path) -> None:
+    layers = np.zeros((2, 10, 12, 14), np.uint8)
+    layers[0, 2:8, 2:8, 2:8] = 1  # the organ
+    layers[0, 0, 0, 0] = 2  # another one in the same layer
+    layers[1, 4:6, 4:6, 4:6] = 1  # a lesion inside it: the same value, in the next layer
+    seg_nrrd(tmp_path / "a.seg.nrrd", layers, [("organ", 0, 1), ("mark", 0, 2), ("lesion", 1, 1)])
+    label = images.read_label(tmp_path / "a.seg.nrrd")
+    assert label.stored and label.stored.names == ((1, "organ"), (2, "mark"), (3, "lesion"))
+    assert np.bincount(label.array.ravel()).tolist()[1:] == [6**3 - 8, 1, 8]
+    assert any("8 voxels belong to several" in note for note in label.notes)
+
+
+@pytest.mark.parametrize(("keep", "reported"), [(4, True), (2, True), (1, False)])
+def test_labels_drawn_at_intervals_are_reported_once(tmp_path: Path, keep: int, reported: bool) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    grid = np.indices((16, 18, 24))
+    for case in range(3):
+        label = (((grid - np.array([8, 8 + case, 11])[:, None, None, None]) ** 2).sum(0) < 64).astype(np.uint8)
+        label[:, :, np.arange(24) % keep != case % keep] = 0
+        image = np.random.default_rng(case).normal(size=label.shape).astype(np.float32)
+        for folder, array in (("images", image), ("labels", label)):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / folder / f"s{case}.nii.gz")
+    found = [fault for fault in checking.check(find(tmp_path), workers=0) if fault.code == "intervals"]
+    assert len(found) == reported
+    if reported:
+        assert f"every {keep} slices in 3 of 3" in (found[0].found or "") and "ignore" in (found[0].remedy or "")

@@ -26,6 +26,7 @@ SAME_PLACE = 0.01  # mm
 _IO = "GDCMImageIO"
 _PIXELS = b"\xe0\x7f\x10\x00"  # the tag of the pixel data; what has none (a report, a contour, an index) is no image
 _ROWS = b"\x28\x00\x10\x00"  # the tag of the number of rows: an image, also where its pixels were cut off
+_MODALITY = "0008|0060"
 _SERIES, _DESCRIPTION, _NUMBER, _POSITION = "0020|000e", "0008|103e", "0020|0013", "0020|0032"
 
 
@@ -84,6 +85,10 @@ def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
     files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
     found = [item for item in map(_tags, _dicom_files(files)) if item is not None]
     if not found:
+        if contours := [file for file in files if looks_like_dicom(file) and b"RTSTRUCT" in file.read_bytes()[:4096]]:
+            raise _no_label_map(
+                contours[0], "DICOM contours (RTSTRUCT)", "3D Slicer, or plastimatch convert --input FILE --output-labelmap"
+            )
         raise UnreadableFile(
             "no DICOM image" if path.is_file() else "no DICOM images in the folder",
             file=path,
@@ -107,6 +112,14 @@ def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:
         )
     skipped = len(files) - len(found)
     return found, (f"{skipped} files that are not DICOM images were skipped",) if skipped else ()
+
+
+def _no_label_map(path: Path, what: str, tool: str) -> UnreadableFile:
+    """Return the error for an object that describes structures, but is no image of theirs."""
+    return UnreadableFile(
+        f"{what}, not an image", file=path, expected="an image, or a label map with one value per voxel",
+        fix=f"convert it to .nii.gz on the grid of its series, for example with {tool}",
+    )  # fmt: skip
 
 
 def _dicom_files(files: Sequence[Path]) -> list[Path]:
@@ -135,6 +148,8 @@ def _tags(path: Path) -> _Slice | None:
             raise _undecodable(path, error) from None
         return None
     tags = {key: reader.GetMetaData(key).strip().strip("\0") for key in reader.GetMetaDataKeys()}
+    if tags.get(_MODALITY) == "SEG":
+        raise _no_label_map(path, "a DICOM segmentation object (SEG)", "segimage2itkimage --inputDICOM FILE --outputType nii (dcmqi)")
     number, size = tags.get(_NUMBER, ""), reader.GetSize()
     return _Slice(
         path=path,

@@ -17,7 +17,7 @@ UID = "1.2.826.0.1.3680043.2.1125."
 
 def write_series(
     folder: Path, volume: np.ndarray, *, places: list[float] | None = None, series: str = "1", shift: tuple[float, float] = (0, 0),
-    slope: str = "1", intercept: str = "-1024", prefix: str = "",
+    slope: str = "1", intercept: str = "-1024", prefix: str = "", modality: str = "CT",
 ) -> list[Path]:  # fmt: skip
     """One file per slice (z, y, x), axial, 0.5 x 0.7 mm pixels; `shift` mm of x and y per slice tilts the stack."""
     folder.mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ def write_series(
         image = sitk.GetImageFromArray(plane[None])
         image.SetSpacing((0.5, 0.7, 2.5))
         tags = {
-            "0008|0060": "CT",
+            "0008|0060": modality,
             "0020|000d": UID + "9",
             "0020|000e": UID + series,
             "0008|0018": f"{UID}{series}.{number}.{prefix or 0}",
@@ -149,3 +149,15 @@ def test_a_slice_that_is_no_dicom_any_more_is_named_also_at_the_end_of_the_serie
     with pytest.raises(UnreadableFile, match="named as DICOM but is not DICOM") as caught:
         images.read(tmp_path / "s")
     assert last.name in str(caught.value)
+
+
+def test_objects_that_are_no_label_maps_are_named_for_what_they_are(tmp_path: Path, volume) -> None:
+    segmentation = write_series(tmp_path / "seg", volume[:1], modality="SEG")
+    with pytest.raises(UnreadableFile, match="a DICOM segmentation object") as caught:
+        images.read_label(segmentation[0])
+    assert "dcmqi" in (caught.value.fix or "")
+    (tmp_path / "contours").mkdir()
+    preamble = bytes(128) + b"DICM" + b"\x08\x00\x60\x00CS\x08\x00RTSTRUCT"
+    (tmp_path / "contours" / "rs.dcm").write_bytes(preamble)
+    with pytest.raises(UnreadableFile, match="DICOM contours"):
+        images.read_label(tmp_path / "contours")

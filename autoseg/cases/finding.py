@@ -69,7 +69,7 @@ def find(
 
 
 def _find_in_folder(root: Path, recipe: str | Path | None, map_labels: Mapping[int, int]) -> Dataset:
-    paths = _listing(root)
+    paths = listing(root)
     if recipe is not None:
         chosen = match_recipe(read_recipe(recipe), root, paths)
         if chosen is None or not chosen.cases:
@@ -257,8 +257,8 @@ def _grouped(dataset: Dataset, group_regex: str) -> Dataset:
     )
 
 
-def _listing(root: Path) -> list[str]:
-    """All files and folders below `root`, relative, sorted; hidden ones left out, links followed once."""
+def listing(root: Path) -> list[str]:
+    """Return all files and folders below `root`, relative, sorted; hidden ones left out, links followed once."""
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True):

@@ -6,47 +6,63 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoseg import images
+from autoseg import images, presets
+from autoseg.cases.channel_order import contradicting, named_apart, order_of_files, order_of_heads, token_of
+from autoseg.cases.finding import listing
 from autoseg.cases.layout_errors import no_such_path
 from autoseg.cases.lists import is_list, read_list
+from autoseg.cases.matching import Match, match_recipe
+from autoseg.cases.names import are_named
+from autoseg.cases.recipes import read_recipe
 from autoseg.cases.values import Case
-from autoseg.errors import AutosegError, MissingChannel, MissingPath, SettingsError
+from autoseg.errors import AutosegError, FaultyCases, MissingChannel, MissingPath, SettingsError
 
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<channel>\d{4})")
 
 
-def find_inputs(paths: Sequence[Path], *, channels: int) -> tuple[Case, ...]:
-    """Return the cases to predict.
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is to be predicted."""
 
-    A name may end in `_0000`, `_0001`, ... for its channel; it is left out of the case's name. Where a name ends in a number that is
-    no channel (`amos_0507`), the numbers of all files of that stem belong to the names. One channel that is missing does not
-    stop the others: the case is returned with the path where its file should be, and fails on reading.
+    cases: tuple[Case, ...]  # sorted by name; the images in the order of the model's channels
+    problems: tuple[AutosegError, ...] = ()  # cases of which a file is missing
+    notes: tuple[str, ...] = ()  # which file is which channel, and what is not used
+
+
+def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
+    """Return the cases to predict, their files matched to the model's channels by name.
+
+    The name of a channel is the head of its column in a list, a part of a recipe, or a word in the file's name (`case_flair.nii.gz`).
+    A name may also end in `_0000`, `_0001`, ... for its channel. Either is left out of the case's name. Where a name ends in a number
+    that is no channel (`amos_0507`), the numbers of all files of that stem belong to the names. The order in which files are
+    given counts only where no name says which channel they are. One channel that is missing does not stop the other cases.
 
     Parameters
     ----------
-    paths : image files; folders of image files; folders that hold one DICOM series, or one in each subfolder; or one list of
-        cases (CSV, JSON)
-    channels : that the model was trained with
-
-    Returns
-    -------
-    cases sorted by name, each with one path per channel, or one file that holds all channels
+    paths : image files; folders of image files; folders that hold one DICOM series, or several in folders below; folders in the
+        layout of a training set, whose labels are left aside; or one list of cases (CSV, JSON)
+    channels : names of the model's channels, in its order
 
     Raises
     ------
     MissingPath : a path that does not exist (nearest names in the message), or nothing to predict in a folder
-    MissingChannel : no case is whole
+    MissingChannel : no case is whole, or names that contradict the model's channels
     SettingsError : two inputs of the same name
+    FaultyCases : of each case of a list a file is missing
     """
     if len(paths) == 1 and Path(paths[0]).suffix.casefold() in (".csv", ".tsv", ".json") and is_list(Path(paths[0])):
-        return read_list(Path(os.path.abspath(paths[0])), labelled=False).cases
+        return _from_list(Path(os.path.abspath(paths[0])), channels)
     found: list[Path] = []
-    for path in map(Path, paths):
-        found += _files_at(Path(os.path.abspath(path)))
+    cases: list[Case] = []
+    for path in (Path(os.path.abspath(path)) for path in paths):
+        direct = _files_at(path)
+        found += direct
+        cases += [] if direct else _below(path, channels)
     explicit = all(Path(path).is_file() for path in paths)
-    cases = _by_channel(found, channels, explicit=explicit)
+    cases += _by_channel(found, channels, explicit=explicit)
     names = [case.name for case in cases]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -57,14 +73,48 @@ def find_inputs(paths: Sequence[Path], *, channels: int) -> tuple[Case, ...]:
             expected="one name per case",
             fix="predict them apart, or rename one",
         )
-    whole = [case for case in cases if all(path.exists() for path in case.images)]
-    if not whole:
+    if not any(all(path.exists() for path in case.images) for case in cases):
         raise _no_whole_case(cases, channels)
-    return tuple(sorted(cases, key=lambda case: case.name))
+    cases.sort(key=lambda case: case.name)
+    return Inputs(cases=tuple(cases), notes=_assignment(cases, channels))
+
+
+def _from_list(path: Path, channels: Sequence[str]) -> Inputs:
+    dataset = read_list(path, labelled=False)
+    found, heads = dataset.cases, [channel.name for channel in dataset.channels]
+    if not found:
+        raise dataset.problems[0] if len(dataset.problems) == 1 else FaultyCases(dataset.problems, fix="correct the list")
+    in_one_file = len(channels) > 1 and all(len(case.images) == 1 for case in found)
+    if in_one_file and _channels_in(found[0].images[0]) == len(channels):
+        pass
+    elif are_named(heads) or len(heads) != len(channels):
+        order = order_of_heads(heads, channels, file=path)
+        found = tuple(_ordered(case, order) for case in found)
+        for case in found:
+            if error := contradicting(case.images, channels):
+                error.case, error.file = case.name, str(path)
+                raise error
+    else:
+        found = tuple(_ordered(case, order_of_files(case.images, channels)) for case in found)
+    unused = [f"{warning.summary}: {warning.found}" for warning in dataset.warnings]
+    return Inputs(cases=found, problems=dataset.problems, notes=(*unused, *_assignment(found, channels)))
+
+
+def _ordered(case: Case, order: Sequence[int] | None) -> Case:
+    return case if order is None or len(case.images) != len(order) else replace(case, images=tuple(case.images[i] for i in order))
+
+
+def _assignment(cases: Sequence[Case], channels: Sequence[str]) -> tuple[str, ...]:
+    """A note on which file is which channel, in the first case of several files."""
+    first = next((case for case in cases if len(case.images) == len(channels) > 1), None)
+    if first is None:
+        return ()
+    listed = ", ".join(f"{channel} is {file}" for channel, file in zip(channels, named_apart(first.images), strict=True))
+    return (f"channels of {first.name}: {listed}" + (f"; the other {len(cases) - 1} cases likewise" if len(cases) > 1 else ""),)
 
 
 def _files_at(path: Path) -> list[Path]:
-    """Return the images that one argument stands for; a DICOM series is the path of its folder."""
+    """Return the images that one argument stands for, empty for a folder without any; a DICOM series is the path of its folder."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -73,20 +123,61 @@ def _files_at(path: Path) -> list[Path]:
         return [path]
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     named = [entry for entry in entries if images.suffix_of(entry)]
-    found = [entry for entry in named if not entry.is_dir() or not images.is_series(entry)]  # a dead link fails when it is read
-    found = found or [entry for entry in entries if entry.is_dir() and images.is_series(entry)]
-    if not found:
-        raise MissingPath(
-            "there is no image in this folder",
-            file=path,
-            found=", ".join(entry.name for entry in entries[:3]) or "an empty folder",
-            expected=f"files that end in {', '.join(images.SUFFIXES)}, or folders of DICOM slices",
-            fix="give the images or their folder",
-        )
+    return [entry for entry in named if not entry.is_dir() or not images.is_series(entry)]  # a dead link fails when it is read
+
+
+def _below(folder: Path, channels: Sequence[str]) -> list[Case]:
+    """Return the cases in the folders below one that holds no images itself: in the layout of a training set, or DICOM series."""
+    paths = listing(folder)
+    named = [folder / path for path in paths if images.suffix_of(path) and (folder / path).is_file()]
+    by_word = [case for case in _by_word(named, channels)[0] if len(case.images) == len(channels)] if len(channels) > 1 else []
+    found = _by_recipe(folder, paths, channels) or by_word or _series_below(folder, paths)
+    if found:
+        return found
+    raise MissingPath(
+        "there is no image in this folder" if not named else "no known layout describes the images below this folder",
+        file=folder,
+        found=", ".join([*(str(path.relative_to(folder)) for path in named), *paths][:3]) or "an empty folder",
+        expected=f"files that end in {', '.join(images.SUFFIXES)}, or folders of DICOM slices",
+        fix=f"give the images or their folder; or a CSV list with the columns case, {', '.join(channels)}",
+    )
+
+
+def _by_recipe(folder: Path, paths: Sequence[str], channels: Sequence[str]) -> list[Case]:
+    """Return the images of the layout that makes most cases whole; of one patient's folder, too. Labels are not needed."""
+    for root, below in ((folder, paths), (folder.parent, [f"{folder.name}/{path}" for path in paths])):
+        recipes = (recipe for recipe in map(read_recipe, presets.recipe_names()) if not recipe.explicit)
+        matches = [match for recipe in recipes if (match := match_recipe(recipe, root, below)) is not None]
+        ranked = [(len(cases), match.recipe.specificity, cases) for match in matches if (cases := _cases_of(match, root, channels))]
+        if ranked:
+            return max(ranked, key=lambda one: one[:2])[2]
+    return []
+
+
+def _cases_of(match: Match, root: Path, channels: Sequence[str]) -> list[Case]:
+    """Return the cases of a layout that have each channel of the model."""
+    try:
+        order = order_of_heads(match.channels or ["image"], channels, file=root) if match.channels or len(channels) == 1 else None
+    except MissingChannel:
+        return []
+    found = []
+    for name, case in match.cases.items():
+        paths = [case.images[None]] if None in case.images else [case.images.get(index, "") for index in range(len(channels))]
+        files = [root / path for path in paths]
+        if not case.doubled and all(paths) and all(images.is_series(file) if file.is_dir() else images.suffix_of(file) for file in files):
+            found.append(_ordered(Case(name=name, images=tuple(files)), order))
     return found
 
 
-def _by_channel(found: Sequence[Path], channels: int, *, explicit: bool) -> list[Case]:
+def _series_below(folder: Path, paths: Sequence[str]) -> list[Case]:
+    """Return the folders of DICOM slices, called by their path: archives give PATIENT/STUDY/SERIES."""
+    found = [path for path in paths if (folder / path).is_dir() and images.is_series(folder / path)]
+    return [Case(name=path.replace("/", "_"), images=(folder / path,)) for path in found]
+
+
+def _by_channel(found: Sequence[Path], channels: Sequence[str], *, explicit: bool) -> list[Case]:
+    """Return the cases that files of one or several channels make up: by numbers, by words, or as they were given."""
+    count = len(channels)
     groups: dict[tuple[Path, str, str], dict[int, Path]] = {}
     plain: list[Path] = []
     for path in found:
@@ -97,16 +188,44 @@ def _by_channel(found: Sequence[Path], channels: int, *, explicit: bool) -> list
             groups.setdefault((path.parent, match["stem"], images.suffix_of(path)), {})[int(match["channel"])] = path
     cases = []
     for (folder, stem, suffix), numbered in groups.items():
-        if max(numbered) >= channels:  # numbers of cases, not of channels
+        if max(numbered) >= count:  # numbers of cases, not of channels
             plain += numbered.values()
-        elif channels > 1 and list(numbered) == [0] and _channels_in(numbered[0]) == channels:
+        elif count > 1 and list(numbered) == [0] and _channels_in(numbered[0]) == count:
             cases.append(Case(name=stem, images=(numbered[0],)))
         else:
-            expected = tuple(numbered.get(index, folder / f"{stem}_{index:04d}{suffix}") for index in range(channels))
+            expected = tuple(numbered.get(index, folder / f"{stem}_{index:04d}{suffix}") for index in range(count))
             cases.append(Case(name=stem, images=expected))
-    if explicit and not cases and len(plain) == channels > 1 and all(_channels_in(path) == 1 for path in plain):
-        return [Case(name=_stem(plain[0]), images=tuple(plain))]  # the channels of one case, in their order
+    if count > 1:
+        by_word, plain = _by_word(plain, channels)
+        cases += by_word
+    if explicit and not cases and len(plain) == count > 1 and all(_channels_in(path) == 1 for path in plain):
+        return [_ordered(Case(name=_stem(plain[0]), images=tuple(plain)), order_of_files(plain, channels))]
     return cases + [Case(name=_stem(path), images=(path,)) for path in plain]
+
+
+def _by_word(plain: Sequence[Path], channels: Sequence[str]) -> tuple[list[Case], list[Path]]:
+    """Return the cases whose files differ in the name of a channel, and the files that are left.
+
+    Where other cases are whole, one that lacks channels has the paths where they should be, and fails on reading.
+    """
+    groups: dict[tuple[Path, str], dict[int, Path]] = {}
+    for path in plain if are_named(channels) else ():
+        token = token_of(_stem(path), channels)
+        if token is not None:
+            group = groups.setdefault((path.parent, token.rest), {})
+            if token.channel in group:
+                return [], [*plain]  # the word is no channel's here
+            group[token.channel] = path
+    if not any(len(group) == len(channels) for group in groups.values()):
+        return [], [*plain]
+    cases = []
+    for (folder, rest), group in groups.items():
+        if len(group) == 1 and _channels_in(next(iter(group.values()))) == len(channels):
+            continue
+        expected = (group.get(i, folder / f"{rest}_{name}{images.suffix_of([*group.values()][0])}") for i, name in enumerate(channels))
+        cases.append(Case(name=rest or folder.name, images=tuple(expected)))
+    taken = {path for case in cases for path in case.images}
+    return cases, [path for path in plain if path not in taken]
 
 
 def _channels_in(path: Path) -> int | None:
@@ -117,7 +236,7 @@ def _channels_in(path: Path) -> int | None:
         return None
 
 
-def _no_whole_case(cases: Sequence[Case], channels: int) -> MissingChannel:
+def _no_whole_case(cases: Sequence[Case], channels: Sequence[str]) -> MissingChannel:
     lacking = next(path for case in cases for path in case.images if not path.exists())
     there = sorted(entry.name for entry in lacking.parent.iterdir())
     close = difflib.get_close_matches(lacking.name, there, n=3, cutoff=0.5)
@@ -125,7 +244,7 @@ def _no_whole_case(cases: Sequence[Case], channels: int) -> MissingChannel:
         "no case has all channels that the model needs",
         file=lacking,
         found=f"nearest there: {', '.join(close)}" if close else None,
-        expected=f"{channels} files per case, ending in {', '.join(f'_{index:04d}' for index in range(channels))}",
+        expected=f"{len(channels)} files per case, ending in {', '.join(f'_{i:04d} ({name})' for i, name in enumerate(channels))}",
         fix="add the channels that are missing, or use a model that was trained without them",
     )
 

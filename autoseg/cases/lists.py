@@ -354,6 +354,8 @@ def _channels(
 ) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
     value = next((declared[key] for key in ("channels", "channel_names", "modality") if key in declared), None)
     if isinstance(value, list) and value and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
+        if names is not None and sorted(names) == sorted(item["name"] for item in value):  # the files are in the order of the columns
+            value = [next(item for item in value if item["name"] == name) for name in names]
         stated = [item.get("modality") for item in value]
         refuse_unknown([str(modality) for modality in stated if modality is not None], MODALITIES, what="modality", file=file)
         return channels_from([item["name"] for item in value], stated=stated)

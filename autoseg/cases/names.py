@@ -26,7 +26,13 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "rescaled": ("rescale", "rescaled", "rescaleto01", "rgbto01"),
     "unchanged": ("nonorm", "nonormalization", "normalized", "normalised"),
 }  # fmt: skip
-_MODALITY_OF = {word: modality for modality, words in _WORDS.items() for word in words}
+MODALITY_OF = {word: modality for modality, words in _WORDS.items() for word in words}
+_UNNAMED = re.compile(r"channel ?\d+|image|[rgb]", re.IGNORECASE)  # names that were made up where nobody gave any
+
+
+def are_named(channels: Sequence[str]) -> bool:
+    """Return whether the channels have names that say what they are."""
+    return not all(_UNNAMED.fullmatch(name) for name in channels)
 
 
 def modality_of(name: str) -> str | None:
@@ -36,10 +42,10 @@ def modality_of(name: str) -> str | None:
     ('MR', 'PET', None)
     """
     squeezed = re.sub(r"[^a-z0-9]", "", name.casefold())
-    if squeezed in _MODALITY_OF:
-        return _MODALITY_OF[squeezed]
+    if squeezed in MODALITY_OF:
+        return MODALITY_OF[squeezed]
     words = [word for word in re.split(r"[^a-z0-9]+", name.casefold()) if word and word not in ("r", "g", "b", "he", "us", "em", "cor")]
-    found = {_MODALITY_OF[word] for word in words if word in _MODALITY_OF}
+    found = {MODALITY_OF[word] for word in words if word in MODALITY_OF}
     return found.pop() if len(found) == 1 else None
 
 

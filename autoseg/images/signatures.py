@@ -5,6 +5,7 @@ Asked only once a reader has given up, so that sound files pay nothing.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from autoseg.errors import UnreadableFile
@@ -46,10 +47,21 @@ def is_series(folder: Path) -> bool:
     """Whether a folder holds DICOM slices: files named so, or files without an image suffix that begin as DICOM does."""
     for path in folder.iterdir():
         if path.is_file() and not path.name.startswith("."):
-            unnamed = not suffix_of(path) and _start(path)[128:132] == b"DICM"
-            if unnamed or path.suffix.casefold() in DICOM_SUFFIXES:
+            if path.suffix.casefold() in DICOM_SUFFIXES or (not suffix_of(path) and path.name != "DICOMDIR" and _begins_as_dicom(path)):
                 return True
     return False
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    """Whether DICM comes after the preamble, or the first tag is one of group 0002 or 0008 with a type or a short length."""
+    start = _start(path)
+    return (
+        start[128:132] == b"DICM"
+        or re.match(
+            rb"[\x02\x08]\x00[^\x00\xff]\x00(?:[A-Z]{2}|.\x00\x00\x00)|[\x02\x08]\x00\x00\x00(?:UL|\x04\x00\x00\x00)", start, re.DOTALL
+        )
+        is not None
+    )
 
 
 def _start(path: Path) -> bytes:

@@ -68,7 +68,10 @@ def predict(
     """
     reporter = reporter or LoggingReporter()
     opened = model if isinstance(model, Model) else load(model, configuration=configuration, fold=fold, device=device).model
-    found = cases.find_inputs([Path(path) for path in inputs], channels=len(opened.plan.channels))
+    given = cases.find_inputs([Path(path) for path in inputs], channels=[channel.name for channel in opened.plan.channels])
+    found = given.cases
+    for note in given.notes:
+        reporter.say(note)
     for note in _channels_taken_for_cases(found, opened):
         reporter.say(f"warning: {note}")
     rules = opened.rules if postprocess else None
@@ -104,7 +107,8 @@ def predict(
         record.write()
     for name, text in colour_tables(opened.plan.labels).items() if colours else ():
         files.write_text(record.folder / name, text)
-    report_failures(record.folder / FAILED, failures, len(found))
+    failures += [(problem.case or "", "read", problem) for problem in given.problems]
+    report_failures(record.folder / FAILED, failures, len(found) + len(given.problems))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
     return record.to_json()
 

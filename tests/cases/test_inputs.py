@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 
 from autoseg.cases import find_inputs
-from autoseg.errors import MissingChannel, MissingPath, SettingsError
+from autoseg.errors import FaultyCases, MissingChannel, MissingPath, SettingsError
 
 Touch = Callable[..., Path]
 
 
 def names(root: Path, *inputs: str, channels: int = 1) -> dict[str, list[str]]:
     paths = [root / name for name in inputs] or [root]
-    return {case.name: [path.name for path in case.images] for case in find_inputs(paths, channels=channels)}
+    return named(paths, *(f"channel {index}" for index in range(channels)))
+
+
+def named(paths: Path | list[Path], *channels: str) -> dict[str, list[str]]:
+    found = find_inputs(paths if isinstance(paths, list) else [paths], channels=channels)
+    return {case.name: [path.name for path in case.images] for case in found.cases}
 
 
 def test_plain_names_in_a_folder(touch: Touch) -> None:
@@ -96,4 +101,128 @@ def test_what_cannot_be_read_is_an_input_that_fails_alone(tmp_path: Path, volume
     (tmp_path / "bad_0000.nii.gz").write_bytes(b"nothing")
     (tmp_path / "folder.nii.gz").mkdir()
     (tmp_path / "link.nii.gz").symlink_to(tmp_path / "gone" / "scan.nii.gz")
-    assert [case.name for case in find_inputs([tmp_path], channels=2)] == ["bad", "folder.nii.gz", "good", "link"]
+    assert list(names(tmp_path, channels=2)) == ["bad", "folder.nii.gz", "good", "link"]
+
+
+def test_columns_are_matched_to_the_channels_by_name(touch: Touch) -> None:
+    root = touch("t1/p0.nii.gz", "flair/p0.nii.gz", "a.nii.gz")
+    (root / "new.csv").write_text("case,FLAIR,T1\np0,flair/p0.nii.gz,t1/p0.nii.gz\n")
+    found = find_inputs([root / "new.csv"], channels=["T1", "FLAIR"])
+    assert [path.parent.name for path in found.cases[0].images] == ["t1", "flair"]
+    assert found.notes == ("channels of p0: T1 is t1/p0.nii.gz, FLAIR is flair/p0.nii.gz",)
+    (root / "json.json").write_text('{"cases": [{"case": "p0", "channels": {"flair": "flair/p0.nii.gz", "T1w": "t1/p0.nii.gz"}}]}')
+    assert find_inputs([root / "json.json"], channels=["T1", "FLAIR"]).cases == found.cases
+    (root / "one.csv").write_text("case,channels\np0,flair/p0.nii.gz;t1/p0.nii.gz\n")
+    assert find_inputs([root / "one.csv"], channels=["T1", "FLAIR"]).cases == found.cases, "the folders have the names"
+    (root / "made.csv").write_text("case,channels\np0,flair/p0.nii.gz;t1/p0.nii.gz\n")
+    unnamed = find_inputs([root / "made.csv"], channels=["channel 0", "channel 1"])
+    assert [path.parent.name for path in unnamed.cases[0].images] == ["flair", "t1"], "no name anywhere: the order counts"
+
+
+@pytest.mark.parametrize("heads", ["T1,T2", "T1,FLAIR,T2", "T1"])
+def test_columns_of_other_channels_are_refused(touch: Touch, heads: str) -> None:
+    root = touch("a.nii.gz", "b.nii.gz", "c.nii.gz")
+    (root / "new.csv").write_text(f"case,{heads}\np0,{','.join(['a.nii.gz', 'b.nii.gz', 'c.nii.gz'][: heads.count(',') + 1])}\n")
+    with pytest.raises(MissingChannel, match="not those of the model") as caught:
+        find_inputs([root / "new.csv"], channels=["T1", "FLAIR"])
+    assert caught.value.found == heads.replace(",", ", ") and "T1, FLAIR" in str(caught.value.expected)
+
+
+def test_a_single_channel_may_be_called_otherwise_but_not_as_another_kind(touch: Touch) -> None:
+    root = touch("a.nii.gz")
+    for head in ("MR", "scan", "T1w"):
+        (root / "new.csv").write_text(f"case,{head}\np0,a.nii.gz\n")
+        assert named(root / "new.csv", "T1") == {"p0": ["a.nii.gz"]}
+    for head in ("CT", "FLAIR"):
+        (root / "new.csv").write_text(f"case,{head}\np0,a.nii.gz\n")
+        with pytest.raises(MissingChannel, match="not those of the model"):
+            named(root / "new.csv", "T1")
+
+
+def test_columns_that_hold_files_of_other_channels_are_a_contradiction(touch: Touch) -> None:
+    root = touch("p0_t1.nii.gz", "p0_flair.nii.gz")
+    (root / "new.csv").write_text("case,T1,FLAIR\np0,p0_flair.nii.gz,p0_t1.nii.gz\n")
+    with pytest.raises(MissingChannel, match="contradict") as caught:
+        named(root / "new.csv", "T1", "FLAIR")
+    assert "p0_flair.nii.gz, p0_t1.nii.gz" in str(caught.value) and caught.value.case == "p0"
+
+
+def test_rows_that_lack_a_file_are_problems_of_their_own(touch: Touch) -> None:
+    root = touch("t1/p0.nii.gz", "flair/p0.nii.gz")
+    (root / "new.csv").write_text(
+        "case,T1,FLAIR,age\np0,t1/p0.nii.gz,flair/p0.nii.gz,40\np1,t1/p0.nii.gz,,41\np2,t1/x.nii.gz,flair/p0.nii.gz,42\n"
+    )
+    found = find_inputs([root / "new.csv"], channels=["T1", "FLAIR"])
+    assert [case.name for case in found.cases] == ["p0"]
+    assert [problem.case for problem in found.problems] == ["p1", "p2"]
+    assert "columns of the list are not used: age" in found.notes
+    (root / "none.csv").write_text("case,T1,FLAIR\np1,t1/p0.nii.gz,\np2,t1/x.nii.gz,flair/p0.nii.gz\n")
+    with pytest.raises(FaultyCases, match="2 faults"):
+        named(root / "none.csv", "T1", "FLAIR")
+
+
+BRATS = ("FLAIR", "T1", "T1ce", "T2")
+
+
+def test_words_in_the_names_of_files_are_channels(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for case in ("A_001", "A_002"):
+        for word in ("t1", "t1ce", "t2", "flair"):
+            volume(tmp_path / case / f"{case}_{word}.nii.gz")
+    whole = {case: [f"{case}_{word}.nii.gz" for word in ("flair", "t1", "t1ce", "t2")] for case in ("A_001", "A_002")}
+    assert named(tmp_path, *BRATS) == whole, "as the training patients lie"
+    assert named(tmp_path / "A_001", *BRATS) == {"A_001": whole["A_001"]}, "one patient's folder"
+    given = [tmp_path / f"A_002/A_002_{word}.nii.gz" for word in ("t2", "t1", "t1ce", "flair")]
+    assert named(given, *BRATS) == {"A_002": whole["A_002"]}
+    assert named(given, "t1-Gd", "T2w", "t1n", "T2 FLAIR") == {"A_002": [f"A_002_{word}.nii.gz" for word in ("t1ce", "t2", "t1", "flair")]}
+
+
+def test_explicit_files_are_matched_or_refused(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for name in ("flair_to_t1", "t1", "adc", "x", "y"):
+        volume(tmp_path / f"{name}.nii.gz", np.arange(5))
+
+    def given(*files: str) -> list[str]:
+        return next(iter(named([tmp_path / f"{file}.nii.gz" for file in files], "T1", "FLAIR").values()))
+
+    assert given("flair_to_t1", "t1") == ["t1.nii.gz", "flair_to_t1.nii.gz"], "only one way fits"
+    assert given("x", "t1") == ["t1.nii.gz", "x.nii.gz"]
+    assert given("y", "x") == ["y.nii.gz", "x.nii.gz"], "no name: the order"
+    with pytest.raises(MissingChannel, match="contradict") as caught:
+        given("t1", "adc")
+    assert "t1.nii.gz, adc.nii.gz" in str(caught.value) and "T1, FLAIR" in str(caught.value)
+
+
+def test_a_word_that_all_files_have_is_no_channel(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for word in ("one", "two"):
+        volume(tmp_path / f"T1_study_{word}.nii.gz", np.arange(5))
+    given = [tmp_path / f"T1_study_{word}.nii.gz" for word in ("two", "one")]
+    assert list(named(given, "T1", "FLAIR").values()) == [["T1_study_two.nii.gz", "T1_study_one.nii.gz"]]
+
+
+def test_a_case_without_one_of_the_named_channels_fails_alone(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for name in ("a_t1", "a_flair", "b_t1"):
+        volume(tmp_path / f"{name}.nii.gz")
+    assert named(tmp_path, "T1", "FLAIR") == {"a": ["a_t1.nii.gz", "a_flair.nii.gz"], "b": ["b_t1.nii.gz", "b_FLAIR.nii.gz"]}
+
+
+def test_the_layouts_of_training_sets_are_found(touch: Touch) -> None:
+    root = touch("imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", "dataset.json")
+    (root / "dataset.json").write_text(
+        '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}, "numTraining": 1, "file_ending": ".nii.gz"}'
+    )
+    assert named(root, "CT") == {"x": ["x_0000.nii.gz"]}
+    kits = touch("case_00001/imaging.nii.gz", "case_00002/imaging.nii.gz", root="kits")
+    assert named(kits, "CT") == {"case_00001": ["imaging.nii.gz"], "case_00002": ["imaging.nii.gz"]}
+    assert named(kits / "case_00001", "CT") == {"imaging": ["imaging.nii.gz"]}
+
+
+def test_nested_series_are_found_below(touch: Touch) -> None:
+    root = touch("P1/ST1/SE2/i1.dcm", "P2/ST1/SE2/i1.dcm", "DICOMDIR")
+    (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    assert list(names(root)) == ["P1_ST1_SE2", "P2_ST1_SE2"]
+
+
+def test_what_no_layout_describes_is_shown(touch: Touch) -> None:
+    root = touch("p1/deep/odd.nii.gz", "p2/deep/even.nii.gz")
+    with pytest.raises(MissingPath, match="no known layout") as caught:
+        named(root, "T1", "FLAIR")
+    assert "p1/deep/odd.nii.gz" in str(caught.value) and "case, T1, FLAIR" in str(caught.value)

@@ -149,7 +149,8 @@ def _raw(path: Path, *, voxels: bool, label: bool) -> StoredImage:
         raise MissingPath("no such file", file=path, fix="check the spelling of the path")
     _refuse_special(path)
     try:
-        module = importlib.import_module(f"autoseg.images.{FORMATS[name_of(path)].module}")
+        unnamed = path.is_file() and not suffix_of(path) and signatures.begins_as_dicom(path)
+        module = importlib.import_module(f"autoseg.images.{FORMATS['dicom' if unnamed else name_of(path)].module}")
         raw: StoredImage = module.read(path, voxels=voxels, label=label)
         return raw
     except (UnreadableFile, GeometryError) as error:

@@ -14,6 +14,7 @@ from autoseg.images.formats import suffix_of
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _START = 512  # bytes
+_BARE = re.compile(rb"[\x02\x08]\x00[^\xff]\x00(?:[A-Z]{2}|.\x00\x00\x00)", re.DOTALL)  # DICOM without preamble: a tag, then type or length
 _DOUBLE = b"\x1f\x8b"  # of gzip
 _TEXTUAL = (".mhd", ".mha", ".nhdr")  # a header of these is text
 
@@ -37,6 +38,12 @@ def refuse(path: Path) -> None:
         raise UnreadableFile(summary, file=path, found=found, expected="an image", fix=fix)
 
 
+def begins_as_dicom(path: Path) -> bool:
+    """Return whether DICM comes after the preamble, or the first tag is one of group 0002 or 0008 with a type or a short length."""
+    start = _start(path)
+    return start[128:132] == b"DICM" or _BARE.match(start) is not None
+
+
 def looks_like_dicom(path: Path) -> bool:
     """Whether DICM comes after the preamble, or, in files without one, a tag of group 0002 or 0008 first."""
     start = _start(path)
@@ -47,21 +54,9 @@ def is_series(folder: Path) -> bool:
     """Whether a folder holds DICOM slices: files named so, or files without an image suffix that begin as DICOM does."""
     for path in folder.iterdir():
         if path.is_file() and not path.name.startswith("."):
-            if path.suffix.casefold() in DICOM_SUFFIXES or (not suffix_of(path) and path.name != "DICOMDIR" and _begins_as_dicom(path)):
+            if path.suffix.casefold() in DICOM_SUFFIXES or (not suffix_of(path) and path.name != "DICOMDIR" and begins_as_dicom(path)):
                 return True
     return False
-
-
-def _begins_as_dicom(path: Path) -> bool:
-    """Whether DICM comes after the preamble, or the first tag is one of group 0002 or 0008 with a type or a short length."""
-    start = _start(path)
-    return (
-        start[128:132] == b"DICM"
-        or re.match(
-            rb"[\x02\x08]\x00[^\x00\xff]\x00(?:[A-Z]{2}|.\x00\x00\x00)|[\x02\x08]\x00\x00\x00(?:UL|\x04\x00\x00\x00)", start, re.DOTALL
-        )
-        is not None
-    )
 
 
 def _start(path: Path) -> bytes:

@@ -68,6 +68,19 @@ def test_a_series_is_read_in_hounsfield_units_on_its_grid(tmp_path: Path, volume
     assert np.array_equal(images.read_label(tmp_path / "label.nii.gz", like=image).array, image.array % 3)
 
 
+def test_slices_without_suffix_and_preamble_are_a_series(tmp_path: Path, volume) -> None:
+    for number, path in enumerate(write_series(tmp_path / "ct", volume)):
+        path.with_name(f"IM{number:04d}").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    assert images.is_series(tmp_path / "ct")
+    assert np.array_equal(images.read(tmp_path / "ct").array[0], volume[:, ::-1, ::-1])
+    assert np.array_equal(images.read(tmp_path / "ct" / "IM0002").array[0, 0], volume[2, ::-1, ::-1])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README").write_text("no picture")
+    (tmp_path / "notes" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    assert not images.is_series(tmp_path / "notes")
+
+
 def test_slices_are_sorted_by_position_and_disorder_is_noted(tmp_path: Path, volume) -> None:
     order = [3, 0, 4, 1, 2]
     write_series(tmp_path / "ct", volume[order], places=[2.5 * k for k in order])

@@ -12,6 +12,7 @@ from pathlib import Path
 from autoseg import images, presets
 from autoseg.cases.channel_order import contradicting, named_apart, order_of_files, order_of_heads, token_of
 from autoseg.cases.finding import listing
+from autoseg.cases.hints import some
 from autoseg.cases.layout_errors import no_such_path
 from autoseg.cases.lists import is_list, read_list
 from autoseg.cases.matching import Match, match_recipe
@@ -21,6 +22,7 @@ from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, FaultyCases, MissingChannel, MissingPath, SettingsError
 
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<channel>\d{4})")
+_LABEL = re.compile(r"(?P<case>.+)[_.-](?:seg|segmentation|mask|masks|label|labels|gt|groundtruth)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
         cases += [] if direct else _below(path, channels)
     explicit = all(Path(path).is_file() for path in paths)
     cases += _by_channel(found, channels, explicit=explicit)
+    cases, labels = (cases, []) if explicit else _without_labels(cases)
     names = [case.name for case in cases]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -76,7 +79,8 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     if not any(all(path.exists() for path in case.images) for case in cases):
         raise _no_whole_case(cases, channels)
     cases.sort(key=lambda case: case.name)
-    return Inputs(cases=tuple(cases), notes=_assignment(cases, channels))
+    left = [f"{len(labels)} files look like labels of other inputs and are left aside: {some(labels)}"] if labels else []
+    return Inputs(cases=tuple(cases), notes=(*left, *_assignment(cases, channels)))
 
 
 def _from_list(path: Path, channels: Sequence[str]) -> Inputs:
@@ -126,6 +130,13 @@ def _files_at(path: Path) -> list[Path]:
     return [entry for entry in named if not entry.is_dir() or not images.is_series(entry)]  # a dead link fails when it is read
 
 
+def _without_labels(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
+    """Return the cases but for those that are called as the label of another, and the names of their files."""
+    names = {case.name for case in cases}
+    labels = [case for case in cases if (match := _LABEL.fullmatch(case.name)) and match["case"] in names]
+    return [case for case in cases if case not in labels], sorted(case.images[0].name for case in labels)
+
+
 def _below(folder: Path, channels: Sequence[str]) -> list[Case]:
     """Return the cases in the folders below one that holds no images itself: in the layout of a training set, or DICOM series."""
     paths = listing(folder)
@@ -148,9 +159,10 @@ def _by_recipe(folder: Path, paths: Sequence[str], channels: Sequence[str]) -> l
     for root, below in ((folder, paths), (folder.parent, [f"{folder.name}/{path}" for path in paths])):
         recipes = (recipe for recipe in map(read_recipe, presets.recipe_names()) if not recipe.explicit)
         matches = [match for recipe in recipes if (match := match_recipe(recipe, root, below)) is not None]
-        ranked = [(len(cases), match.recipe.specificity, cases) for match in matches if (cases := _cases_of(match, root, channels))]
+        likely = [match for match in matches if match.whole or match.recipe.specificity]  # without labels, any name would match "{case}"
+        ranked = [(match.whole, len(cases), match.rank, cases) for match in likely if (cases := _cases_of(match, root, channels))]
         if ranked:
-            return max(ranked, key=lambda one: one[:2])[2]
+            return max(ranked, key=lambda one: one[:3])[3]
     return []
 
 
@@ -164,6 +176,8 @@ def _cases_of(match: Match, root: Path, channels: Sequence[str]) -> list[Case]:
     for name, case in match.cases.items():
         paths = [case.images[None]] if None in case.images else [case.images.get(index, "") for index in range(len(channels))]
         files = [root / path for path in paths]
+        if len(files) < len(channels) and _channels_in(files[0]) != len(channels):
+            continue
         if not case.doubled and all(paths) and all(images.is_series(file) if file.is_dir() else images.suffix_of(file) for file in files):
             found.append(_ordered(Case(name=name, images=tuple(files)), order))
     return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autoseg import images
 from autoseg.cases.stacks import is_stack, read_stack
 from autoseg.cases.values import Case, left_out
-from autoseg.errors import AutosegError, GridMismatch, MissingLabel
+from autoseg.errors import AutosegError, GridMismatch, LabelError, MissingLabel
 from autoseg.geometry import reorient, undo_reorient
 from autoseg.images import Image
 from autoseg.labels import Labels
@@ -129,12 +129,26 @@ def _resampled_onto(label: Image, like: Image) -> Image | None:
     return replace(label, array=array[None], affine=like.affine, notes=(*label.notes, f"was resampled onto the grid of its image{share}"))
 
 
+def _refuse_several(values: NDArray[Any], name: str, path: Path) -> None:
+    """Raise unless the voxels of a mask have one value."""
+    if values.size and values.min() != values.max():
+        raise LabelError(
+            f"the mask of '{name}' holds several values",
+            file=path,
+            found=f"values {values.min()} to {values.max()}",
+            expected="0, and one other value",
+            fix="if it is a label map, put it next to its image as CASE_label or CASE/label, or write a CSV list with the column 'label'",
+        )
+
+
 def _from_masks(case: Case, masks: tuple[tuple[str, Path], ...], labels: Labels, like: Image | None) -> NDArray[np.integer[Any]]:
     paths = dict(masks)
     classes: NDArray[np.integer[Any]] | None = None
     for index, name in enumerate(labels.names):
         if name in paths:
-            mask = load_label(case, paths[name], like=like).array[0] != 0
+            values = load_label(case, paths[name], like=like).array[0]
+            mask = values != 0
+            _refuse_several(values[mask], name, paths[name])
             if classes is None:
                 classes = np.zeros(mask.shape, dtype=np.uint8 if labels.class_count < 256 else np.int16)
             classes[mask] = index

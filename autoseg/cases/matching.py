@@ -124,24 +124,57 @@ def _declarations(recipe: Recipe, root: Path) -> Mapping[str, Any] | None:
 
 
 def _collect(recipe: Recipe, paths: Sequence[str]) -> dict[str, CaseFiles]:
-    """Each path to its place in its case. A path that one alternative takes is not offered to the later ones."""
-    cases: dict[str, CaseFiles] = {}
+    """Each path to its place in its case. A path that one alternative takes is not offered to the later ones.
+
+    Where patterns of images and of labels match one path, those that say more about it take it.
+    """
+    claims: dict[str, list[_Claim]] = {}
     places: list[tuple[str, int | None, tuple[Pattern, ...]]] = [("image", None, recipe.images), ("label", None, recipe.label)]
     places += [("image", index, channel.files) for index, channel in enumerate(recipe.channels)]
     for kind, index, alternatives in places:
         taken: set[str] = set()
         for rank, pattern in enumerate(alternatives):
             for path in [path for path in paths if pattern.needle in path]:  # most paths of a large folder end here
-                parts = None if path in taken else pattern.match(path)
-                if parts is None:
-                    continue
-                taken.add(path)
-                filled = fill(recipe.case_names, parts)
-                assert filled is not None, "parse_recipe holds each pattern against the templates"
-                name = composed(filled)
-                place: tuple[str, Any] = (kind, parts.get("label") if kind == "label" else parts.get("channel", index))
-                _put(cases.setdefault(name, CaseFiles()), place, path, rank, parts)
+                if path not in taken and (captured := pattern.match(path)) is not None:
+                    taken.add(path)
+                    claims.setdefault(path, []).append(_Claim(kind, index, rank, pattern, captured))
+    cases: dict[str, CaseFiles] = {}
+    kept = [(claim, path) for path, claimed in claims.items() for claim in _heaviest(claimed)]
+    for claim, path in sorted(kept, key=lambda one: (one[0].kind, one[0].rank)):  # images first: they name the cases
+        parts = _split_at_case(claim.parts, path, cases) if claim.kind == "label" and "label" in claim.parts else claim.parts
+        filled = fill(recipe.case_names, parts)
+        assert filled is not None, "parse_recipe holds each pattern against the templates"
+        place: tuple[str, Any] = (claim.kind, parts.get("label") if claim.kind == "label" else parts.get("channel", claim.index))
+        _put(cases.setdefault(composed(filled), CaseFiles()), place, path, claim.rank, parts)
     return cases
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A path that a pattern matches."""
+
+    kind: str  # "image" or "label"
+    index: int | None  # of the channel
+    rank: int  # which alternative
+    pattern: Pattern
+    parts: Mapping[str, str]
+
+
+def _heaviest(claims: Sequence[_Claim]) -> Sequence[_Claim]:
+    if len({claim.kind for claim in claims}) == 1:
+        return claims
+    most = max(claim.pattern.weight for claim in claims)
+    return [claim for claim in claims if claim.pattern.weight == most]
+
+
+def _split_at_case(parts: Mapping[str, str], path: str, cases: Mapping[str, CaseFiles]) -> Mapping[str, str]:
+    """Split CASE_LABEL where the longest name of a case ends: both may have the sign in them."""
+    text = images.stem_of(path)
+    case, label = parts.get("case", ""), parts["label"]
+    if composed(case) in cases and not any(sign in label for sign in "_-") or len(case) + 1 + len(label) != len(text):
+        return parts
+    ends = [index for index, sign in enumerate(text) if sign in "_-" and composed(text[:index]) in cases]
+    return {**parts, "case": text[: ends[-1]], "label": text[ends[-1] + 1 :]} if ends else parts
 
 
 def _put(case: CaseFiles, place: tuple[str, Any], path: str, rank: int, parts: Mapping[str, str]) -> None:

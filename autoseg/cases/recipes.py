@@ -52,6 +52,11 @@ class Pattern:
     specificity: int  # characters that are written out: the more, the less a match can be chance
     needle: str = ""  # a text that every match contains; looking for it first is much faster
 
+    @property
+    def weight(self) -> tuple[int, int]:
+        """What decides whether a path is an image or a label where both patterns match it: characters, then parts that are limited."""
+        return self.specificity, len(re.findall(r"\{[a-z_]+:", self.text))
+
     def match(self, path: str) -> dict[str, str] | None:
         """The named parts of a path `/`-separated and relative to the data set, or `None` where it does not match."""
         if self.needle not in path:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from autoseg import presets
-from autoseg.cases import MODALITIES, Dataset, find
+from autoseg.cases import MODALITIES, Dataset, find, find_inputs
 from autoseg.cases.recipes import read_recipe
 from autoseg.errors import LabelError, MissingChannel, MissingLabel, UnknownLayout
 
@@ -354,9 +354,9 @@ def test_a_recipe_of_ones_own(touch: Touch, tmp_path: Path) -> None:
 
 def test_an_unknown_folder_names_the_nearest_recipe_and_what_did_not_match(touch: Touch) -> None:
     with pytest.raises(UnknownLayout) as caught:
-        find(touch("case_00000/imaging.nii.gz", "case_00001/imaging.nii.gz", "case_00001/truth.nii.gz"))
+        find(touch("case_00000/imaging.nii.gz", "case_00001/imaging.nii.gz", "case_00001/more/truth.nii.gz"))
     text = str(caught.value)
-    assert "recipe 'kits'" in text and "case_00001/truth.nii.gz" in text and "CSV" in text
+    assert "recipe 'kits'" in text and "case_00001/more/truth.nii.gz" in text and "CSV" in text
     assert "<case>/segmentation.* matches 0" in text and "<case>/imaging.* matches 2" in text
 
 
@@ -399,3 +399,55 @@ def test_a_file_of_another_name_is_offered_as_the_missing_label(touch: Touch) ->
     names[4] = "B_001/W39_1998.09.19_Segm.nii"
     assert len(find(touch(*names, root="one")).warnings) == 1, "the only file left over, and the only case without a label"
     assert not find(touch(*names, "B_002/x.nii", root="two")).warnings, "which of the two it is cannot be known"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "image", "labels"),
+    [
+        ("file-pairs", "{}.nii.gz", {None: "{}_seg.nii.gz"}),
+        ("file-pairs", "{}.nrrd", {None: "{}-label.nrrd"}),
+        ("file-pairs", "{}_image.nii.gz", {None: "{}_mask.nii.gz"}),
+        ("file-pairs", "{0}/{0}_t1.nii.gz", {None: "{0}/{0}_t1_seg.nii.gz"}),
+        ("case-folders", "{}/image.nii.gz", {None: "{}/label.nii.gz"}),
+        ("case-folders", "set/{}/ct.nii.gz", {None: "set/{}/segmentation.nii.gz"}),
+        ("masks", "images/{}.nii.gz", {"liver": "masks/{}_liver.nii.gz", "lung_left": "masks/{}_lung_left.nii.gz"}),
+        ("mask-folders", "images/{}.nii.gz", {"liver": "masks/{}/liver.nii.gz", "tumour": "masks/{}/tumour.nii.gz"}),
+        ("label-folders", "images/{}.nii.gz", {"liver": "liver/{}.nii.gz", "tumour": "tumour/{}.nii.gz"}),
+        ("label-subfolders", "images/{}.nii.gz", {"liver": "labels/liver/{}.nii.gz", "tumour": "labels/tumour/{}.nii.gz"}),
+        ("case-masks", "{}/scan.nii.gz", {"liver": "{}/liver.nii.gz", "tumour": "{}/tumour.nii.gz"}),
+    ],
+)
+def test_everyday_layouts(tmp_path: Path, volume: Callable[..., Path], recipe: str, image: str, labels: dict[str | None, str]) -> None:
+    names = ["pat_1", "pat_2", "pat_10"]
+    for name in names:
+        volume(tmp_path / image.format(name))
+        for label in labels.values():
+            volume(tmp_path / label.format(name), [0, 1])
+    dataset = find(tmp_path)
+    stem = "{}_t1" if "_t1" in image else "{}"
+    assert dataset.recipe == recipe and not dataset.problems and not any("not used" in note for note in dataset.notes)
+    assert {case.name: case.files for case in dataset.cases} == {
+        stem.format(name): tuple(tmp_path / path.format(name) for path in (image, *labels.values())) for name in names
+    }
+    if None not in labels:
+        assert {label.name for label in dataset.labels.foreground} == set(labels)
+    found = find_inputs([tmp_path], channels=[channel.name for channel in dataset.channels])
+    if "_image" not in image:
+        assert {case.name: case.images for case in found.cases} == {case.name: case.images for case in dataset.cases}, (
+            "labels are left aside"
+        )
+
+
+def test_everyday_layouts_with_several_channels(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    for recipe, image in (("file-groups", "{0}_{1}.nii.gz"), ("case-folders", "{0}/{1}.nii.gz")):
+        root = tmp_path / recipe
+        for name in ("p_1", "p_2"):
+            for word in ("T1", "flair", "seg"):
+                volume(root / image.format(name, word), [0, 1])
+        dataset = find(root)
+        assert dataset.recipe == recipe and [channel.name for channel in dataset.channels] == ["T1", "flair"]
+        assert [case.images for case in dataset.cases] == [
+            tuple(root / image.format(name, word) for word in ("T1", "flair")) for name in ("p_1", "p_2")
+        ]
+        found = find_inputs([root], channels=["FLAIR", "T1"])
+        assert {case.name: case.images for case in found.cases} == {case.name: case.images[::-1] for case in dataset.cases}

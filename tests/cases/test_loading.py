@@ -100,3 +100,9 @@ def test_pictures_lie_on_their_slices_whatever_the_order_and_orientation(
     assert len(images.hash_image(case.images[0])) == 64, "a series is known by its content too"
     (root / "Ground" / picture).unlink()
     assert [fault.code for fault in checking.check(dataset, workers=0) if fault.severity == "error"] == ["grid"]
+
+
+def test_a_mask_of_several_values_is_refused(tmp_path: Path, volume: Callable[..., Path]) -> None:
+    masks = (("liver", volume(tmp_path / "liver.nii.gz", [0, 1, 2])),)
+    with pytest.raises(LabelError, match="the mask of 'liver' holds several values"):
+        load_classes(Case(name="c", images=(), label=masks), LABELS)

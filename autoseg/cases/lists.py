@@ -354,8 +354,8 @@ def _channels(
 ) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
     value = next((declared[key] for key in ("channels", "channel_names", "modality") if key in declared), None)
     if isinstance(value, list) and value and all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
-        if names is not None and sorted(names) == sorted(item["name"] for item in value):  # the files are in the order of the columns
-            value = [next(item for item in value if item["name"] == name) for name in names]
+        if names is not None and sorted(names) == sorted(item["name"] for item in value):
+            value = _in_order_of(names, value)
         stated = [item.get("modality") for item in value]
         refuse_unknown([str(modality) for modality in stated if modality is not None], MODALITIES, what="modality", file=file)
         return channels_from([item["name"] for item in value], stated=stated)
@@ -364,6 +364,11 @@ def _channels(
     if names is not None:
         return channels_from(names)
     return channels_of_most(cases)
+
+
+def _in_order_of(names: Sequence[str], declared: Sequence[Any]) -> list[Any]:
+    """The declared channels in the order of the columns, as the files are."""
+    return sorted(declared, key=lambda item: names.index(item["name"]))
 
 
 def channels_of_most(cases: Sequence[Case]) -> tuple[tuple[Channel, ...], tuple[str, ...]]:

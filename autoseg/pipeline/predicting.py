@@ -70,10 +70,8 @@ def predict(
     opened = model if isinstance(model, Model) else load(model, configuration=configuration, fold=fold, device=device).model
     given = cases.find_inputs([Path(path) for path in inputs], channels=[channel.name for channel in opened.plan.channels])
     found = given.cases
-    for note in given.notes:
+    for note in (*given.notes, *_channels_taken_for_cases(found, opened)):
         reporter.say(note)
-    for note in _channels_taken_for_cases(found, opened):
-        reporter.say(f"warning: {note}")
     rules = opened.rules if postprocess else None
     if postprocess and not isinstance(model, Model):
         _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), reporter)
@@ -380,7 +378,7 @@ def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:
         return []
     stems = Counter(case.name[:-5] for case in found if re.fullmatch(r".+_\d{4}", case.name))
     return [
-        f"{count} files of '{stem}' look like its channels, but the model has one channel: each is segmented by itself"
+        f"warning: {count} files of '{stem}' look like its channels, but the model has one channel: each is segmented by itself"
         for stem, count in stems.items()
         if count > 1
     ]

@@ -354,9 +354,9 @@ def test_a_recipe_of_ones_own(touch: Touch, tmp_path: Path) -> None:
 
 def test_an_unknown_folder_names_the_nearest_recipe_and_what_did_not_match(touch: Touch) -> None:
     with pytest.raises(UnknownLayout) as caught:
-        find(touch("case_00000/imaging.nii.gz", "case_00001/imaging.nii.gz", "case_00001/more/truth.nii.gz"))
+        find(touch("case_00000/imaging.nii.gz", "case_00001/imaging.nii.gz", "case_00001/more/other.nii.gz"))
     text = str(caught.value)
-    assert "recipe 'kits'" in text and "case_00001/more/truth.nii.gz" in text and "CSV" in text
+    assert "recipe 'kits'" in text and "case_00001/more/other.nii.gz" in text and "CSV" in text
     assert "<case>/segmentation.* matches 0" in text and "<case>/imaging.* matches 2" in text
 
 

@@ -61,7 +61,7 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     cases: list[Case] = []
     for path in (Path(os.path.abspath(path)) for path in paths):
         direct = _files_at(path)
-        found += direct
+        found += [file for file in direct if file not in found]
         cases += [] if direct else _below(path, channels)
     explicit = all(Path(path).is_file() for path in paths)
     cases += _by_channel(found, channels, explicit=explicit)
@@ -120,7 +120,7 @@ def _assignment(cases: Sequence[Case], channels: Sequence[str]) -> tuple[str, ..
 def _files_at(path: Path) -> list[Path]:
     """Return the images that one argument stands for, empty for a folder without any; a DICOM series is the path of its folder."""
     if path.is_file():
-        return [path]
+        return [images.header_of(path)]
     if not path.is_dir():
         raise no_such_path(path)
     if images.is_series(path):

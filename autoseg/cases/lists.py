@@ -412,7 +412,7 @@ def _resolved(text: str, folder: Path) -> Path:
     path = Path(os.path.normpath(folder / os.path.expanduser(text)))
     if "\\" in text and os.sep == "/" and not file_exists(path):  # a list from Windows
         return _resolved(text.replace("\\", "/"), folder)
-    return path
+    return images.header_of(path)
 
 
 def _words(value: Any) -> tuple[str, ...] | None:

@@ -5,7 +5,7 @@ orientation, and back when writing. `formats` lists the formats.
 """
 
 from autoseg.images.canonical import from_memory, to_memory
-from autoseg.images.formats import PICTURES, SUFFIXES, hash_image, is_label_picture, label_suffix, stem_of, suffix_of
+from autoseg.images.formats import PICTURES, SUFFIXES, hash_image, header_of, is_label_picture, label_suffix, stem_of, suffix_of
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.reading import read, read_channels, read_header, read_label
 from autoseg.images.signatures import is_series
@@ -21,6 +21,7 @@ __all__ = [
     "from_memory",
     "grid_gap",
     "hash_image",
+    "header_of",
     "is_label_picture",
     "is_series",
     "label_suffix",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg import files
-from autoseg.errors import UnreadableFile
+from autoseg.errors import MissingPath, UnreadableFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "nifti": Format(suffixes=(".nii.gz", ".nii"), module="nifti"),
+    "nifti": Format(suffixes=(".nii.gz", ".nii", ".hdr"), module="nifti"),  # .hdr: with its voxels in an .img
+    "mgh": Format(suffixes=(".mgz", ".mgh"), module="mgh"),
     "nrrd": Format(suffixes=(".seg.nrrd", ".nrrd", ".nhdr"), module="itk"),
     "metaimage": Format(suffixes=(".mha", ".mhd"), module="itk"),
     "planar": Format(suffixes=(".png", ".bmp", ".jpg", ".jpeg"), module="planar"),
@@ -62,7 +63,37 @@ def label_suffix(path: Path | str) -> str:
     ('.nrrd', '.png', '.nii.gz')
     """
     suffix = suffix_of(path)
-    return {".jpg": ".png", ".jpeg": ".png", ".dcm": ".nii.gz", "": ".nii.gz", ".mhd": ".mha", ".nhdr": ".nrrd"}.get(suffix, suffix)
+    if suffix in ("", ".dcm", ".hdr", ".mgz", ".mgh"):
+        return ".nii.gz"
+    return {".jpg": ".png", ".jpeg": ".png", ".mhd": ".mha", ".nhdr": ".nrrd"}.get(suffix, suffix)
+
+
+def voxels_of(path: Path) -> Path:
+    """Return the file with the voxels of a NIfTI or Analyze image: the `.img` next to a `.hdr`, else the file itself.
+
+    Raises
+    ------
+    MissingPath : there is no `.img`
+    """
+    if suffix_of(path) != ".hdr":
+        return path
+    found = _partner(path, ".img")
+    if found is None:
+        raise MissingPath(
+            "the file with the voxels is missing", file=path, found=f"no '{path.stem}.img' next to it", fix="copy both files of the pair"
+        )
+    return found
+
+
+def header_of(path: Path) -> Path:
+    """Return the `.hdr` next to an `.img`, which stands for the pair; any other file itself."""
+    found = _partner(path, ".hdr") if path.suffix.casefold() == ".img" else None
+    return found or path
+
+
+def _partner(path: Path, suffix: str) -> Path | None:
+    names = (path.with_suffix(suffix), path.with_suffix(suffix.upper()))
+    return next((name for name in names if name.is_file()), None)
 
 
 def is_label_picture(path: Path) -> bool:
@@ -120,6 +151,8 @@ def _companions(path: Path) -> list[Path]:
         with open(path, "rb") as file:
             head = file.read(1 << 16).decode("utf-8", "replace")
         found = [path.parent / name for name in dict.fromkeys(_DATA_FILE.findall(head))]
+    elif suffix == ".hdr":
+        found = [name for ending in (".img", ".mat") if (name := _partner(path, ending)) is not None]
     elif suffix in FORMATS["tiff"].suffixes:
         found = spacing_files(path)
     return [item for item in found if item.is_file() and item != path]

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2, `.nii` and `.nii.gz`.
+"""NIfTI-1 and NIfTI-2, `.nii` and `.nii.gz`; as pairs of `.hdr` and `.img`, too, and those of Analyze 7.5.
 
 nibabel knows the headers' layout; the decisions on what a header means are here, because its traps are where readers differ:
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from autoseg.errors import GeometryError, UnreadableFile
 from autoseg.geometry import Affine, Shape, corner_distance
-from autoseg.images import gzipped
+from autoseg.images import formats, gzipped
 from autoseg.images.contiguous import contiguous
 from autoseg.images.grids import swap_columns, usable_affine
 from autoseg.images.types import Order, StoredImage
@@ -50,11 +50,14 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
     MissingPath, UnreadableFile : truncated, corrupt, declares more or other voxels than it holds, unsupported voxel type
     GeometryError : no usable spacing, several volumes along two axes
     """
+    body = formats.voxels_of(path)
     with gzipped.opened(path) as stream:
         header, notes = _header(stream, path)
+    with gzipped.opened(body) as stream:
+        begin = len(stream.read(int(header.sizeof_hdr))) if body == path else 0
         kind, samples, kind_notes = _voxel_type(header, path)
         shape, channels = _shape(header, samples, path)
-        offset, offset_notes = _offset(header, path)
+        offset, offset_notes = _offset(header, path, least=begin + 4 if begin else 0)
         affine, affine_notes = _affine(header, shape, path)
         slope, inter, scale_notes = _scaling(header)
         notes = (*notes, *kind_notes, *offset_notes, *affine_notes, *scale_notes)
@@ -63,9 +66,9 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
         array = None
         if voxels:
             size = math.prod(shape) * channels * samples * kind.itemsize
-            notes = (*notes, *_check_length(path, offset=offset, size=size, slice_size=size // (shape[0] * channels)))
-            gzipped.skip_to_end(stream, limit=offset - int(header.sizeof_hdr))
-            flat: NDArray[Any] = gzipped.take(stream, path, size=size, spare=SPARE).view(kind)
+            notes = (*notes, *_check_length(body, offset=offset, size=size, slice_size=size // (shape[0] * channels)))
+            gzipped.skip_to_end(stream, limit=offset - begin)
+            flat: NDArray[Any] = gzipped.take(stream, body, size=size, spare=SPARE).view(kind)
             if not kind.isnative:
                 flat = flat.byteswap(inplace=True).view(kind.newbyteorder("="))
             if scaled:
@@ -85,6 +88,8 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
 def write(order: Order) -> None:
     """Write a stored array; with the header of an input its grid is kept exactly: shape, sform, qform, codes, units, NIfTI version."""
     array, path = order.array, order.path
+    if order.target.name.lower().endswith(".hdr"):
+        raise UnreadableFile("pairs of files are not written", file=order.target, expected=".nii.gz", fix="write the image as .nii.gz")
     made = _header_like(order.header, array.shape) if order.header is not None else _new_header(array.shape, order.affine)
     made.set_data_dtype(array.dtype)
     first = int(made.sizeof_hdr) + 4
@@ -101,6 +106,7 @@ def write(order: Order) -> None:
 def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
     """Return the header, in the byte order of the file."""
     block = stream.read(348)
+    pair = formats.suffix_of(path) == ".hdr"
     little, big = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
     sizes = {little: "<", big: ">"}
     if 540 in sizes:
@@ -108,10 +114,12 @@ def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
     if len(block) not in (348, 540):
         raise gzipped.broken(path, "the file ends within its header", found=f"{len(block)} bytes", expected="at least 348")
     if len(block) == 540:
-        if block[4:12] != b"n+2\0\r\n\032\n":
+        if block[4:12] not in (b"n+2\0\r\n\032\n", b"ni2\0\r\n\032\n") or (block[4:7] == b"ni2") != pair:
             raise _not_nifti(path, block[4:12])
         return nib.Nifti2Header(block, endianness=sizes[540], check=False), ()
-    if block[344:348] != b"n+1\0":
+    if pair and block[344:347] not in (b"ni1", b"n+1") and 348 in sizes:
+        return _of_analyze(path)
+    if block[344:348] != (b"ni1\0" if pair else b"n+1\0"):
         raise _not_nifti(path, block[344:348])
     if 348 in sizes:
         return nib.Nifti1Header(block, endianness=sizes[348], check=False), ()
@@ -119,14 +127,36 @@ def _header(stream: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
     return nib.Nifti1Header(block, endianness=order, check=False), ("the header's own length is wrong and was not used",)
 
 
+def _of_analyze(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return the header of an Analyze pair as one of NIfTI; SPM kept its place in a `.mat` next to it."""
+    try:
+        image: Any = nib.load(path)
+        made = nib.Nifti1Header(endianness=image.header.endianness)
+        for key in ("dim", "pixdim", "datatype", "bitpix", "vox_offset"):
+            made[key] = image.header[key]
+        made.set_sform(image.affine, code=1)
+        made["scl_slope"], made["scl_inter"] = image.dataobj.slope, image.dataobj.inter
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, ValueError, TypeError, KeyError) as error:
+        raise UnreadableFile(
+            "the pair of .hdr and .img cannot be read",
+            file=path,
+            found=str(error) or type(error).__name__,
+            expected="NIfTI or Analyze 7.5",
+            fix="copy both files again, or convert them to .nii.gz",
+        ) from None
+    return made, ("an Analyze header: left and right are as nibabel takes them (first voxel on the right)",)
+
+
 def _not_nifti(path: Path, magic: bytes) -> UnreadableFile:
-    pair = magic[:3] in (b"ni1", b"ni2")
+    pair = magic[:3] in (b"ni1", b"ni2") or formats.suffix_of(path) == ".hdr"
     return UnreadableFile(
-        "header and voxels are in two files (.hdr and .img)" if pair else "not a NIfTI file",
+        "header and voxels are in two files (.hdr and .img), named otherwise" if magic[:3] in (b"ni1", b"ni2") else "not a NIfTI file",
         file=path,
         found=f"magic {magic!r}",
-        expected="'n+1' or 'n+2': a single-file NIfTI image",
-        fix="convert the pair to .nii.gz" if pair else "check the file, or convert it again from its source",
+        expected="'ni1' or 'ni2' in a .hdr, 'n+1' or 'n+2' in a .nii",
+        fix="name the two files .hdr and .img, or convert the pair to .nii.gz"
+        if pair
+        else "check the file, or convert it again from its source",
     )
 
 
@@ -180,9 +210,9 @@ def _voxel_type(header: Any, path: Path) -> tuple[np.dtype[Any], int, tuple[str,
     return kind, samples, notes
 
 
-def _offset(header: Any, path: Path) -> tuple[int, tuple[str, ...]]:
+def _offset(header: Any, path: Path, *, least: int) -> tuple[int, tuple[str, ...]]:
     """Return where the voxels begin, in bytes."""
-    said, least = float(header["vox_offset"]), int(header.sizeof_hdr) + 4
+    said = float(header["vox_offset"])
     if not math.isfinite(said) or said < 0 or said != int(said):
         raise UnreadableFile(
             "the header does not say where the voxels begin", file=path, found=f"vox_offset {said}", expected=f"at least {least}",
@@ -224,6 +254,12 @@ def _affine(header: Any, shape: Shape, path: Path) -> tuple[Affine, tuple[str, .
         notes = (*notes, f"lengths are stored in {'metres' if code == 1 else 'micrometres'} and were turned into mm")
     usable, more = usable_affine(best, shape, path=path)
     return usable, (*notes, *more)
+
+
+def other_form(header: Any, shape: Shape) -> Affine | None:
+    """Return the qform of a header whose sform was taken, stored index (z, y, x, 1) -> world, mm; None where there is no other form."""
+    qform = _qform(header) if int(header["sform_code"]) > 0 else None
+    return qform if qform is not None and _sane(qform, shape) else None
 
 
 def _qform(header: Any) -> Affine | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg.errors import GeometryError, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
-from autoseg.geometry import Orientation, orientation_of, permuted
+from autoseg.errors import GeometryError, GridMismatch, LabelError, MissingChannel, MissingPath, NotEnough, UnreadableFile
+from autoseg.geometry import Orientation, corner_distance, orientation_of, permuted, spacing_of
 from autoseg.images import grids, gzipped, signatures
 from autoseg.images.canonical import canonical, joined_layers, stored_of, with_channels, without_colours
 from autoseg.images.formats import FORMATS, name_of, suffix_of
@@ -116,11 +116,32 @@ def read_label(path: Path, *, like: Image | Header | None = None, painted: bool 
     if like is None:
         return canonical(raw)
     image = canonical(raw, orientation=_orientation_on(raw, like))
-    image = replace(image, notes=(*image.notes, *require_same_grid(like, image)))
+    try:
+        image = replace(image, notes=(*image.notes, *require_same_grid(like, image)))
+    except GridMismatch as error:
+        if agreement := _agreement(like, raw):
+            error.details["agrees"] = agreement
+        raise
     if like.stored is not None and raw.has_position != like.stored.has_position and orientation_of(raw.affine) != like.stored.orientation:
         silent = "image" if raw.has_position else "label"
         image = replace(image, notes=(*image.notes, f"the {silent}'s file stores no position: image and label were paired voxel by voxel"))
     return replace(image, affine=like.affine)
+
+
+def _agreement(like: Image | Header, label: StoredImage) -> str:
+    """What the other form of one of two NIfTI headers agrees with, where the forms that were taken disagree; empty where nothing does."""
+    image = like.stored
+    if image is None or image.shape != label.shape:
+        return ""
+    sides = (("image", "label", image.format, image.header, label.affine), ("label", "image", label.format, label.header, image.affine))
+    for whose, other, kind, header, affine in sides:
+        form = importlib.import_module("autoseg.images.nifti").other_form(header, image.shape) if kind == "nifti" else None
+        if form is not None and corner_distance(form, affine, image.shape) <= grids.NOTED * min(spacing_of(affine)):
+            return (
+                f"the {other} agrees with the {whose}'s qform, and disagrees with its sform, which was taken: a registration\n"
+                "(SPM, for example) rewrote the sform after the label was drawn, and the voxels line up: --fix-geometry copy-image"
+            )
+    return ""
 
 
 def read_header(path: Path) -> Header:

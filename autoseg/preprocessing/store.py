@@ -92,6 +92,7 @@ def preprocess_dataset(
 def _make_what_is_stale(dataset: Dataset, recipe: _Recipe, *, workers: int | None, progress: Callable[[int, int], None] | None) -> None:
     folder, configuration = recipe.folder, recipe.configuration
     stale = [case for case in dataset.cases if not _is_current(case, recipe)]
+    _refuse_moved(dataset, [path for case in stale for path in case.files], folder)
     _refuse_to_replace([case.name for case in stale if _place(folder, case.name).exists()], folder)
     whole = len(dataset.cases) - len(stale)
     if progress is not None:
@@ -283,6 +284,19 @@ def _make_current(case: Case, *, recipe: _Recipe) -> None:
         _write_record(temporary, _Record(**arrays, key=key, recipe=recipe.facts, case=_facts(case), sources=sources))
 
 
+def _refuse_moved(dataset: Dataset, needed: Sequence[Path], folder: Path) -> None:
+    """Raise one error where not one file of the data set is there, in place of one for each case: their folder was moved or renamed."""
+    if needed and not any(path.exists() for case in dataset.cases for path in case.files):
+        gone = next((place for place in reversed([dataset.root, *dataset.root.parents]) if not place.exists()), dataset.root)
+        raise MissingPath(
+            "the data set is not where it was planned",
+            file=gone,
+            found=f"not one of its files is there; the first was {needed[0]}",
+            fix=f"put it back; or, where it has a new place, plan it again from there, which keeps the models: "
+            f"autoseg plan NEW_PLACE -o {folder.parent.parent}",
+        )
+
+
 def _need(case: Case, recipe: _Recipe) -> Need:
     try:
         compressed = sum(source.bytes for source in _sources(case))
@@ -300,7 +314,9 @@ def _sources(case: Case) -> tuple[_Source, ...]:
                 facts = file.stat()
                 found.append(_Source(file=str(file), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns, ctime_ns=facts.st_ctime_ns))
         except FileNotFoundError:
-            raise MissingPath("no such file", file=path, fix="put it back, or leave the case out with --exclude") from None
+            raise MissingPath(
+                "no such file", file=path, fix="put it back, or plan without the case: autoseg plan DATASET --exclude CASE"
+            ) from None
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from autoseg import images
-from autoseg.errors import AutosegError, GeometryError, UnreadableFile
+from autoseg.errors import AutosegError, GeometryError, GridMismatch, UnreadableFile
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)  # (x, y, z)
 AFFINE = np.array([[-0.7, 0, 0, 31], [0, 0.9, 0, -12], [0, 0, 2.5, 5.5], [0, 0, 0, 1]])  # stored LAS
@@ -385,3 +385,23 @@ def test_a_mask_divided_by_its_largest_value_is_no_empty_label(tmp_path: Path) -
     assert images.read_label(save(tmp_path / "a.nii", scan(label * np.float32(0.9999)))).array.sum() == (VOLUME > 50).sum()
     with pytest.raises(AutosegError, match="between integers"):
         images.read_label(save(tmp_path / "b.nii", scan(label / 255)))
+
+
+def test_a_label_that_agrees_with_the_other_form_is_said_to_do_so(tmp_path: Path) -> None:
+    array, old, new = np.zeros((4, 5, 6), np.uint8), np.eye(4), np.eye(4)
+    new[:3, 3] = 3, 4, -2
+    for name, sform in (("moved", new), ("plain", old)):
+        made = nib.Nifti1Image(array, old)
+        made.set_qform(old, code=1)
+        made.set_sform(sform, code=2)
+        nib.save(made, tmp_path / f"{name}.nii")
+    moved, plain = tmp_path / "moved.nii", tmp_path / "plain.nii"
+    with pytest.raises(GridMismatch, match="the label agrees with the image's qform, and disagrees with its sform") as caught:
+        images.read_label(plain, like=images.read(moved))
+    assert "--fix-geometry copy-image" in caught.value.details["agrees"]
+    with pytest.raises(GridMismatch, match="the image agrees with the label's qform"):
+        images.read_label(moved, like=images.read(plain))
+    nib.save(nib.Nifti1Image(array, np.diag([2.0, 1, 1, 1])), tmp_path / "other.nii")
+    with pytest.raises(GridMismatch) as caught:
+        images.read_label(tmp_path / "other.nii", like=images.read(plain))
+    assert "agrees" not in caught.value.details

@@ -341,6 +341,20 @@ def test_a_missing_case_and_a_damaged_one_say_what_to_do(dataset: Dataset, make_
         store.open_case(tmp_path / "store", "case_2").image()
 
 
+def test_a_data_set_that_was_moved_is_one_error_with_the_command_that_tells_its_place(
+    dataset: Dataset, make_plan: PlanMaker, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    moved = dataclasses.replace(
+        dataset,
+        root=gone,
+        cases=tuple(dataclasses.replace(case, images=(gone / "i.nii.gz",), label=gone / "l.nii.gz") for case in dataset.cases),
+    )
+    with pytest.raises(MissingPath, match="not where it was planned") as caught:
+        prepare(moved, make_plan(), tmp_path / "ws" / "preprocessed" / "3d_fullres")
+    assert caught.value.file == str(gone) and f"autoseg plan NEW_PLACE -o {tmp_path / 'ws'}" in str(caught.value)
+
+
 def test_a_worker_killed_in_the_middle_is_told_and_the_others_finish(
     dataset: Dataset, make_plan: PlanMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

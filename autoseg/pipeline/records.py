@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ FAILED = "failed.csv"
 MADE_BY = "autoseg predict"
 _SELDOM = 20  # times the time that writing the record takes lie between two writes
 _FAILED_COLUMNS = ("case", "stage", "reason", "detail")
+_EXCLUDED = re.compile(r"[;,]?\s*or leave the case out with --exclude(?: '[^']*'| [^\s,;()]+)?")  # an option of plan and check alone
 
 
 @dataclass(kw_only=True)
@@ -218,6 +220,8 @@ def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]
         if path.is_file() and path.read_bytes().startswith(",".join(_FAILED_COLUMNS).encode()):
             path.unlink()
         return
+    for _, _, error in failures:
+        error.fix = error.fix and _EXCLUDED.sub("", error.fix)
     rows = [dict(zip(_FAILED_COLUMNS, (name, stage, error.summary, str(error)), strict=True)) for name, stage, error in failures]
     files.write_text(path, csv_text(rows))
     raise SomeCasesFailed(

@@ -91,9 +91,7 @@ def train(
     splits = tuple(Split(train=split["train"], validation=split["validation"]) for split in folds_there)
     settings = dict(settings or {})
     architecture = settings.pop("architecture", None)
-    if architecture is not None:
-        plan = replace(plan, configurations=tuple(replace(c, network=architecture) for c in plan.configurations))
-        validation.validate_plan(plan)
+    plan = plan if architecture is None else _with_network(plan, architecture)
     chosen = machine.choose_device(device)
     checked = loop.check_settings(plan, settings)
     if checked.augmentation.backend == "batchgenerators":
@@ -119,14 +117,25 @@ def train(
             results |= _train_configuration(work, name, folds)
             work = _clock_restarted(work)
         if processes.is_main and folds_at_once == 1:
-            try:
-                select(workspace, reporter=reporter)
-            except AutosegError as error:
-                reporter.say(f"warning: nothing selected, though the training is finished: {error}")
+            _select(workspace, reporter)
         processes.wait()
     if folds_at_once == 1 and length.seconds is not None:
         require_learned({key: workspace.root / "runs" / key for key in results}, results, plan, checked, length.seconds)
     return results
+
+
+def _with_network(plan: Plan, architecture: str) -> Plan:
+    changed = replace(plan, configurations=tuple(replace(c, network=architecture) for c in plan.configurations))
+    validation.validate_plan(changed)
+    return changed
+
+
+def _select(workspace: Workspace, reporter: Reporter) -> None:
+    """Choose among the configurations; where that fails, the training is finished all the same."""
+    try:
+        select(workspace, reporter=reporter)
+    except AutosegError as error:
+        reporter.say(f"warning: nothing selected, though the training is finished: {error}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@
     │   └── FaultyCases               several cases at fault; holds the single errors
     ├── WorkerDied               3    a worker process ended without a result
     ├── SomeCasesFailed          4    finished; the failed cases are named in failed.csv
+    ├── NothingLearned           4    finished; but a network finds next to nothing
     └── Interrupted            130    stopped by the user or the scheduler; the same command resumes
 
 Anything else that reaches the command line is a defect of autoseg: exit code 1 and a traceback.

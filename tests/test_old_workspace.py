@@ -20,8 +20,7 @@ from autoseg.cases import Dataset
 from autoseg.errors import AutosegError
 from autoseg.fingerprint import Fingerprint
 from autoseg.pipeline import planned
-from autoseg.pipeline.predicting import _rules
-from autoseg.pipeline.records import read_summary
+from autoseg.pipeline.records import read_rules, read_summary
 from autoseg.planning.configuration import Plan
 from autoseg.postprocessing import PostprocessingRules
 from autoseg.prediction.model import _default_configuration
@@ -128,7 +127,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "plan.json": lambda folder: planned.read_plan(Workspace(root=folder)),
     "splits.json": _splits,
     "selection.json": lambda folder: _default_configuration(Workspace(root=folder)),
-    "postprocessing.json": lambda folder: _rules(Workspace(root=folder), "3d_fullres"),
+    "postprocessing.json": lambda folder: read_rules(Workspace(root=folder)),
     "case.json": store._read_record,
     "summary.json": lambda folder: read_summary(folder / "summary.json"),
 }

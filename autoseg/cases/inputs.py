@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,8 +67,17 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     explicit = all(Path(path).is_file() for path in paths)
     cases += _by_channel(found, channels, explicit=explicit)
     cases, labels = (cases, []) if explicit else _without_labels(cases)
-    names = [case.name for case in cases]
-    doubled = sorted({name for name in names if names.count(name) > 1})
+    _refuse_repeated_names(cases)
+    if not any(all(path.exists() for path in case.images) for case in cases):
+        raise _no_whole_case(cases, channels)
+    cases.sort(key=lambda case: case.name)
+    left = [f"{len(labels)} files look like labels of other inputs and are left aside: {some(labels)}"] if labels else []
+    return Inputs(cases=tuple(cases), notes=(*left, *_assignment(cases, channels)))
+
+
+def _refuse_repeated_names(cases: Sequence[Case]) -> None:
+    counts = Counter(case.name for case in cases)
+    doubled = sorted(name for name, count in counts.items() if count > 1)
     if doubled:
         files = [str(path) for case in cases if case.name == doubled[0] for path in case.images]
         raise SettingsError(
@@ -76,11 +86,6 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
             expected="one name per case",
             fix="predict them apart, or rename one",
         )
-    if not any(all(path.exists() for path in case.images) for case in cases):
-        raise _no_whole_case(cases, channels)
-    cases.sort(key=lambda case: case.name)
-    left = [f"{len(labels)} files look like labels of other inputs and are left aside: {some(labels)}"] if labels else []
-    return Inputs(cases=tuple(cases), notes=(*left, *_assignment(cases, channels)))
 
 
 def _from_list(path: Path, channels: Sequence[str]) -> Inputs:

@@ -110,8 +110,13 @@ def _make_what_is_stale(dataset: Dataset, recipe: _Recipe, *, workers: int | Non
     )
     errors = [outcome.failure.as_error() for outcome in outcomes if outcome.failure is not None]
     files.sweep(folder)
+    _raise_for_cases(errors)
+
+
+def _raise_for_cases(errors: Sequence[AutosegError]) -> None:
+    """Raise what happened to some cases; a full disk is one fault, however many cases met it."""
     full = next((error for error in errors if isinstance(error, DiskFull)), None)
-    if len(errors) == 1 or full is not None:  # a full disk is one fault, however many cases met it
+    if full is not None or len(errors) == 1:
         raise full or errors[0]
     if errors:
         raise FaultyCases(errors, fix="fix these cases, or leave them out; the others are done and will not be done again")

@@ -150,7 +150,7 @@ def test_what_was_written_then_is_read_as_it_was_meant(workspace: Path) -> None:
     assert read["fingerprint.json"].cases[0].shape == (35, 51, 35)
     assert read["plan.json"].configurations[0].strides[0] == (1, 1, 1)
     assert read["selection.json"] == "3d_fullres"
-    assert read["postprocessing.json"].sentences() == ("keep only the largest component of 'Anterior'",)
+    assert read["postprocessing.json"]["3d_fullres"].sentences() == ("keep only the largest component of 'Anterior'",)
     assert read["case.json"].sources[0].file == "/scans/mini/imagesTr/hippocampus_001.nii.gz"
     assert read["splits.json"] == json.loads(WRITTEN["splits.json"])
     summary = json.loads(WRITTEN["summary.json"])

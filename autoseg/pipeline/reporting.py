@@ -259,7 +259,7 @@ def _data(workspace: Workspace, dataset: Dataset) -> list[Any]:
         blocks += _faults(known.faults, known.notes)
     if workspace.splits.exists():
         split = read_splits(workspace, dataset)
-        rows = [(str(number), str(len(fold["train"])), str(len(fold["validation"]))) for number, fold in enumerate(split)]
+        rows = [(str(number), *(str(len(names)) for names in fold.values())) for number, fold in enumerate(split)]  # train, validation
         columns = ("fold", "cases to train on", "held out")
         blocks.append(_figures(columns, tuple(rows)))
     return blocks

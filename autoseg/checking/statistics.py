@@ -114,18 +114,19 @@ def _of_label(data: CaseData, label: Image) -> dict[str, Any]:
     found: dict[str, Any] = {"voxels": data.voxels[:count], "mapped": mapped}
     if any(data.voxels[1:count]):
         found["label_hash"] = hashlib.blake2b(np.ascontiguousarray(data.classes).data, digest_size=16).hexdigest()
-        inside = np.flatnonzero(data.classes)
-        places = np.unravel_index(inside, data.classes.shape)
-        found["label_box"] = _label_box(places, data.classes.shape)
-        found["drawn_every"] = _interval(places)
+        labelled = data.classes > 0
+        slices = [np.flatnonzero(labelled.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        found["label_box"] = _label_box(slices, int(np.count_nonzero(labelled)), data.classes.shape)
+        found["drawn_every"] = _interval(slices)
         if np.count_nonzero(data.voxels[1:count]) > 1:
+            inside = np.flatnonzero(labelled)
+            places = np.unravel_index(inside, data.classes.shape)
             found["centroids"] = _centroids(data.classes.ravel()[inside], places, label.affine, count)
     return found
 
 
-def _interval(places: Sequence[NDArray[np.intp]]) -> tuple[int, int] | None:
+def _interval(slices: Sequence[NDArray[np.intp]]) -> tuple[int, int] | None:
     """Return the one axis along which labelled slices alternate with a fixed number of empty ones, and their distance."""
-    slices = [np.flatnonzero(np.bincount(axis)) for axis in places]
     steps = [np.diff(numbers) for numbers in slices]
     regular = [axis for axis, step in enumerate(steps) if len(step) >= _FEWEST_STEPS and step[0] > 1 and (step == step[0]).all()]
     if len(regular) != 1 or any(len(step) < _FEWEST_STEPS or (step > 1).any() for axis, step in enumerate(steps) if axis != regular[0]):
@@ -133,9 +134,9 @@ def _interval(places: Sequence[NDArray[np.intp]]) -> tuple[int, int] | None:
     return regular[0], int(steps[regular[0]][0])
 
 
-def _label_box(places: Sequence[NDArray[np.intp]], shape: tuple[int, ...]) -> LabelBox:
-    sides = [int(np.ptp(axis)) + 1 for axis in places]
-    count = len(places[0])
+def _label_box(slices: Sequence[NDArray[np.intp]], count: int, shape: tuple[int, ...]) -> LabelBox:
+    """Return the box around what is labelled, from the labelled slices along each axis and the number of labelled voxels."""
+    sides = [int(np.ptp(axis)) + 1 for axis in slices]
     positions = np.prod([n - side + 1 for n, side in zip(shape, sides, strict=True)])
     return LabelBox(voxels=count, filled=count == np.prod(sides), positions=int(positions))
 

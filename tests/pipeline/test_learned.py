@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -24,14 +25,25 @@ def test_two_seconds_are_too_few_and_it_is_said_when_everything_is_written(works
 
 
 def test_the_steps_done_and_planned_are_given(planned, tmp_path):
-    (tmp_path / "history.jsonl").write_text('{"epoch": 1, "step": 9}\n')
+    row = {
+        "epoch": 1,
+        "step": 9,
+        "elapsed": 600.0,
+        "loss": 1.2,
+        "seconds_per_step": 66.0,
+        "data_wait": 0.1,
+        "augmentation": 0.0,
+        "memory": 1,
+        "time_left": 0.0,
+    }
+    (tmp_path / "history.jsonl").write_text(json.dumps(row) + "\n")
     plan = read_plan(Workspace(root=planned))
     settings = read_settings(plan.settings)
     predicted = Predicted(parameters=1, seconds_per_epoch=0.35 * settings.steps_per_epoch)
     plan = replace(plan, configurations=tuple(replace(c, predicted=predicted) for c in plan.configurations))
 
     def ended(dice: float | None) -> None:
-        summary = {"mean": {"dice": {"mean": dice}}}
+        summary = {"mean": {"dice": {"mean": dice, "std": None, "n": 1, "ci95": None}}}
         require_learned({"3d_fullres/fold_0": tmp_path}, {"3d_fullres/fold_0": summary}, plan, settings, 600.0)
 
     with pytest.raises(NothingLearned, match="learned next to nothing") as told:

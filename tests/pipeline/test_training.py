@@ -48,7 +48,11 @@ def test_the_clock_of_each_fold_runs_from_the_end_of_the_one_before_and_that_of_
     monkeypatch.setattr(training.loop, "train", loop_train)
     monkeypatch.setattr(training.store, "preprocess_dataset", lasting(30.0, training.store.preprocess_dataset))
     monkeypatch.setattr(training.store, "open_case", lasting(1.0, training.store.open_case))
-    monkeypatch.setattr(training, "validate_fold", lasting(107.0, lambda *given, **named: {"mean": {"dice": {"mean": 0.9}}}))
+    monkeypatch.setattr(
+        training,
+        "validate_fold",
+        lasting(107.0, lambda *given, **named: {"mean": {"dice": {"mean": 0.9, "std": None, "n": 1, "ci95": None}}}),
+    )
     monkeypatch.setattr(training, "select", lambda *given, **named: None)
     train(workspace, epochs=None, time_budget=60.0)
     assert tasks == [(1000.0, 1034.0, 60.0), (1141.0, 1145.0, 60.0)]

@@ -42,13 +42,13 @@ def read_box(path: Path, where: tuple[slice, ...], *, size: int, version: str) -
     try:
         found = os.stat(key[0]).st_size
         if found != size:
-            raise _damaged(path, f"{found} bytes instead of {size}")
+            raise damaged(path, f"{found} bytes instead of {size}")
         handle = _open_files.take(key)
         if handle is None:
             handle = _opened(key[0])
         box = _decoded(handle, where)
     except (RuntimeError, OSError) as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged(path, str(error)) from None
     _open_files.give(key, handle)
     return box
 
@@ -117,5 +117,6 @@ def _decoded(handle: blosc2.NDArray, where: tuple[slice, ...]) -> NDArray[Any]:
     return out
 
 
-def _damaged(path: Path, found: str) -> UnreadableFile:
+def damaged(path: Path, found: str) -> UnreadableFile:
+    """Return the error for a file of a preprocessed case that is not what was written."""
     return UnreadableFile("a preprocessed case is damaged", file=path, found=found, fix="run `autoseg train` again: it is made again")

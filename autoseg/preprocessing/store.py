@@ -38,7 +38,7 @@ from autoseg.geometry import Shape
 from autoseg.labels import Labels
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
-from autoseg.preprocessing.blocks import forget_open_files, read_box
+from autoseg.preprocessing.blocks import damaged, forget_open_files, read_box
 from autoseg.preprocessing.case import GridTransform, Preprocessed, preprocess_case
 from autoseg.preprocessing.codes import compress, quantize
 from autoseg.preprocessing.locations import find_locations, wanted_keys
@@ -180,7 +180,11 @@ class StoredCase:
     @functools.cached_property
     def locations(self) -> Mapping[int, NDArray[Any]]:
         """Some voxels `(n, 3)` of each key of `locations.wanted_keys` that occurs."""
-        voxels = np.load(self._place / "locations.npy", allow_pickle=False)
+        file = self._place / "locations.npy"
+        data = file.read_bytes() if file.is_file() else b""
+        if hashlib.sha256(data).hexdigest() != self._files[file.name].sha256:
+            raise damaged(file, "another content than was written")
+        voxels = np.load(io.BytesIO(data), allow_pickle=False)
         return {key: voxels[begin:end] for key, (begin, end) in self._spans.items()}
 
     def _read(self, file: str, where: tuple[slice, ...]) -> NDArray[Any]:

@@ -339,6 +339,12 @@ def test_a_missing_case_and_a_damaged_one_say_what_to_do(dataset: Dataset, make_
     truncate_image(dataset, tmp_path / "store")
     with pytest.raises(UnreadableFile, match="damaged"):
         store.open_case(tmp_path / "store", "case_2").image()
+    file = tmp_path / "store/case_2/locations.npy"
+    whole = file.read_bytes()
+    for content in (b"", whole[:-2], whole[:6] + b"\x05" + whole[7:], whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(content)
+        with pytest.raises(UnreadableFile, match="damaged"):
+            _ = store.open_case(tmp_path / "store", "case_2").locations
 
 
 def test_a_data_set_that_was_moved_is_one_error_with_the_command_that_tells_its_place(

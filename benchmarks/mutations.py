@@ -35,7 +35,7 @@ from autoseg import cli, demo, files, fingerprint, prediction
 from autoseg.errors import AutosegError
 from autoseg.networks import checkpoint
 from autoseg.pipeline import planned, records, reporting
-from autoseg.preprocessing import store
+from autoseg.preprocessing import blocks, store
 from autoseg.training.history import read_history
 from autoseg.workspace import Run, Workspace
 
@@ -182,6 +182,7 @@ def reader(work: Path, name: str) -> Callable[[], Any]:
     workspace, run = Workspace(root=work), Run(root=work / RUN)
 
     def case() -> Any:
+        blocks.forget_open_files()
         stored = store.open_case((work / CASE).parent, "phantom_000")
         return stored.image(), stored.label(), stored.mask(), stored.locations, stored.geometry, stored.annotated
 

@@ -240,8 +240,8 @@ def _rows_of(first: Image | Header, second: Image | Header, kinds: tuple[str, st
 def _told_apart(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[str, str]:
     """Return two vectors as text: four digits, and more where only those show that a number differs.
 
-    >>> _told_apart(np.array([2.5, 0.351562]), np.array([2.5, 0.351563]))
-    ('(2.5, 0.351562)', '(2.5, 0.351563)')
+    >>> _told_apart(np.array([2.5, 0.35156]), np.array([2.5, 0.35158]))
+    ('(2.5, 0.35156)', '(2.5, 0.35158)')
     """
     differ = ~np.isclose(first, second, rtol=1e-6, atol=1e-6)
     for digits in range(4, 10):

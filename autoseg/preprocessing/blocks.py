@@ -22,6 +22,7 @@ from autoseg.errors import UnreadableFile
 if TYPE_CHECKING:
     import blosc2
 
+_DAMAGE = (RuntimeError, OSError, AttributeError, ValueError, OverflowError, LookupError, TypeError)  # of blosc2, for damaged headers
 MOST_OPEN = 256  # files, of a process; a quarter of the descriptors it usually has, and 60 MB of buffers
 
 
@@ -47,7 +48,7 @@ def read_box(path: Path, where: tuple[slice, ...], *, size: int, version: str) -
         if handle is None:
             handle = _opened(key[0])
         box = _decoded(handle, where)
-    except (RuntimeError, OSError) as error:
+    except _DAMAGE as error:
         raise damaged(path, str(error)) from None
     _open_files.give(key, handle)
     return box
@@ -110,6 +111,8 @@ def _address_space_is_limited() -> bool:
 
 
 def _decoded(handle: blosc2.NDArray, where: tuple[slice, ...]) -> NDArray[Any]:
+    if math.prod(handle.shape) * handle.dtype.itemsize > handle.schunk.nbytes:
+        raise ValueError(f"a header that says shape {handle.shape} of {handle.schunk.nbytes} bytes")
     bounds = [part.indices(n) for part, n in zip(where or (slice(None),) * handle.ndim, handle.shape, strict=True)]
     out = np.empty([max(0, stop - start) for start, stop, _ in bounds], dtype=handle.dtype)
     if math.prod(out.shape):

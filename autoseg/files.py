@@ -353,7 +353,7 @@ def empty_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is in it; no error where there is none."""
+    """Remove a folder and all that is in it; no error where it does not exist."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

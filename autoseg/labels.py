@@ -230,7 +230,7 @@ def make_labels(
     Raises
     ------
     LabelError : no background, a value used twice, an ignore value that is also a label, an alias that is declared or means
-        an undeclared value, a region with unknown members, or regions from which the labels cannot be told apart again:
+        an undeclared value, a region with unknown members, or regions from which the labels cannot be recovered:
         painting the regions of a label must give that label back.
     """
     ordered = _background_first(values)

@@ -301,7 +301,7 @@ def _members(target: str | None, labels: Labels) -> tuple[int, ...]:
 
 
 def _joint_box(boxes: Sequence[Any], members: Sequence[int]) -> tuple[slice, ...] | None:
-    """Return the smallest box around all classes in `members`; `None` where there is none of them."""
+    """Return the smallest box around all classes in `members`; `None` where none of them occurs."""
     found = [boxes[c - 1] for c in members if c <= len(boxes) and boxes[c - 1] is not None]
     if not found:
         return None

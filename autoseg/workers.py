@@ -288,7 +288,7 @@ class _Process:
 
         Raises
         ------
-        _Ended : there is none. Only the process holds the other end of the pipe, so its end is an end of file.
+        _Ended : the process ended without an answer. Only it holds the other end of the pipe, so its end is an end of file.
         """
         message = pickle.dumps(question, protocol=5)
         try:

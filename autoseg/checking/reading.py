@@ -107,7 +107,7 @@ def _read_channels(case: Case, channels: int, faults: list[Fault]) -> list[Chann
             faults.append(fault_of(error, case=case.name))
             continue
         parts.append(ChannelFile(number=number, path=path, image=image))
-        faults += [note("mended", text, case=case.name, file=path) for text in image.notes]
+        faults += [note("corrected", text, case=case.name, file=path) for text in image.notes]
     return parts
 
 
@@ -175,7 +175,7 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
     except AutosegError as error:
         faults.append(fault_of(error, case=case.name))
         return None
-    faults += [note("mended", text, case=case.name, file=path) for text in label.notes]
+    faults += [note("corrected", text, case=case.name, file=path) for text in label.notes]
     if image is None:
         return label
     try:
@@ -183,7 +183,7 @@ def _read_on_grid(case: Case, path: Path, image: Image | None, faults: list[Faul
             paired = load_label(case, path, like=image)
             faults += _grid_notes(case, path, label, paired)
             return paired
-        faults += [note("mended", text, case=case.name, file=path) for text in images.require_same_grid(image, label)]
+        faults += [note("corrected", text, case=case.name, file=path) for text in images.require_same_grid(image, label)]
     except GridMismatch:
         try:
             fixed = load_label(case, path, like=image)  # axes near 45 degrees can turn either way, or the user chose a fix

@@ -37,7 +37,7 @@ _DATA_FILE = re.compile(r"^(?:ElementDataFile[ \t]*=|data ?file[ \t]*:)[ \t]*(\S
 
 
 def suffix_of(path: Path | str) -> str:
-    """Return the suffix that names a file's format, in lower case; empty where it is none we read.
+    """Return the suffix that names a file's format, in lower case; empty where we do not read it.
 
     >>> suffix_of("scans/Liver.v2.NII.GZ")
     '.nii.gz'

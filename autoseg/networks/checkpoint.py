@@ -59,7 +59,7 @@ def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises
     ------
-    ModelError : there is none, it is damaged, or it was written by another format version
+    ModelError : it is missing, damaged, or it was written by another format version
     """
     weights, description = read_tensors(run.weights)
     if description.get("format") != MODEL_FORMAT:

@@ -76,7 +76,7 @@ class _OpenFiles:
             self._idle.clear()
 
     def take(self, key: tuple[str, str]) -> blosc2.NDArray | None:
-        """Return an idle handle, which no other thread has then; None where there is none."""
+        """Return an idle handle, which no other thread has then; None where all are in use."""
         with self._lock:
             return self._idle.pop(key, None)
 

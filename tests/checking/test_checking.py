@@ -157,7 +157,7 @@ def test_geometry_within_a_fiftieth_of_a_voxel_is_taken_from_the_image(write: Wr
         affine = affine_from_spacing((3, 1, 2))
         affine[0, 3] += shift
         write(name, label_affine=affine)
-    assert codes(declare()) == [("refused", "error", "grid"), ("noted", "note", "mended")]
+    assert codes(declare()) == [("refused", "error", "grid"), ("noted", "note", "corrected")]
 
 
 def test_a_label_off_the_grid_is_mended_as_the_user_chooses(write: Write, declare: Declare) -> None:

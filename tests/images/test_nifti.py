@@ -339,7 +339,7 @@ def test_a_label_keeps_the_shape_and_codes_of_odd_inputs(tmp_path: Path) -> None
         "2D": save(tmp_path / "b.nii.gz", scan(VOLUME[:, :, 0])),
         "two": save(tmp_path / "c.nii.gz", scan(two=True), qform_code=2, sform_code=4),
         "big": save(tmp_path / "d.nii.gz", scan(), big=True, qform_code=3, sform_code=0),
-        "mended": save(tmp_path / "e.nii.gz", scan(), **fields_of(turned(0.3)), qform_code=0),
+        "corrected": save(tmp_path / "e.nii.gz", scan(), **fields_of(turned(0.3)), qform_code=0),
     }
     for path in odd.values():
         image = images.read(path)

@@ -181,7 +181,9 @@ def _metric_names(wanted: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names of the metrics that were asked for; Dice is always one of them, as every sentence needs it."""
     named = {"quick": QUICK, "all": ALL}
     words = [word.strip() for word in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
-    names = [name for word in words for name in named.get(word, (word,))]
+    names = [name for word in words if word for name in named.get(word, (word,))]
+    if not names:
+        raise UsageError("no metric is named", found=repr(wanted), expected=", ".join((*named, *METRICS)), fix="--metrics quick")
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         known = ", ".join((*named, *METRICS))
@@ -233,10 +235,11 @@ def score_pair(
 ) -> evaluation.Scores:
     """Read one prediction and its reference and score them; the work of one worker."""
     file, case = task
-    predicted = images.read_label(file)
     if resample and isinstance(case.label, Path):
         onto = images.read_label(case.label)
         predicted = cases.load_label(replace(case, label=file, grid_fix="resample-label"), file, like=onto)
+    else:
+        predicted = images.read_label(file)
     try:
         reference = cases.load_classes(case, labels, like=predicted)
     except GridMismatch as error:

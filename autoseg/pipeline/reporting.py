@@ -18,9 +18,9 @@ from autoseg.fingerprint import Fingerprint, read_fingerprint
 from autoseg.pipeline import evaluating, preparing
 from autoseg.pipeline.evaluating import dice_text, mean_dice
 from autoseg.pipeline.planned import read_dataset, read_plan, read_splits
-from autoseg.pipeline.records import read_check, read_rules, read_summary
+from autoseg.pipeline.records import read_check, read_rules
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
-from autoseg.pipeline.validating import out_of_fold
+from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, validated_folds
 from autoseg.planning.configuration import Plan
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 from autoseg.report import Drawing, Grid, Items, Page, Section, Text, drawings
@@ -91,10 +91,9 @@ def _of_dataset(dataset: Dataset, faults: Sequence[Fault]) -> Page:
 
 def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -> Page:
     plan, dataset = read_plan(workspace), read_dataset(workspace)
-    folds = {c.name: _validated(workspace, c.name) for c in plan.configurations}
-    folds = {name: found for name, found in folds.items() if found}
+    folds = validated_folds(workspace, plan)
     shown = _shown(workspace, folds, asked)
-    summary = None if shown is None else _merged(folds[shown], plan)
+    summary = None if shown is None else evaluation.summarise(out_of_fold_scores(folds[shown]), plan.labels)
     results: list[Section] = []
     if summary is None or shown is None:
         sentence = f"Planned for {len(dataset.cases)} cases; no fold has been validated yet."
@@ -127,10 +126,6 @@ def _figures(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Grid:
     return Grid(table=Table(text="", columns=tuple(columns), rows=tuple(tuple(row) for row in rows), figures=True))
 
 
-def _validated(workspace: Workspace, name: str) -> list[Path]:
-    return [path.parent.parent for path in sorted(workspace.configuration(name).glob("fold_*/validation/summary.json"))]
-
-
 def _shown(workspace: Workspace, folds: dict[str, list[Path]], asked: str | None) -> str | None:
     """Return the configuration whose results are shown; None where there are no results."""
     if asked is not None and asked not in folds:
@@ -139,11 +134,6 @@ def _shown(workspace: Workspace, folds: dict[str, list[Path]], asked: str | None
     selected = prediction.read_selection(workspace).selected
     chosen = asked or (selected if selected in folds else None)
     return chosen or max(folds, key=lambda name: len(folds[name]), default=None)
-
-
-def _merged(folds: Sequence[Path], plan: Plan) -> dict[str, Any]:
-    scores = {case.case: case.labels for fold in folds for case in read_summary(Run(root=fold).summary).cases}
-    return evaluation.summarise(scores, plan.labels)
 
 
 def _sentence(summary: dict[str, Any], shown: str, cases: int) -> str:
@@ -206,7 +196,7 @@ def _pictured(case: Case, prediction: Path, reasons: Sequence[str], plan: Plan) 
 def _compared(workspace: Workspace, folds: dict[str, list[Path]], plan: Plan) -> list[Any]:
     rows = []
     for name, found in folds.items():
-        summary = _merged(found, plan)
+        summary = evaluation.summarise(out_of_fold_scores(found), plan.labels)
         rows.append((name, str(len(found)), str(len(evaluation.scores_in(summary))), dice_text(summary), _interval(summary)))
     columns = ("configuration", "folds", "cases", "mean Dice", "95 % interval")
     blocks: list[Any] = [_figures(columns, tuple(rows))]

@@ -21,7 +21,7 @@ from autoseg.pipeline.evaluating import mean_dice
 from autoseg.pipeline.planned import read_dataset, read_plan, require_fit
 from autoseg.pipeline.records import read_summary
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
-from autoseg.pipeline.validating import out_of_fold
+from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, validated_folds
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.tiling import tile_starts
 from autoseg.version import __version__
@@ -80,21 +80,14 @@ def select(root: Path | str | Workspace, *, against: Sequence[Path | str] = (), 
 
 
 def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
-    """Return the validated folds of every configuration that has some.
-
-    Raises
-    ------
-    MissingPath : there are none at all
-    """
-    found = {c.name: sorted(workspace.configuration(c.name).glob("fold_*/validation/summary.json")) for c in plan.configurations}
-    if not any(found.values()):
+    """Return the validated folds of every configuration that has some; raise `MissingPath` where there are none at all."""
+    if not (found := validated_folds(workspace, plan)):
         raise MissingPath("no fold is trained and validated yet", file=workspace.root, fix=f"train first: autoseg train {workspace.root}")
-    return {name: [path.parent.parent for path in paths] for name, paths in found.items() if paths}
+    return found
 
 
 def _candidate(name: str, folds: Sequence[Path], plan: Plan, *, prefix: str = "") -> selection.Candidate:
-    scores = {case.case: case.labels for fold in folds for case in read_summary(Run(root=fold).summary).cases}
-    return selection.Candidate(name=prefix + name, cases=scores, work=_work(plan.configuration(name), plan))
+    return selection.Candidate(name=prefix + name, cases=out_of_fold_scores(folds), work=_work(plan.configuration(name), plan))
 
 
 def _others(workspace: Workspace, labels: Labels) -> list[selection.Candidate]:

@@ -25,7 +25,7 @@ from autoseg.training.history import read_history
 from autoseg.training.length import RunLength
 from autoseg.training.settings import TrainingSettings
 from autoseg.version import __version__
-from autoseg.workspace import Run
+from autoseg.workspace import Run, Workspace
 
 NOTHING = 0.05  # mean Dice out of fold below which a network has learned nothing of use
 LATE = 0.1  # share of a time budget by which the final validation may exceed it without a warning
@@ -221,6 +221,17 @@ class References:
 def is_validated(run: Run, held_out: Iterable[Case]) -> bool:
     """Return whether a fold has predicted and scored each of its validation cases, and all of it is there."""
     return _summary_of(run, _targets(run, held_out)) is not None
+
+
+def validated_folds(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
+    """Return the folders of the validated folds of every configuration that has some."""
+    found = {c.name: sorted(workspace.configuration(c.name).glob("fold_*/validation/summary.json")) for c in plan.configurations}
+    return {name: [path.parent.parent for path in paths] for name, paths in found.items() if paths}
+
+
+def out_of_fold_scores(folds: Sequence[Path]) -> dict[str, evaluation.Scores]:
+    """Return the scores of all cases that some folds have predicted out of fold, by case."""
+    return {case.case: case.labels for fold in folds for case in read_summary(Run(root=fold).summary).cases}
 
 
 def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from autoseg.evaluation import scores_in, statistics_of_labels
 from autoseg.tables import Table
 
-PLAIN_CASES = 12  # shown with pictures: of four pictures each, about 1.5 MB
+MOST_CASES = 12  # shown with pictures: of four pictures each, about 1.5 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def render(page: Page) -> str:
     return environment.from_string(source).render(page=page)
 
 
-def remarkable_cases(summary: Mapping[str, Any], *, most: int = PLAIN_CASES) -> dict[str, list[str]]:
+def remarkable_cases(summary: Mapping[str, Any], *, most: int = MOST_CASES) -> dict[str, list[str]]:
     """Return the cases worth looking at: of each label the worst, the best and the one in the middle, the weakest labels first.
 
     Parameters

@@ -106,6 +106,7 @@ def test_another_grid_is_refused_or_taken_over_by_position(pair, capsys):
     ("options", "answer"),
     [
         (["--metrics", "dcie"], "dice"),
+        (["--metrics", ","], "no metric is named"),
         (["--tolerance", "wide"], "LABEL=MM"),
         (["--tolerance", "-1"], "0 or more"),
         (["--tolerance", "nan"], "0 or more"),

@@ -83,7 +83,7 @@ def score_case(
     counts = confusion(prediction, reference, classes=classes)
     quick = all(METRICS[name].quick for name in metrics)
     boxes = ((), ()) if quick else (ndimage.find_objects(prediction), ndimage.find_objects(reference))
-    whole = any(METRICS[name].named for name in metrics)
+    whole = any(METRICS[name].whole for name in metrics)
     millilitres = float(np.prod(spacing)) / 1000
     scores: dict[str, dict[str, Any]] = {}
     for name, members in labels.scored:

@@ -197,7 +197,8 @@ class Metric:
     score: Callable[[Comparison], float | None]
     quick: bool = False  # from counts alone: costs no more than reading the arrays
     shown: bool = False  # in the table of a terminal
-    named: bool = False  # computed only where it is asked for by name: it means something for few kinds of labels
+    named: bool = False  # computed only where it is asked for by name: it takes long, or means something for few types of labels
+    whole: bool = False  # needs the masks of the whole image, not cropped to the label
 
 
 def _nsd(pair: Comparison) -> float:
@@ -270,7 +271,7 @@ METRICS: Mapping[str, Metric] = {
                  meaning="hd is the largest distance in mm from one surface to the other."),
     "assd": Metric(title="ASSD", shown=True, score=lambda pair: None if pair.surfaces is None else pair.surfaces.assd,
                    meaning="assd is the mean distance in mm over both surfaces together, by area."),
-    "boundary_iou": Metric(title="boundary IoU", score=_boundary_iou,
+    "boundary_iou": Metric(title="boundary IoU", named=True, score=_boundary_iou,
                            meaning="boundary_iou is the IoU of the voxels of both masks that are within the tolerance of their surface."),
     "lesion_f1": Metric(title="lesion F1", shown=True, score=lambda pair: pair.lesions.f1,
                         meaning="A lesion is a connected component (26 neighbours); it is found when more than the lesion overlap of its "
@@ -281,7 +282,7 @@ METRICS: Mapping[str, Metric] = {
                                meaning="lesion_precision is the share of the predicted lesions that are in the reference."),
     "false_lesions": Metric(title="false lesions", score=lambda pair: float(pair.lesions.false),
                             meaning="false_lesions is the number of predicted lesions in a case that are not in the reference."),
-    "rand": Metric(title="Rand F", named=True, score=lambda pair: rand_score(pair.prediction, pair.reference),
+    "rand": Metric(title="Rand F", named=True, whole=True, score=lambda pair: rand_score(pair.prediction, pair.reference),
                    meaning="rand is the foreground-restricted Rand F-score of the cells between the membranes of this label, per slice."),
 }  # fmt: skip
 QUICK = tuple(name for name, metric in METRICS.items() if metric.quick)

@@ -17,6 +17,9 @@ PIP    := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-comp
 WARM   := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import autoseg.cli, blosc2, isal.igzip, matplotlib.figure, nibabel, safetensors.torch, \
           scipy.ndimage, skimage.io, skimage.transform, torch, torch._subclasses.fake_tensor, torch.utils.checkpoint, torch.utils.flop_counter'
 
+# As many tests at once as there are cores; each hands its waiting tests to whichever is idle.
+CORES  := -n auto --dist worksteal
+
 # an interrupted step starts afresh
 .DELETE_ON_ERROR:
 .PHONY: demo test quick check format install develop clean
@@ -25,10 +28,10 @@ demo: install
 	@$(BIN)/autoseg demo
 
 test: check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(CORES)
 
 quick: check
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest $(CORES) -m 'not slow'
 
 check: develop
 	@$(BIN)/ruff check .

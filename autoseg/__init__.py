@@ -41,6 +41,7 @@ def plan(
     splits: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
+    probe: bool = False,
     overwrite: bool = False,
 ) -> Workspace:
     """Check, measure and plan a data set: `autoseg plan`.
@@ -62,6 +63,7 @@ def plan(
     splits : a splits.json of your own; by default five folds are drawn
     seed : of the draw of the folds
     workers : processes; None: as many as cores and memory allow; 0: none, in this process
+    probe : measure the speed of the device again, instead of taking what the user's cache folder knows of it
     overwrite : also plan where models trained with another plan, other cases or folds are in the workspace
 
     Returns
@@ -93,6 +95,7 @@ def plan(
         splits=None if splits is None else Path(splits),
         seed=seed,
         workers=workers,
+        probe=probe,
         overwrite=overwrite,
     )
 

@@ -128,6 +128,7 @@ def plan(
     memory: Annotated[str | None, typer.Option("--memory", metavar="8G", help="Memory for training; default: what the device has.")] = None,
     time_budget: Annotated[str | None, typer.Option("--time-budget", metavar="10m", help="Training time per fold to plan for.")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", metavar="FILE", help="A splits.json of your own.")] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure the speed of this machine again.")] = False,
     recipe: Recipe = None,
     group_regex: GroupRegex = None,
     exclude: Exclude = None,
@@ -161,6 +162,7 @@ def plan(
             splits=splits,
             seed=seed,
             workers=_workers(workers),
+            probe=probe,
             overwrite=overwrite,
             reporter=terminal,
         )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg import measurements
 from autoseg.errors import SettingsError
+from autoseg.measurements import Measurements
 from autoseg.quantities import format_bytes
 from autoseg.resources import available_cores, free_memory
 
 PROBE_SECONDS = 0.5  # of measuring; short enough for every `plan`
 _PROBES = 5  # passes; the fastest counts
+_GROWTH = 1.5  # of the free memory, from which more is planned for than was free at first
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -113,11 +117,22 @@ def describe(device: str, *, memory: int | None = None, probe: bool = True) -> M
     )
 
 
-def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
+def to_plan_for(
+    wanted: str = "auto", *, memory: int | None = None, probe: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Machine:
     """Return the machine that a plan is made for: the device here, or a graphics card that is not here, known by its memory alone.
+
+    The rate of the device and its free memory are those of the first time (`autoseg.measurements`), so that the same command gives
+    the same plan also while something else runs. `free_now` returns what is free at the moment.
 
     So a laptop or a login node can plan for a card: with an amount of memory and no card to be found, a card of that memory is
     meant; the memory of the processor is meant where the device is "cpu".
+
+    Parameters
+    ----------
+    memory : bytes that training may use; None: what is free
+    probe : measure again
+    say : gets a line about what was measured, and when
 
     Raises
     ------
@@ -132,7 +147,47 @@ def to_plan_for(wanted: str = "auto", *, memory: int | None = None) -> Machine:
             bf16=True,
             conv_flops=None,
         )
-    return describe(choose_device(wanted), memory=memory)
+    device = choose_device(wanted)
+    known = _measured(device, probe=probe, say=say)
+    now = describe(device, memory=known.memory_bytes if memory is None else memory, probe=False)
+    return replace(now, conv_flops=known.conv_flops)
+
+
+def free_now(machine: Machine) -> Machine:
+    """Return the machine with the memory that is free at this moment, rounded down to two digits."""
+    return replace(machine, memory_bytes=_two_digits(_free(machine.device)))
+
+
+def _measured(device: str, *, probe: bool, say: Callable[[str], None]) -> Measurements:
+    """Return what was measured of a device at the first time, or now; more memory where much more is free than then."""
+    import torch
+
+    name, free = _name(device), _two_digits(_free(device))
+    known = None if probe else measurements.read(name, device)
+    if known is not None and known.torch == torch.__version__:
+        say(f"{name}: {known.conv_flops / 1e9:,.0f} GFLOP/s, measured on {known.date}; --probe measures again")
+        if free < _GROWTH * known.memory_bytes:
+            return known
+        known = replace(known, memory_bytes=free)
+    else:
+        conv_flops.cache_clear()
+        today = datetime.date.today().isoformat()
+        known = Measurements(
+            name=name, device=device, torch=torch.__version__, conv_flops=conv_flops(device), memory_bytes=free, date=today
+        )
+        say(f"{name}: {known.conv_flops / 1e9:,.0f} GFLOP/s, measured now")
+    measurements.keep(known)
+    return known
+
+
+def _two_digits(amount: int) -> int:
+    """Return an amount rounded down to two digits.
+
+    >>> _two_digits(23_377_661_952)
+    23000000000
+    """
+    unit = int(10 ** max(0, len(str(amount)) - 2))
+    return amount // unit * unit
 
 
 def parse_memory(text: str) -> int:

@@ -38,6 +38,7 @@ ROOMS = (
     "locks",
     "workspace",
     "resources",
+    "measurements",
     "outcomes",
     "workers",
     "machine",

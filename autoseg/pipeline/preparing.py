@@ -107,6 +107,7 @@ def plan(
     splits: Path | None = None,
     seed: int = 0,
     workers: int | None = None,
+    probe: bool = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Workspace:
@@ -121,6 +122,7 @@ def plan(
     memory : bytes the training may take; by default what the device has free
     time_budget : seconds one fold may train; the network is chosen to see enough in that time
     splits : a splits.json of the user's own
+    probe : measure the rate of the device again, instead of taking what is known of it
 
     Returns
     -------
@@ -134,7 +136,7 @@ def plan(
     reporter = reporter or LoggingReporter()
     plans_file = Path(planner) if str(planner).endswith(".json") else None
     preset = presets.planner(planner if plans_file is None else "nnunet")
-    offered = machine.to_plan_for(device, memory=memory)
+    offered = machine.to_plan_for(device, memory=memory, probe=probe, say=reporter.say)
     checked = None
     if from_fingerprint is not None:
         facts = fingerprint.read_fingerprint(Path(from_fingerprint))
@@ -149,11 +151,10 @@ def plan(
         facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, reporter=reporter)
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
-    trace = memory_estimate.tracer(offered, loss=_loss_to_trace(preset, facts.labels))
-    if plans_file is None:
-        result = make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=trace)
-    else:
-        result = import_plan(files.read_json(plans_file), facts, preset=preset, machine=offered, footprint=trace)
+    imported = None if plans_file is None else files.read_json(plans_file)
+    result = _planned(facts, preset, imported, offered, time_budget=time_budget)
+    if memory is None and not _fits(result, now := machine.free_now(offered)):
+        result = _planned(facts, preset, imported, now, time_budget=time_budget)
     split = None if checked is None else _split(checked.dataset, facts, splits=splits, seed=seed)
     if checked is not None and split is not None and (unused := folds.never_used(split, checked.dataset.cases)):
         reporter.say(f"warning: {len(unused)} cases are in no fold of the split and never used: {checking.some(unused)}")
@@ -170,6 +171,21 @@ def plan(
         files.write_json(workspace.plan, with_checksum(result.to_json()))
     reporter.say(describe_plan(result))
     return workspace
+
+
+def _planned(facts: Fingerprint, preset: presets.Preset, imported: Any, offered: machine.Machine, *, time_budget: float | None) -> Plan:
+    """Return the plan for a machine; where there is a plans file of the reference, by that."""
+    trace = memory_estimate.tracer(offered, loss=_loss_to_trace(preset, facts.labels))
+    if imported is None:
+        return make_plan(facts, preset=preset, machine=offered, time_budget=time_budget, footprint=trace)
+    return import_plan(imported, facts, preset=preset, machine=offered, footprint=trace)
+
+
+def _fits(plan: Plan, now: machine.Machine) -> bool:
+    """Return whether everything planned can be trained in the memory that is free now."""
+    if not now.memory_bytes < plan.device["memory_bytes"]:
+        return True
+    return all((c.predicted.training_memory_bytes or 0) <= now.memory_bytes for c in plan.configurations if c.predicted is not None)
 
 
 def _loss_to_trace(preset: presets.Preset, labels: Labels) -> memory_estimate.TraceLoss | None:

@@ -1,6 +1,7 @@
 """What `plan` measures once, and what a plan must fit into before `train` begins."""
 
 import contextlib
+import functools
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from autoseg import locks
+from autoseg import locks, machine
 from autoseg.cases import find
 from autoseg.checksums import without_checksum
 from autoseg.errors import MissingPath, NotEnough, SettingsError
@@ -158,6 +159,27 @@ def test_other_forecasts_and_explanations_are_the_same_plan(data):
     value["configurations"]["2d"] |= {"reasons": ["another sentence"], "predicted": None}
     workspace.plan.write_text(json.dumps(value))
     plan(data)
+
+
+def test_the_same_command_gives_the_same_plan_while_something_else_takes_memory_and_time(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plans = []
+    for free, rate, options in ((8_000_000_000, 200e9, {}), (5_000_000_000, 50e9, {}), (5_000_000_000, 50e9, {"probe": True})):
+        monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(machine, "conv_flops", functools.cache(lambda device, rate=rate: rate))
+        workspace, _ = plan(data, **options)
+        plans.append(workspace.plan.read_bytes())
+    assert plans[0] == plans[1] and plans[2] != plans[0]
+
+
+def test_a_plan_never_takes_more_memory_than_is_free_now(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    workspace, _ = plan(data, planner="nnunet")
+    needed = max(c.predicted.training_memory_bytes for c in planned.read_plan(workspace).configurations)
+    for free, kept in ((needed + 10**8, True), (needed - 10**8, False)):
+        monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
+        memory = planned.read_plan(plan(data, planner="nnunet")[0]).device["memory_bytes"]
+        assert (memory > free) == kept
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from autoseg import tiling
-from autoseg.tiling import Flips, gaussian_weights, predict_slabs, tile_starts
+from autoseg.tiling import Flips, Tiles, gaussian_weights, predict_slabs, tile_starts
 
 
 def test_positions_equal_the_reference(golden: Path) -> None:
@@ -94,7 +95,7 @@ def slow_prediction(network: tiling.Network, volume: Tensor, patch: tuple[int, i
     return sums / total
 
 
-def whole(network: tiling.Network, volume: Tensor, **settings: Any) -> torch.Tensor:
+def whole(network: Any, volume: Tensor, **settings: Any) -> torch.Tensor:
     return torch.cat([slab.cpu() for _, slab in predict_slabs(network, volume, **settings)], dim=1)
 
 
@@ -141,3 +142,59 @@ def test_channels_of_a_previous_stage_change_sides_with_the_flip() -> None:
     whole(network, volume, patch=(1, 1, 4), heads=3, flips=Flips(axes=(2,), swap_axis=2, pairs=((1, 2),), input_pairs=((1, 2),)))
     straight, flipped = (x[0, :, 0, 0] for x in seen)
     assert torch.equal(flipped, straight[[0, 2, 1]].flip(1))
+
+
+@pytest.mark.parametrize("along", [0, 1, 2])
+@pytest.mark.parametrize("rows", [None, (0, 5), (4, 9)])
+def test_a_slab_along_any_axis_and_a_band_of_rows_give_the_same_logits(along: int, rows: tuple[int, int] | None) -> None:
+    volume = torch.randn((2, 11, 9, 14), generator=torch.Generator().manual_seed(1))
+    network, settings = (
+        affected_by_everything(4),
+        {"patch": (4, 6, 8), "heads": 4, "flips": Flips(axes=(1, 2), swap_axis=1, pairs=((1, 2),))},
+    )
+    found = whole(network, volume, **settings, along=along, rows=rows)
+    tiles = Tiles(shape=(11, 9, 14), patch=(4, 6, 8), along=along, rows=rows)
+    expected = whole(network, volume, **settings).permute(0, *(1 + axis for axis in tiles.axes))[:, :, slice(*(rows or (None,)))]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_small_volume_is_seen_between_zeros_along_any_axis() -> None:
+    volume = torch.randn(1, 3, 10, 5)
+    for along, order in enumerate([(0, 1, 2), (1, 0, 2), (2, 0, 1)]):
+        found = whole(lambda x: x, volume, patch=(6, 8, 8), heads=1, along=along)
+        assert torch.allclose(found, volume.permute(0, *(1 + axis for axis in order)), atol=1e-6)
+
+
+def test_several_networks_are_added_one_by_one_and_give_the_mean_of_their_logits() -> None:
+    volume, flips = torch.randn(2, 11, 9, 14), Flips(axes=(0, 2), swap_axis=2, pairs=((1, 2),))
+    networks = [affected_by_everything(4), lambda x: affected_by_everything(4)(x).square()]
+    means = [slow_prediction(network, volume, (4, 6, 8), 4, flips) for network in networks]
+    found = whole(networks, volume, patch=(4, 6, 8), heads=4, flips=flips)
+    assert torch.allclose(found.double(), (means[0] + means[1]) / 2, atol=1e-4)
+
+
+def test_logits_of_half_precision_are_summed_in_float32_whatever_their_layout() -> None:
+    volume = torch.randn((2, 11, 9, 14), generator=torch.Generator().manual_seed(1))
+    exact = affected_by_everything(4)
+    layouts = (torch.contiguous_format, torch.channels_last_3d)
+    one, other = (
+        whole(lambda x, layout=layout: exact(x).bfloat16().contiguous(memory_format=layout), volume, patch=(4, 6, 8), heads=4, batch=1)
+        for layout in layouts
+    )
+    rounded = slow_prediction(lambda x: exact(x).bfloat16(), volume, (4, 6, 8), 4, Flips())
+    assert torch.equal(one, other) and one.dtype == torch.float32
+    assert torch.allclose(one.double(), rounded, atol=1e-4)
+
+
+def test_what_is_held_is_one_patch_of_slices_however_long_the_volume_and_less_with_a_band() -> None:
+    long = Tiles(shape=(1000, 100, 60), patch=(20, 16, 12))
+    assert long.held == (20, 100, 60) and long.held_bytes(7) == 4 * 8 * 20 * 100 * 60
+    assert replace(long, along=1).held == (16, 1000, 60)
+    assert replace(long, rows=(30, 50)).held == (20, 20, 60)
+    assert replace(long, shape=(10, 100, 60)).held == (10, 100, 60)
+
+
+def test_slabs_handed_on_stay_as_they_are_when_their_place_is_used_again() -> None:
+    volume = torch.randn(1, 40, 12, 9)
+    kept = list(predict_slabs(lambda x: x, volume, patch=(8, 6, 6), heads=1))
+    assert torch.allclose(torch.cat([slab for _, slab in kept], dim=1), volume, atol=1e-5)

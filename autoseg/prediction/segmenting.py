@@ -133,24 +133,20 @@ def segment_preprocessed(
     return classes
 
 
-def ensemble(networks: Sequence[nn.Module], device: str) -> Callable[[Tensor], Tensor]:
-    """Return one function for several networks: the mean of their logits, in the fastest precision of the device that is safe.
-
-    Source: nnU-Net 2.8.1 (mean of logits over folds).
-    """
+def in_safe_precision(networks: Sequence[nn.Module], device: str) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Return for each network a function that gives its logits, computed in the fastest precision of the device that is safe."""
     kind = torch.device(device)
     precision = choose_precision("auto", kind)
 
-    def mean(x: Tensor) -> Tensor:
-        """Return the mean logits of the folds, in float32."""
-        with torch.autocast(kind.type, dtype=precision, enabled=precision != torch.float32):
-            first, *others = [network(x) for network in networks]
-        total: Tensor = first.float()
-        for logits in others:
-            total = total + logits.float()
-        return total / len(networks)
+    def wrapped(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        def logits(x: Tensor) -> Tensor:
+            with torch.autocast(kind.type, dtype=precision, enabled=precision != torch.float32):
+                result: Tensor = network(x)
+            return result
 
-    return mean
+        return logits
+
+    return tuple(wrapped(network) for network in networks)
 
 
 def flips_of(plan: Plan, configuration: Configuration, *, tta: bool) -> Flips:
@@ -191,7 +187,7 @@ def _segment_volume(
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]:
     """Return classes, and probabilities where asked for, canonical, on the case's own grid."""
     slabs = predict_slabs(
-        ensemble(networks, device),
+        in_safe_precision(networks, device),
         volume,
         patch=configuration.patch_size,
         heads=plan.labels.output_channels,

@@ -20,7 +20,7 @@ from autoseg.errors import ModelError, PlanMismatch, UnreadableFile
 from autoseg.images import Image
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.prediction import Model, open_model, segment, segment_preprocessed
-from autoseg.prediction.segmenting import ensemble, flips_of
+from autoseg.prediction.segmenting import flips_of, in_safe_precision
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.tiling import Flips, predict_slabs
 from autoseg.workspace import Workspace
@@ -96,7 +96,7 @@ def test_all_48_axis_orders_of_a_file_give_one_segmentation_on_the_grid_of_each_
 
 def logits_of(networks: Sequence[torch.nn.Module], volume: Tensor, plan: Plan, configuration: Configuration) -> Tensor:
     slabs = predict_slabs(
-        ensemble(networks, "cpu"),
+        in_safe_precision(networks, "cpu"),
         volume,
         patch=configuration.patch_size,
         heads=plan.labels.output_channels,
@@ -156,12 +156,12 @@ def test_probabilities_lie_on_the_grid_of_the_scan_and_agree_with_the_classes(
     assert np.array_equal(result.classes, plain.classes)
 
 
-def test_a_fold_ensemble_is_the_mean_of_the_logits(make_workspace: Callable[..., Workspace]) -> None:
+def test_a_fold_ensemble_is_the_mean_of_the_logits(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:
     model = open_model(make_workspace().root, configuration="2d", device="cpu")
-    x = torch.randn(2, 2, 1, 12, 16)
-    both = [ensemble([network], "cpu")(x) for network in model.stages[0].networks]
-    assert torch.allclose(ensemble(model.stages[0].networks, "cpu")(x), (both[0] + both[1]) / 2, atol=1e-6)
-    assert not torch.allclose(both[0], both[1])
+    networks, volume = model.stages[0].networks, torch.randn(2, 3, 12, 16)
+    one, other = (logits_of([network], volume, model.plan, model.configuration) for network in networks)
+    assert torch.allclose(logits_of(networks, volume, model.plan, model.configuration), (one + other) / 2, atol=1e-5)
+    assert not torch.allclose(one, other)
 
 
 class _Prepared:

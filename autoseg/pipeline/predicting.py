@@ -50,6 +50,7 @@ def predict(
     model : a workspace, a model file, or an opened model
     inputs : files, or one folder; several channels by the suffixes _0000, _0001, ...
     output : a file where there is one input and the name has an image suffix; else a folder
+    configuration : one, or several joined by "+": the mean of their probabilities; by default what `select` chose
     fold : one fold of the cross-validation; by default the mean of all that are trained
     probabilities : also write `NAME_probabilities.nii.gz`, one volume per label or region
     uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely
@@ -160,7 +161,7 @@ def load(model: Path | str | Workspace, *, configuration: str | None = None, fol
     """
     path = model.root if isinstance(model, Workspace) else Path(model)
     opened = prediction.open_model(path, configuration=configuration, folds=None if fold is None else (fold,), device=device)
-    return LoadedModel(model=replace(opened, rules=read_rules(Workspace(root=path)).get(opened.configuration.name)))
+    return LoadedModel(model=replace(opened, rules=read_rules(Workspace(root=path)).get(opened.name)))
 
 
 @dataclass(frozen=True, kw_only=True)

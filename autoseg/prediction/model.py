@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from autoseg.postprocessing import PostprocessingRules
 from autoseg.workspace import Run, Workspace
 
 PREFERRED = ("3d_fullres", "3d_cascade", "2d", "3d_lowres")  # where no selection was made
+
+AND = "+"  # between the configurations of an ensemble, in its name
 
 # What a fold's result depends on: one preprocessing and one tiling serve all folds of a stage.
 _OF_A_PLAN = ("labels", "channels", "axis_order", "intensities")
@@ -48,18 +50,34 @@ class Model:
     identity: str  # changes when any weight does
     fingerprint: Fingerprint | None = None  # of the training data, to warn of scans far outside
     rules: PostprocessingRules | None = None  # by default of `predict`
+    partners: tuple[Model, ...] = ()  # of an ensemble: the other configurations, whose probabilities are averaged with this one's
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The configurations of an ensemble as models of their own; of one configuration, itself."""
+        return (replace(self, partners=()), *self.partners)
+
+    @property
+    def name(self) -> str:
+        """The configurations whose result is the model's: `3d_fullres`, or `2d+3d_fullres`."""
+        return AND.join(member.configuration.name for member in self.members)
 
     @property
     def configuration(self) -> Configuration:
-        """The configuration whose result is the model's."""
+        """The configuration whose result is the model's; of an ensemble, the first."""
         return self.stages[-1].configuration
 
     def describe(self) -> str:
         """Return the model in one phrase."""
+        parts = [member._described() for member in self.members]
+        text = "the mean of " + " and of ".join(f"{name} ({folds})" for name, folds in parts) if self.partners else ", ".join(parts[0])
+        return f"{self.plan.name}: {text}, on {self.device}"
+
+    def _described(self) -> tuple[str, str]:
+        """Return the configuration with the stage before it, and its folds."""
         folds = self.stages[-1].folds
         which = f"fold {folds[0]}" if len(folds) == 1 else f"the mean of folds {', '.join(map(str, folds))}"
-        first = "".join(f"{stage.configuration.name}, then " for stage in self.stages[:-1])
-        return f"{self.plan.name}: {first}{self.configuration.name}, {which}, on {self.device}"
+        return ", then ".join(stage.configuration.name for stage in self.stages), which
 
 
 def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[int] | None = None, device: str = "auto") -> Model:
@@ -68,7 +86,8 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
     Parameters
     ----------
     path : a workspace
-    configuration : by default the one that `select` chose, else the first of `PREFERRED` that is trained
+    configuration : one, or several joined by "+", whose probabilities are averaged; by default what `select` chose, else the first of
+        `PREFERRED` that is trained
     folds : by default all that are trained. The first stage of a cascade always uses all of its own
     device : as for `machine.choose_device`
 
@@ -90,7 +109,26 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
         raise MissingPath("no such workspace", file=path, fix="check the spelling of the path")
     workspace = Workspace(root=path)
     chosen = machine.choose_device(device)
-    name = configuration or _default_configuration(workspace)
+    members = [_open_one(workspace, name, folds, chosen) for name in parts_of(configuration or _default_configuration(workspace))]
+    if len(members) == 1:
+        return members[0]
+    for member in members[1:]:
+        _require_same_meaning(members[0], member, workspace)
+    identity = hashlib.sha256(" ".join(member.identity for member in members).encode()).hexdigest()[:16]
+    return replace(members[0], partners=tuple(members[1:]), identity=identity)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Return the configurations in the name of one or of an ensemble, each once.
+
+    >>> parts_of("2d+3d_fullres")
+    ('2d', '3d_fullres')
+    """
+    return tuple(dict.fromkeys(name.split(AND)))
+
+
+def _open_one(workspace: Workspace, name: str, folds: Sequence[int] | None, chosen: str) -> Model:
+    """Load one configuration, and the stage before it."""
     last, plan, digests = _load_stage(workspace, name, folds, chosen)
     stages = [last]
     if last.configuration.previous_stage is not None:
@@ -105,6 +143,26 @@ def open_model(path: Path, *, configuration: str | None = None, folds: Sequence[
         identity=hashlib.sha256(" ".join([name, *digests]).encode()).hexdigest()[:16],
         fingerprint=read_fingerprint(workspace.fingerprint) if workspace.fingerprint.exists() else None,
     )
+
+
+def _require_same_meaning(one: Model, other: Model, workspace: Workspace) -> None:
+    """Raise unless two configurations look at the same channels along the same axes, and their heads mean the same.
+
+    Raises
+    ------
+    PlanMismatch : their probabilities cannot be averaged
+    """
+    pairs = [(what, getattr(one.plan, what), getattr(other.plan, what)) for what in ("labels", "channels", "axis_order")]
+    different = [pair for pair in pairs if pair[1] != pair[2]]
+    if different:
+        names = " and ".join(member.configuration.name for member in (one, other))
+        raise PlanMismatch(
+            f"{names} were trained with different {', '.join(what for what, _, _ in different)}",
+            file=workspace.configuration(other.configuration.name),
+            found="\n".join(f"{what} {found}" for what, _, found in different),
+            expected="\n".join(f"{what} {wanted}" for what, wanted, _ in different),
+            fix=f"train both with one plan: autoseg train {workspace.root} --configuration {other.configuration.name} --overwrite",
+        )
 
 
 def open_fold(workspace: Workspace, plan: Plan, configuration: str, fold: int, *, device: str) -> Network:
@@ -156,7 +214,7 @@ def read_selection(workspace: Workspace) -> Selection:
 
 def _default_configuration(workspace: Workspace) -> str:
     for name in (read_selection(workspace).selected, *PREFERRED):
-        if name is not None and trained_folds(workspace, name):
+        if name is not None and all(trained_folds(workspace, part) for part in parts_of(name)):
             return name
     raise ModelError(
         "no fold is trained yet",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from autoseg.preprocessing.store import StoredCase
 from autoseg.tiling import Flips, predict_slabs
 
 STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
+NOTHING_FOUND = "nothing was found: the whole scan is background"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,8 @@ def segment(
 
     Source: nnU-Net 2.8.1, inference.
     """
-    warnings = list(unusual(image, model.plan, model.configuration, model.fingerprint)) if _channels_fit(model, image) else []
-    clock = _Clock()
+    warnings = unusual_for(model, image)
+    clock = Clock()
     classes: NDArray[np.integer[Any]] | None = None
     chances: NDArray[np.float32] | None = None
     for stage in model.stages:
@@ -85,8 +86,19 @@ def segment(
         )
     assert classes is not None, "a model has at least one stage"
     if not classes.any():
-        warnings.append("nothing was found: the whole scan is background")
+        warnings.append(NOTHING_FOUND)
     return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings))
+
+
+def unusual_for(model: Model, image: Image) -> list[str]:
+    """Return what is unusual about a scan for a model; nothing where it has another number of channels, which is refused later.
+
+    Raises
+    ------
+    UnreadableFile : the image holds values that are not finite
+    """
+    fits = image.array.shape[0] == len(model.plan.channels)
+    return list(unusual(image, model.plan, model.configuration, model.fingerprint)) if fits else []
 
 
 def segment_preprocessed(
@@ -126,7 +138,7 @@ def segment_preprocessed(
             device=device,
             tta=tta,
             probabilities=False,
-            clock=_Clock(),
+            clock=Clock(),
         )
     finally:
         network.train(training)
@@ -173,6 +185,34 @@ def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: La
     return torch.cat((volume, channels))
 
 
+def logits_of(
+    networks: Sequence[nn.Module], volume: Tensor, *, plan: Plan, configuration: Configuration, device: str, tta: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the mean logits of some networks for a preprocessed volume `(c, z, y, x)`, slab by slab as `tiling.predict_slabs` does.
+
+    Raises
+    ------
+    ModelError : values that are not finite
+    """
+    slabs = predict_slabs(
+        in_safe_precision(networks, device),
+        volume,
+        patch=configuration.patch_size,
+        heads=plan.labels.output_channels,
+        step=STEP,
+        flips=flips_of(plan, configuration, tta=tta),
+        device=device,
+    )
+    return _finite(slabs)
+
+
+def beyond_the_crop(labels: Labels) -> NDArray[np.float32]:
+    """Return the probabilities `(heads, 1, 1, 1)` of what was cropped away: all of it is background. Source: nnU-Net 2.8.1."""
+    beyond = np.zeros((labels.output_channels, 1, 1, 1), dtype=np.float32)
+    beyond[0] = not labels.regions
+    return beyond
+
+
 def _segment_volume(
     networks: Sequence[nn.Module],
     volume: Tensor,
@@ -183,28 +223,18 @@ def _segment_volume(
     device: str,
     tta: bool,
     probabilities: bool,
-    clock: _Clock,
+    clock: Clock,
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]:
     """Return classes, and probabilities where asked for, canonical, on the case's own grid."""
-    slabs = predict_slabs(
-        in_safe_precision(networks, device),
-        volume,
-        patch=configuration.patch_size,
-        heads=plan.labels.output_channels,
-        step=STEP,
-        flips=flips_of(plan, configuration, tta=tta),
-        device=device,
-    )
-    checked = clock.each("network", _finite(slabs))
+    slabs = logits_of(networks, volume, plan=plan, configuration=configuration, device=device, tta=tta)
+    checked = clock.each("network", slabs)
     labels, chances = plan.labels, None
     with clock("resample"):
         if probabilities:
             logits = torch.cat([slab.cpu() for _, slab in checked], dim=1).numpy()
             logits = resample_scores(logits, geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back)
             inside = classes_of(logits, labels)
-            beyond = np.zeros((labels.output_channels, 1, 1, 1), dtype=np.float32)
-            beyond[0] = not labels.regions  # beyond the crop all is background. Source: nnU-Net 2.8.1
-            chances = geometry.restore(probabilities_of(logits, labels), outside=beyond)
+            chances = geometry.restore(probabilities_of(logits, labels), outside=beyond_the_crop(labels))
         else:
             inside = classes_on_grid(
                 checked, source=geometry.shape, target=geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back, labels=labels
@@ -235,11 +265,7 @@ def _paired_regions(labels: Labels) -> tuple[tuple[int, int], ...] | None:
     return tuple((a, b) for a, b in partners if a < b)
 
 
-def _channels_fit(model: Model, image: Image) -> bool:
-    return image.array.shape[0] == len(model.plan.channels)
-
-
-class _Clock:
+class Clock:
     """Seconds by stage, for the user who asks where the time went."""
 
     def __init__(self) -> None:
@@ -247,11 +273,17 @@ class _Clock:
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Count the time of a block for a stage, less what blocks inside it count for theirs."""
         started, inner = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
             spent = time.perf_counter() - started - (sum(self.seconds.values()) - inner)  # less what inner stages took
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def count(self, seconds: Mapping[str, float]) -> None:
+        """Add what another clock has counted."""
+        for stage, spent in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
     def each(self, stage: str, items: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:

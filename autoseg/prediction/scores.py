@@ -2,8 +2,8 @@
 
 Scores are interpolated linearly and the largest wins. Linear weights are positive and sum to one, so where all corners of a
 cell of the network's grid agree on the winner, it wins everywhere inside the cell; only the cells along borders between
-structures are interpolated, class by class. The result is that of interpolating everything, to rounding, in a
-fraction of the time, and the memory is that of a slab whatever the number of classes::
+structures are interpolated (`cells`). The result is that of interpolating everything, to rounding, in a
+fraction of the time, and the memory is that of a few slices whatever the number of classes::
 
     1───1        1───2
     │ 1 │        │ ? │        regions: the same, with "the score is above zero" in place of "the largest"
@@ -12,9 +12,10 @@ fraction of the time, and the memory is that of a slab whatever the number of cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from torch import Tensor
 
 from autoseg.geometry import Shape
 from autoseg.labels import Labels
+from autoseg.prediction.cells import Axis, Plane, fill_cells, mixed_cells, pieces
 from autoseg.preprocessing.resampling import layers, linear_places, nearest_places
+
+_P = TypeVar("_P")
 
 
 def classes_on_grid(
@@ -33,7 +37,7 @@ def classes_on_grid(
 
     Parameters
     ----------
-    slabs : (first slice, logits `(heads, slices, y, x)`) in order, together `source` voxels
+    slabs : (first slice, logits `(heads, slices, y, x)`) in order, together `source` voxels; fastest with the heads last in memory
     source, target : (z, y, x), voxels
     anisotropic_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
     labels : one head per class, or one per region
@@ -44,17 +48,20 @@ def classes_on_grid(
 
     Source of the rule: nnU-Net 2.8.1: linear resampling of logits, then arg-max, or painting of regions above one half.
     """
-    axes = [_places(n, m, nearest=axis == anisotropic_axis) for axis, (n, m) in enumerate(zip(source, target, strict=True))]
+    axes = [_axis(n, m, nearest=axis == anisotropic_axis) for axis, (n, m) in enumerate(zip(source, target, strict=True))]
+    slices, rows, columns = axes
+    visible = (rows.count > 0)[:, None] & (columns.count > 0)
+    between = any(axis.share.any() for axis in axes)  # else no voxel is between two others
     result = np.empty(target, dtype=_class_type(labels))
-    planes = _planes(slabs, labels)
-    held: dict[int, _Plane] = {}
-    reached = -1
-    for lower, upper, where in layers(axes[0].lower.numpy(), axes[0].upper.numpy()):
-        while reached < upper:
-            reached, plane = next(planes)
-            held[reached] = plane
-        held = {index: plane for index, plane in held.items() if index >= lower}
-        _fill_layer(result, where, held[lower], held[upper], axes, labels)
+    with _Workers() as workers:
+        for below, above, where in _layers(_planes(slabs, labels), source[0], target[0], nearest=anisotropic_axis == 0):
+            outs = [result[index] for index in where]
+            for out in outs:
+                np.take(below.classes[rows.lower], columns.lower, axis=1, out=out)
+            cells = np.flatnonzero(mixed_cells(below, above) & visible) if between else np.empty(0, dtype=np.intp)
+            shares = slices.share[where].tolist()
+            for piece in pieces(cells, below, rows, columns):
+                workers.submit(fill_cells, outs, shares, below, above, piece, rows, columns, labels)
     return result
 
 
@@ -77,89 +84,62 @@ def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.
     return scores.numpy()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Places:
-    """For each voxel along an axis of the target: the two voxels of the source that it is between, and the share of the second."""
-
-    lower: Tensor
-    upper: Tensor
-    share: Tensor  # float32
+def _axis(n: int, m: int, *, nearest: bool) -> Axis:
+    lower, _, share = (nearest_places if nearest else linear_places)(n, m)
+    return Axis.between(n, lower, share, nearest=nearest)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plane:
-    """One slice of scores on the network's grid."""
+def _layers(planes: Iterator[tuple[int, _P]], n: int, m: int, *, nearest: bool) -> Iterator[tuple[_P, _P, NDArray[np.intp]]]:
+    """Yield the source slices below and above with the target slices between them, `n` and `m` slices being all there are."""
+    lower, upper, _ = (nearest_places if nearest else linear_places)(n, m)
+    held: dict[int, _P] = {}
+    reached = -1
+    for first, last, where in layers(lower, upper):
+        while reached < last:
+            reached, plane = next(planes)
+            held = {index: kept for index, kept in held.items() if index >= first}
+            held[reached] = plane
+        yield held[first], held[last], where
 
-    scores: Tensor  # (y * x, heads)
-    classes: Tensor  # (y, x)
-    decided: Tensor  # (m, y, x): what all corners of a cell must agree on; the winner, or which regions are above one half
 
-
-def _places(n: int, m: int, *, nearest: bool) -> _Places:
-    lower, upper, share = map(torch.from_numpy, (nearest_places if nearest else linear_places)(n, m))
-    return _Places(lower=lower, upper=upper, share=share.float())
-
-
-def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tuple[int, _Plane]]:
+def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tuple[int, Plane]]:
+    kind = _class_type(labels)
     for start, slab in slabs:
-        heads, _, height, width = slab.shape
-        decided = (slab > 0 if labels.regions else _winners(slab)[None]).cpu()
         for index in range(slab.shape[1]):
-            scores = slab[:, index].reshape(heads, height * width).t().contiguous().cpu()
-            plane = decided[:, index]
-            classes = torch.from_numpy(labels.paint(plane.numpy())) if labels.regions else plane[0]
-            yield start + index, _Plane(scores=scores, classes=classes, decided=plane)
+            scores = slab[:, index].permute(1, 2, 0).contiguous().cpu().numpy()  # (y, x, heads)
+            if labels.regions:
+                above = scores > 0
+                yield start + index, Plane(scores=scores, classes=labels.paint(above.transpose(2, 0, 1)), decided=above)
+            else:
+                winners = scores.argmax(2).astype(kind)
+                yield start + index, Plane(scores=scores, classes=winners, decided=winners)
 
 
-def _fill_layer(
-    result: NDArray[np.integer[Any]], where: NDArray[np.intp], below: _Plane, above: _Plane, axes: list[_Places], labels: Labels
-) -> None:
-    """Return fill the target slices `where`, all of them between the source slices `below` and `above`."""
-    slices, rows, columns = axes
-    result[where] = below.classes[rows.lower[:, None], columns.lower].numpy()
-    if not any(places.share.any() for places in axes):
-        return  # no voxel is between two others
-    cells = _mixed_cells(below, above)
-    at = cells[rows.lower[:, None], columns.lower].nonzero()  # (pixels, 2)
-    if len(at) == 0:
-        return
-    i, j = at.unbind(1)
-    lower = _interpolated(below, rows, columns, i, j)
-    upper = lower if above is below else _interpolated(above, rows, columns, i, j)
-    for index in where:
-        scores = torch.lerp(lower, upper, float(slices.share[index])) if above is not below else lower
-        found = labels.paint((scores.t() > 0).numpy()) if labels.regions else scores.argmax(1).numpy()
-        result[index, i.numpy(), j.numpy()] = found
+class _Workers:
+    """Threads for pieces of work that do not touch each other's results; as many as torch may use."""
 
+    def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self._begun: deque[Future[None]] = deque()
 
-def _mixed_cells(below: _Plane, above: _Plane) -> Tensor:
-    """Return for each voxel of a slice whether the corners of the cell that begins there disagree."""
-    mixed = torch.zeros_like(below.classes, dtype=torch.bool)
-    for plane in (below,) if above is below else (below, above):
-        decided = plane.decided
-        along_x = _any(decided[:, :, 1:] != decided[:, :, :-1])
-        along_y = _any(decided[:, 1:] != decided[:, :-1])
-        mixed[:, :-1] |= along_x
-        mixed[:-1, :-1] |= along_x[1:]
-        mixed[:-1] |= along_y
-    if above is not below:
-        mixed |= _any(below.decided != above.decided)  # the edges of both faces agree, so one upright edge speaks for four
-    return mixed
+    def __enter__(self) -> _Workers:
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        while self._begun and kind is None:
+            self._begun.popleft().result()
 
-def _any(differences: Tensor) -> Tensor:
-    return differences[0] if len(differences) == 1 else differences.any(0)
-
-
-def _interpolated(plane: _Plane, rows: _Places, columns: _Places, i: Tensor, j: Tensor) -> Tensor:
-    """Return the scores `(pixels, heads)` between the four corners around each pixel."""
-    width = plane.classes.shape[1]
-    top, bottom = rows.lower[i] * width, rows.upper[i] * width
-    left, right = columns.lower[j], columns.upper[j]
-    across, down = columns.share[j], rows.share[i]
-    corners = torch.stack((top + left, top + right, bottom + left, bottom + right), dim=1)
-    weights = torch.stack(((1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across), dim=1)
-    return torch.nn.functional.embedding_bag(corners, plane.scores, mode="sum", per_sample_weights=weights)  # a sum of weighted rows
+    def submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run a function in one of the threads; wait while many are still to be done, since each keeps what it was given."""
+        if self._pool is None:
+            function(*arguments)
+            return
+        while len(self._begun) >= 2 * self._threads:
+            self._begun.popleft().result()
+        self._begun.append(self._pool.submit(function, *arguments))
 
 
 def _winners(scores: Tensor) -> Tensor:

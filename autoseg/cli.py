@@ -76,6 +76,12 @@ MapLabels = Annotated[
     list[str] | None, typer.Option("--map-labels", metavar="FROM=TO", help="Replace a value in the label files; can be repeated.")
 ]
 Configuration = Annotated[ConfigurationName | None, typer.Option("--configuration", "-c", help="Default: the plan's 3D configuration.")]
+Configurations = Annotated[
+    str | None,
+    typer.Option(
+        "--configuration", "-c", metavar="NAME[+NAME...]", help="One, or several whose probabilities are averaged; default: the selected."
+    ),
+]
 Fold = Annotated[str, typer.Option("--fold", "-f", metavar="0..4|all", help="Fold of the cross-validation.")]
 
 
@@ -231,7 +237,7 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A workspace.")],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Files or a folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTPUT", help="A file for one input, else a folder.")],
-    configuration: Configuration = None,
+    configuration: Configurations = None,
     fold: Fold = "all",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Mirrored test-time augmentation.")] = True,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each label.")] = False,
@@ -246,8 +252,8 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment new scans on their own grid."""
-    if configuration is ConfigurationName.every:
-        raise UsageError("predict uses one configuration", found="--configuration all", fix="name one, or leave it to what select chose")
+    if configuration is not None:
+        _require_configurations(configuration)
     from autoseg import files, resources
     from autoseg.pipeline import predicting
 
@@ -257,7 +263,7 @@ def predict(
             model,
             inputs,
             output,
-            configuration=None if configuration is None else configuration.value,
+            configuration=configuration,
             fold=_fold(fold),
             tta=tta,
             probabilities=probabilities,
@@ -323,15 +329,20 @@ def select(
     against: Annotated[
         list[Path] | None, typer.Option("--against", metavar="WORKSPACE", help="Compare with another one as well; can be repeated.")
     ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs/--no-pairs", help="Also compare pairs of configurations; predicts their common cases with both.")
+    ] = True,
+    device: Device = "auto",
+    workers: Workers = "auto",
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Choose the best configuration and the post-processing rules from out-of-fold results."""
+    """Choose the best configuration or pair and the post-processing rules from out-of-fold results."""
     from autoseg import files
     from autoseg.pipeline import selecting
 
     with Terminal(quiet=quiet) as terminal:
-        result = selecting.select(workspace, against=against or (), reporter=terminal)
+        result = selecting.select(workspace, against=against or (), pairs="all" if pairs else "none", device=device, reporter=terminal)
         if json is not None:
             files.write_json(json, result)
 
@@ -481,6 +492,16 @@ def _fold(text: str) -> int | None:
     if text.isdecimal():
         return int(text)
     raise UsageError("--fold wants a number or 'all'", found=text, fix="--fold 0")
+
+
+def _require_configurations(text: str) -> None:
+    """Raise unless a text names configurations, joined by a plus sign."""
+    known = [name.value for name in ConfigurationName if name is not ConfigurationName.every]
+    if unknown := [part for part in text.split("+") if part not in known]:
+        raise UsageError(
+            "--configuration wants one configuration, or several joined by '+'", found=unknown[0] or text, expected=", ".join(known),
+            fix="name one, such as 3d_fullres, or several, such as 2d+3d_fullres, or leave it to what select chose",
+        )  # fmt: skip
 
 
 def _map(pairs: Sequence[str]) -> dict[int, int]:

@@ -16,15 +16,19 @@ from autoseg.metrics import bootstrap_means, mean_of_means
 
 LEVEL = 0.05  # of all differences together
 FEWEST = 3  # cases in common below which nothing is compared
+FEW = 6  # differences up to which all are put into words; of more, those of the chosen one
+SHOWN = 8  # names of common cases in a sentence
+REPEATS = 5000  # draws of the bootstrap
+_DRAWS_EACH = 200  # per comparison at least: else no difference is clear among very many, as a p value is never below 2 / draws
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A configuration with its out-of-fold scores."""
+    """A configuration, or several whose probabilities are averaged, with the out-of-fold scores."""
 
     name: str
     cases: Mapping[str, Scores]
-    work: float  # to predict one scan, in any unit that is the same for all
+    work: float  # to predict one scan, in any unit that is the same for all; of several configurations the sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class Difference:
     first: str
     second: str
     cases: int  # in common
+    named: tuple[str, ...] = ()  # the cases in common, where one of the two has others as well
     difference: float | None = None  # None: too few cases in common
     ci95: tuple[float, float] | None = None  # percentile bootstrap over the cases, for this difference alone
     p: float | None = None  # two-sided, of the same draws
@@ -56,18 +61,19 @@ class Difference:
             return f"{self.first} and {self.second} have {self.cases} validated cases in common: too few to compare them"
         verdict = "a difference beyond chance" if self.clear else "no difference beyond chance"
         low, high = self.ci95
-        return (f"{self.first} against {self.second}: {self.difference:+.4f} Dice [{low:+.4f}, {high:+.4f}] on {self.cases} common cases "
-                f"(p {self.p_adjusted:.3f}): {verdict}")  # fmt: skip
+        which = f" ({', '.join(self.named[:SHOWN])}{', ...' if len(self.named) > SHOWN else ''})" if self.named else ""
+        return (f"{self.first} against {self.second}: {self.difference:+.4f} Dice [{low:+.4f}, {high:+.4f}] on {self.cases} common cases"
+                f"{which} (p {self.p_adjusted:.3f}): {verdict}")  # fmt: skip
 
 
-def compare(candidates: Sequence[Candidate], *, rng: np.random.Generator, repeats: int = 5000) -> tuple[Difference, ...]:
+def compare(candidates: Sequence[Candidate], *, rng: np.random.Generator, repeats: int | None = None) -> tuple[Difference, ...]:
     """Return the paired difference in mean Dice of every two candidates, on the cases that both have.
 
     Parameters
     ----------
     candidates : with the scores of each case
     rng : source of the bootstrap
-    repeats : draws of the cases
+    repeats : draws of the cases; by default 5000, more where there are more than 25 pairs
 
     Returns
     -------
@@ -76,7 +82,9 @@ def compare(candidates: Sequence[Candidate], *, rng: np.random.Generator, repeat
 
     Source: percentile bootstrap as Efron & Tibshirani 1993, chapter 13; Holm 1979, Scand J Statist 6:65, for all pairs together.
     """
-    found = [_difference(first, second, rng, repeats) for first, second in itertools.combinations(candidates, 2)]
+    pairs = list(itertools.combinations(candidates, 2))
+    draws = repeats or max(REPEATS, _DRAWS_EACH * len(pairs))
+    found = [_difference(first, second, rng, draws) for first, second in pairs]
     tested = sorted((index for index, pair in enumerate(found) if pair.p is not None), key=lambda index: found[index].p or 0.0)
     adjusted = 0.0
     for rank, index in enumerate(tested):
@@ -101,14 +109,14 @@ def choose(candidates: Sequence[Candidate], differences: Sequence[Difference]) -
     base = max(candidates, key=lambda c: (len(c.cases), _mean(c), -c.work))
     pairs = {frozenset((d.first, d.second)): d for d in differences}
     compared = [c for c in candidates if c is base or pairs[frozenset((c.name, base.name))].difference is not None]
-    reasons = [d.sentence() for d in differences]
+    left = [c for c in compared if not any(_clearly_better(other, c, pairs) for other in compared if other is not c)]
+    best = min(left, key=lambda c: (c.work, -_mean(c)))
+    reasons = [d.sentence() for d in differences if len(differences) <= FEW or best.name in (d.first, d.second)]
     reasons += [
         f"{c.name} takes no part: it shares too few validated cases with {base.name}, which has the most ({len(base.cases)})"
         for c in candidates
         if c not in compared
     ]
-    left = [c for c in compared if not any(_clearly_better(other, c, pairs) for other in compared if other is not c)]
-    best = min(left, key=lambda c: (c.work, -_mean(c)))
     beaten = ", ".join(c.name for c in compared if c not in left)
     if len(left) == 1:
         reasons.append(f"{best.name} is chosen: it is clearly better than {beaten}" if beaten else f"{best.name} is chosen")
@@ -127,7 +135,8 @@ def _difference(first: Candidate, second: Candidate, rng: np.random.Generator, r
     common = sorted(first.cases.keys() & second.cases.keys())
     labels = sorted({name for case in common for scores in (first.cases[case], second.cases[case]) for name in scores})
     values = np.array([[_gain(first.cases[case].get(name), second.cases[case].get(name)) for name in labels] for case in common])
-    empty = Difference(first=first.name, second=second.name, cases=len(common))
+    named = tuple(common) if len(common) < max(len(first.cases), len(second.cases)) else ()
+    empty = Difference(first=first.name, second=second.name, cases=len(common), named=named)
     if len(common) < FEWEST or not np.isfinite(values).any():
         return empty
     draws = bootstrap_means(values, rng=rng, repeats=repeats)

@@ -21,7 +21,7 @@ from autoseg.pipeline.planned import read_dataset, read_plan, read_splits
 from autoseg.pipeline.records import read_check, read_rules
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, validated_folds
-from autoseg.planning.configuration import Plan
+from autoseg.planning.configuration import Configuration, Plan
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 from autoseg.report import Drawing, Grid, Items, Page, Section, Text, drawings
 from autoseg.tables import Table
@@ -91,7 +91,7 @@ def _of_dataset(dataset: Dataset, faults: Sequence[Fault]) -> Page:
 
 def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -> Page:
     plan, dataset = read_plan(workspace), read_dataset(workspace)
-    folds = validated_folds(workspace, plan)
+    folds = _validated(workspace, plan)
     shown = _shown(workspace, folds, asked)
     summary = None if shown is None else evaluation.summarise(out_of_fold_scores(folds[shown]), plan.labels)
     results: list[Section] = []
@@ -120,6 +120,15 @@ def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -
                  (f"{len(evaluation.scores_in(summary))} of {len(dataset.cases)}", "cases validated"), (str(len(folds[shown])), "folds"),
                  (shown, "configuration")]  # fmt: skip
     return Page(title=f"{plan.name}: segmentation model", sentence=sentence, cards=cards, sections=sections, made_by=_MADE_BY)
+
+
+def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
+    """Return the validated folds of every configuration that has some; with the selected pair of configurations, if there is one."""
+    folds = validated_folds(workspace, plan)
+    selected = prediction.read_selection(workspace).selected
+    if selected is None or selected in folds or not Run(root=(pair := workspace.configuration(selected))).summary.exists():
+        return folds
+    return folds | {selected: [pair]}
 
 
 def _figures(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Grid:
@@ -307,17 +316,15 @@ def _faults(faults: Sequence[Fault], notes: Sequence[str]) -> list[Any]:
 
 def _methods(workspace: Workspace, plan: Plan, dataset: Dataset, summary: dict[str, Any] | None, shown: str | None) -> list[Any]:
     settings = read_settings(plan.settings or {})
-    c = plan.configuration(shown) if shown else plan.configurations[-1]
+    parts = prediction.parts_of(shown) if shown else (plan.configurations[-1].name,)
+    averaged = " The probabilities of these configurations were averaged." if len(parts) > 1 else ""
     epochs = f"{settings.epochs} epochs of {settings.steps_per_epoch} steps"
     folds = len(read_splits(workspace, dataset)) if workspace.splits.exists() else 0
     score = "" if summary is None or mean_dice(summary) is None else f" The mean Dice out of fold was {dice_text(summary)}."
     paragraph = (
         f"Segmentation models were trained with autoseg {__version__} on {len(dataset.cases)} scans "
         f"({', '.join(dict.fromkeys(channel.modality for channel in plan.channels))}; labels: "
-        f"{', '.join(name for name, _ in plan.labels.scored)}). Scans were resampled to {format_spacing(c.spacing)} and normalised by "
-        f"{' and '.join(dict.fromkeys(c.normalization))}. The configuration {c.name} is "
-        f"{_NETWORKS.get(c.network, c.network)} with {c.stages} resolutions, {c.features_per_stage[0]} to {c.features_per_stage[-1]} "
-        f"features and {c.norm} normalisation, trained on patches of {format_shape(c.patch_size)} voxels in batches of {c.batch_size}, "
+        f"{', '.join(name for name, _ in plan.labels.scored)}). {'. '.join(_in_words(plan.configuration(part)) for part in parts)}, "
         f"planned for {f'{format_duration(plan.time_budget)} a fold' if plan.time_budget else epochs}, with Dice and cross-entropy losses, "
         f"deep supervision and data augmentation" + (f", in a cross-validation of {folds} folds." if folds > 1 else ".")
     )
@@ -326,13 +333,23 @@ def _methods(workspace: Workspace, plan: Plan, dataset: Dataset, summary: dict[s
     root = workspace.root.name
     commands = [
         f"autoseg plan DATASET -o {root} --planner {plan.planner}{length}",
-        f"autoseg train {root} --configuration {c.name}",
+        *(f"autoseg train {root} --configuration {part}" for part in parts),
         f"autoseg select {root}",
         f"autoseg predict {root} SCANS -o PREDICTIONS",
     ]
     machine = f"planned for {plan.device.get('name', plan.device.get('device'))}"
     return [
-        Text(text=paragraph + score),
+        Text(text=paragraph + averaged + score),
         Text(text="\n".join(commands), code=True),
         Items(items=[machine, *(f"{path.name}: sha256 {files.hash_file(path)}" for path in written)], head="Machine and files"),
     ]
+
+
+def _in_words(c: Configuration) -> str:
+    """Return how scans are prepared for a configuration, and what its network is."""
+    return (
+        f"Scans were resampled to {format_spacing(c.spacing)} and normalised by {' and '.join(dict.fromkeys(c.normalization))}. "
+        f"The configuration {c.name} is {_NETWORKS.get(c.network, c.network)} with {c.stages} resolutions, {c.features_per_stage[0]} to "
+        f"{c.features_per_stage[-1]} features and {c.norm} normalisation, trained on patches of {format_shape(c.patch_size)} voxels in "
+        f"batches of {c.batch_size}"
+    )

@@ -1,4 +1,4 @@
-"""`select`: the best configuration and the post-processing rules, from out-of-fold results."""
+"""`select`: the best configuration or pair of configurations and the post-processing rules, from out-of-fold results."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, evaluation, files, images, postprocessing, schema, selection
+from autoseg import cases, evaluation, files, images, postprocessing, prediction, schema, selection
 from autoseg.cases import Dataset
 from autoseg.checksums import with_checksum
 from autoseg.errors import MissingPath, PlanMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
+from autoseg.pipeline import pairing
 from autoseg.pipeline.evaluating import mean_dice
 from autoseg.pipeline.planned import read_dataset, read_plan, require_fit
 from autoseg.pipeline.records import read_summary
-from autoseg.pipeline.reporter import LoggingReporter, Reporter
+from autoseg.pipeline.reporter import LoggingReporter, NullReporter, Reporter
 from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, validated_folds
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.tiling import tile_starts
@@ -28,20 +29,32 @@ from autoseg.version import __version__
 from autoseg.workspace import Run, Workspace
 
 
-def select(root: Path | str | Workspace, *, against: Sequence[Path | str] = (), reporter: Reporter | None = None) -> dict[str, Any]:
-    """Choose the best configuration and the post-processing rules from the out-of-fold predictions there are.
+def select(
+    root: Path | str | Workspace,
+    *,
+    against: Sequence[Path | str] = (),
+    pairs: Literal["all", "predicted", "none"] = "all",
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Choose the best configuration or pair of configurations, and the post-processing rules, from the out-of-fold predictions there are.
 
     Two configurations are compared on the cases that both have predicted out of fold, so missing folds do no harm. Where the
-    difference may be chance, the one that takes less work for a scan is chosen.
+    difference may be chance, the one that takes less work for a scan is chosen; a pair takes the work of both.
 
     Parameters
     ----------
     root : the workspace
     against : other workspaces of the same data set, to be compared with; `predict` uses this workspace's in any case
+    pairs : "all": also compare the mean of every two configurations, for which the cases they share are predicted with both, once;
+        "predicted": only the pairs for which that was done before with the networks there are now; "none": no pairs
+    device : where pairs are predicted
+    workers : processes that score them
 
     Returns
     -------
-    what selection.json holds: per configuration its folds, cases and mean Dice; the differences with their intervals; the one
+    what selection.json holds: per configuration and pair its folds, cases and mean Dice; the differences with their intervals; the one
     `predict` uses by default, and the reasons
 
     Raises
@@ -55,23 +68,25 @@ def select(root: Path | str | Workspace, *, against: Sequence[Path | str] = (), 
     require_fit(plan, dataset, workspace)
     files.require_writable(workspace.root)
     files.sweep(workspace.root)
+    others = [_read_other(Workspace(root=Path(other)), plan.labels) for other in against]
     folds = _validated(workspace, plan)
-    ours = [_candidate(name, found, plan) for name, found in folds.items()]
-    theirs = [candidate for other in against for candidate in _others(Workspace(root=Path(other)), plan.labels)]
+    tried = _with_pairs(workspace, plan, dataset, folds, pairs=pairs, device=device, workers=workers, reporter=reporter)
+    ours = [_candidate(name, found, plan) for name, found in tried.items()]
+    theirs = [candidate for other, other_plan in others for candidate in _others(other, other_plan)]
     differences = selection.compare([*ours, *theirs], rng=np.random.default_rng(0))
     names = {candidate.name for candidate in ours}
     best, reasons = selection.choose(ours, [d for d in differences if {d.first, d.second} <= names])
     reasons += tuple(d.sentence() for d in differences if best in (d.first, d.second) and not {d.first, d.second} <= names)
-    rules = {name: _choose_rules(workspace, dataset, plan, found, reporter) for name, found in folds.items()}
-    table = {candidate.name: _row(candidate, folds[candidate.name], plan.labels) for candidate in ours}
+    rules = {name: _choose_rules(dataset, plan, found.paths, reporter) for name, found in tried.items() if name in folds or name == best}
+    table = {candidate.name: _row(candidate, tried[candidate.name], plan.labels) for candidate in ours}
     result = {"version": __version__, "configurations": schema.dump(table), "differences": schema.dump(differences), "selected": best,
               "reasons": list(reasons)}  # fmt: skip
     files.write_json(workspace.postprocessing, with_checksum({name: rule.to_json() for name, rule in rules.items()}))
     files.write_json(workspace.selection, with_checksum(result))
     for name, row in table.items():
-        note = "; ".join(rules[name].sentences()) or "no post-processing rule helps"
         dice = "none" if row.dice is None else f"{row.dice:.4f}"
-        reporter.say(f"{name}: out-of-fold Dice {dice} over {row.cases} cases of {len(row.folds)} folds; {note}")
+        note = f"; {'; '.join(rules[name].sentences()) or 'no post-processing rule helps'}" if name in rules else ""
+        reporter.say(f"{name}: out-of-fold Dice {dice} over {row.cases} cases of {', '.join(row.folds)}{note}")
     if len(ours) + len(theirs) > 1:
         reporter.say("\n".join(reasons))
     if len(table) > 1:
@@ -86,18 +101,55 @@ def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
     return found
 
 
-def _candidate(name: str, folds: Sequence[Path], plan: Plan, *, prefix: str = "") -> selection.Candidate:
-    return selection.Candidate(name=prefix + name, cases=out_of_fold_scores(folds), work=_work(plan.configuration(name), plan))
+@dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """Where the out-of-fold predictions of a configuration or a pair are, and of which folds they are."""
+
+    paths: Sequence[Path]
+    folds: tuple[str, ...]
 
 
-def _others(workspace: Workspace, labels: Labels) -> list[selection.Candidate]:
-    """Return the candidates of another workspace of the same data set, named after its folder."""
+def _with_pairs(
+    workspace: Workspace,
+    plan: Plan,
+    dataset: Dataset,
+    folds: Mapping[str, Sequence[Path]],
+    *,
+    pairs: str,
+    device: str,
+    workers: int | None,
+    reporter: Reporter,
+) -> dict[str, _Tried]:
+    """Return what is compared: the configurations that have validated folds, and their pairs."""
+    tried = {name: _Tried(paths=paths, folds=tuple(path.name for path in paths)) for name, paths in folds.items()}
+    if pairs == "none" or len(folds) < 2:
+        return tried
+    found = pairing.compared_pairs(workspace, plan, dataset, folds, predict_missing=pairs == "all", device=device, workers=workers,
+                                   reporter=reporter)  # fmt: skip
+    return tried | {pair.name: _Tried(paths=[pair.run.root], folds=pair.folds) for pair in found}
+
+
+def _candidate(name: str, tried: _Tried, plan: Plan, *, prefix: str = "") -> selection.Candidate:
+    work = sum(_work(plan.configuration(part), plan) for part in prediction.parts_of(name))
+    return selection.Candidate(name=prefix + name, cases=out_of_fold_scores(tried.paths), work=work)
+
+
+def _read_other(workspace: Workspace, labels: Labels) -> tuple[Workspace, Plan]:
+    """Return another workspace of the same data set, and its plan."""
     plan = read_plan(workspace)
     if plan.labels != labels:
         raise PlanMismatch(
             "the workspaces have other labels", file=workspace.root, found=", ".join(name for name, _ in plan.labels.scored),
             expected=", ".join(name for name, _ in labels.scored), fix="compare workspaces of the same data set")  # fmt: skip
-    return [_candidate(name, folds, plan, prefix=f"{workspace.root.name}/") for name, folds in _validated(workspace, plan).items()]
+    _validated(workspace, plan)
+    return workspace, plan
+
+
+def _others(workspace: Workspace, plan: Plan) -> list[selection.Candidate]:
+    """Return the candidates of another workspace, named after its folder; of its pairs those that it has predicted before."""
+    tried = _with_pairs(workspace, plan, read_dataset(workspace), _validated(workspace, plan), pairs="predicted", device="cpu", workers=0,
+                        reporter=NullReporter())  # fmt: skip
+    return [_candidate(name, found, plan, prefix=f"{workspace.root.name}/") for name, found in tried.items()]
 
 
 def _work(configuration: Configuration, plan: Plan) -> float:
@@ -111,7 +163,7 @@ def _work(configuration: Configuration, plan: Plan) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """One configuration in selection.json."""
+    """One configuration or pair in selection.json."""
 
     folds: tuple[str, ...]
     cases: int
@@ -120,16 +172,13 @@ class _Row:
     work: float
 
 
-def _row(candidate: selection.Candidate, folds: Sequence[Path], labels: Labels) -> _Row:
+def _row(candidate: selection.Candidate, tried: _Tried, labels: Labels) -> _Row:
     summary = evaluation.summarise(candidate.cases, labels)
     dice = {name: value["dice"] for name, value in summary["labels"].items()}
-    names = tuple(fold.name for fold in folds)
-    return _Row(folds=names, cases=len(candidate.cases), dice=mean_dice(summary), labels=dice, work=candidate.work)
+    return _Row(folds=tried.folds, cases=len(candidate.cases), dice=mean_dice(summary), labels=dice, work=candidate.work)
 
 
-def _choose_rules(
-    workspace: Workspace, dataset: Dataset, plan: Plan, folds: Sequence[Path], reporter: Reporter
-) -> postprocessing.PostprocessingRules:
+def _choose_rules(dataset: Dataset, plan: Plan, folds: Sequence[Path], reporter: Reporter) -> postprocessing.PostprocessingRules:
     """Choose the rules that pay on the out-of-fold predictions; cases are read again in each round, one in memory at a time."""
     by_name = {case.name: case for case in dataset.cases if case.annotated is None}  # what was not annotated cannot be judged
     files_of = {name: path for name, path in out_of_fold(folds).items() if name in by_name}

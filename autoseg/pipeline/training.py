@@ -133,7 +133,7 @@ def _with_network(plan: Plan, architecture: str) -> Plan:
 def _select(workspace: Workspace, reporter: Reporter) -> None:
     """Choose among the configurations; where that fails, the training is finished all the same."""
     try:
-        select(workspace, reporter=reporter)
+        select(workspace, pairs="predicted", reporter=reporter)
     except AutosegError as error:
         reporter.say(f"warning: nothing selected, though the training is finished: {error}")
 

@@ -111,7 +111,7 @@ def test_configurations_that_mean_something_else_are_not_averaged(
     make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]
 ) -> None:
     workspace = make_workspace(only(make_plan(), "2d"))
-    make_workspace(only(make_plan(axis_order=(0, 1, 2)), "3d_fullres"), root=workspace.root)
+    make_workspace(only(make_plan(axis_order=(0, 1, 2), swap_axis=2), "3d_fullres"), root=workspace.root)
     with pytest.raises(PlanMismatch, match="different axis_order"):
         open_model(workspace.root, configuration="2d+3d_fullres", device="cpu")
 

@@ -11,6 +11,7 @@ import torch
 
 from autoseg import cli, files, images, networks, prediction
 from autoseg.checksums import with_checksum, without_checksum
+from autoseg.metrics import QUICK
 from autoseg.networks import checkpoint
 from autoseg.pipeline import pairing, selecting
 from autoseg.pipeline.evaluating import score, write_summary
@@ -24,6 +25,14 @@ CASES = [f"phantom_{i:03d}" for i in range(4)]
 
 def run(*arguments: object, code: int = 0) -> None:
     assert cli.main([str(word) for word in arguments]) == code
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_metrics():
+    """Surfaces of what random networks draw take long to measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairing.evaluation, "affordable_metrics", lambda *given: QUICK)
+        yield
 
 
 @pytest.fixture(scope="module")

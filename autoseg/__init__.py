@@ -30,6 +30,8 @@ def plan(
     output: str | Path | None = None,
     fingerprint: str | Path | None = None,
     planner: str | Path = "default",
+    network: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     memory: str | int | None = None,
     time_budget: str | float | None = None,
@@ -52,6 +54,8 @@ def plan(
     output : workspace to make; by default NAME-autoseg in the current folder
     fingerprint : a fingerprint.json to plan from, without any image
     planner : name of a preset, a TOML file, or an nnUNetPlans.json
+    network : name of a network (`autoseg plan --list-networks`), a TOML file, or "module:callable"; by default the planner's
+    settings : constants of the planner to replace, by their dotted names, for instance {"network.attention": "se"}
     device : "auto", "cpu", "cuda", "cuda:N", "mps", or a machine to plan for
     memory : bytes that training may take, or text such as "8G"; by default what the device has free
     time_budget : seconds, or text such as "10m", that one fold may train; by default training runs for the preset's epochs
@@ -84,6 +88,8 @@ def plan(
         output=None if output is None else Path(output),
         from_fingerprint=None if fingerprint is None else Path(fingerprint),
         planner=planner,
+        network=network,
+        settings=settings,
         device=device,
         memory=machine.parse_memory(memory) if isinstance(memory, str) else memory,
         time_budget=quantities.parse_duration(time_budget),

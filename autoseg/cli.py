@@ -131,6 +131,14 @@ def plan(
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="WORKSPACE", help="The folder to create.")] = None,
     fingerprint: Annotated[Path | None, typer.Option("--fingerprint", metavar="FILE", help="Plan from a fingerprint alone.")] = None,
     planner: Annotated[str, typer.Option("--planner", metavar="NAME|FILE.toml", help="Planner preset.")] = "default",
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NAME|FILE.toml|MODULE:CALLABLE", help="Network; default: the planner's. See --list-networks."),
+    ] = None,
+    list_networks: Annotated[bool, typer.Option("--list-networks", help="List the networks there are, and do nothing else.")] = False,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any constant of the planner; can be repeated.")
+    ] = None,
     memory: Annotated[str | None, typer.Option("--memory", metavar="8G", help="Memory for training; default: what the device has.")] = None,
     time_budget: Annotated[str | None, typer.Option("--time-budget", metavar="10m", help="Training time per fold to plan for.")] = None,
     splits: Annotated[Path | None, typer.Option("--splits", metavar="FILE", help="A splits.json of your own.")] = None,
@@ -148,6 +156,8 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Check, measure and plan a data set, and split it into folds; prints the plan with its reasons."""
+    if list_networks:
+        return _list_networks()
     from autoseg import files, machine
     from autoseg.pipeline import preparing
 
@@ -157,6 +167,8 @@ def plan(
             output=output,
             from_fingerprint=fingerprint,
             planner=planner,
+            network=network,
+            settings=_settings(set or ()),
             device=device,
             memory=None if memory is None else machine.parse_memory(memory),
             time_budget=parse_duration(time_budget),
@@ -518,6 +530,15 @@ def _map(pairs: Sequence[str]) -> dict[int, int]:
                 fix="--map-labels 7=0, --map-labels 128-255=1 or --map-labels ff0000=1",
             ) from None  # fmt: skip
     return result
+
+
+def _list_networks() -> None:
+    """Print the name and the description of every network."""
+    from autoseg import presets
+
+    with Terminal(quiet=False) as terminal:
+        for name, description in presets.networks().items():
+            terminal.say(f"{name:20} {description}")
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, str]:

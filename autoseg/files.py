@@ -212,6 +212,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(read_utf8(path, kind="TOML"), file=path)
 
 
+def toml_value(text: str) -> Any:
+    """Return a value as TOML writes it, the text itself where it is none: "3" is a number, "se" a text."""
+    try:
+        return parse_toml(f"value = {text}")["value"]
+    except SettingsError:
+        return text
+
+
 def parse_toml(text: str, *, file: Path | None = None) -> dict[str, Any]:
     """Return the tables of a TOML text.
 

@@ -26,16 +26,18 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from autoseg import extensions, files, losses, schema
-from autoseg.architectures import ARCHITECTURES
+from autoseg.architectures import NETWORKS, choices
 from autoseg.errors import MissingPath, SettingsError
 from autoseg.normalization import NORMALIZATIONS
 
-KINDS = ("planners", "datasets")
+KINDS = ("planners", "datasets")  # folders at the top; those of the networks are in `planners/networks`
 DEFAULT_PLANNER = "default"
+DEFAULT_NETWORK = "unet"
 
 _OWN = ("network.kind", "training.loss.pixel", "training.loss.overlap")
 _CHOICES = {
-    "network.kind": tuple(ARCHITECTURES),
+    "network.kind": tuple(NETWORKS),
+    **{f"network.{name}": names for name, names in choices().items()},
     "training.loss.pixel": losses.VOXEL_LOSSES,
     "training.loss.overlap": losses.REGION_LOSSES,
     **{f"normalization.{modality}": tuple(NORMALIZATIONS) for modality in ("CT", "RGB", "rescaled", "unchanged", "other")},
@@ -63,15 +65,16 @@ def folder(kind: str) -> Path:
 
     Parameters
     ----------
-    kind : "planners" or "datasets"
+    kind : "planners", "networks" or "datasets"
 
     Raises
     ------
     MissingPath : neither place has them; the installation is incomplete
     """
-    assert kind in KINDS, kind
+    assert kind in (*KINDS, "networks"), kind
     package = Path(__file__).resolve().parent
-    for place in (package / kind, package.parent / kind):
+    inner = Path("planners", "networks") if kind == "networks" else Path(kind)
+    for place in (package / inner, package.parent / inner):
         if place.is_dir():
             return place
     raise MissingPath(f"this installation of autoseg lacks its {kind}", file=package / kind, fix="install autoseg again")
@@ -82,17 +85,31 @@ def planner_names() -> tuple[str, ...]:
     return tuple(sorted(_names("planners"), key=lambda name: (name != DEFAULT_PLANNER, name)))
 
 
+def network_names() -> tuple[str, ...]:
+    """Return the names of the networks that come with autoseg, the default one first."""
+    return tuple(sorted(_names("networks"), key=lambda name: (name != DEFAULT_NETWORK, name)))
+
+
+def networks() -> dict[str, str]:
+    """Return the description of each network that comes with autoseg, by its name, the default one first."""
+    return {name: str(_chain("networks", _find("networks", name))[0].head.get("description", "")) for name in network_names()}
+
+
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the data set recipes that come with autoseg, sorted."""
     return tuple(sorted(_names("datasets")))
 
 
-def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
+def planner(
+    name_or_path: str | Path = DEFAULT_PLANNER, *, network: str | Path | None = None, changes: Mapping[str, Any] | None = None
+) -> Preset:
     """Read the planner preset of that name, or in that TOML file, with everything that it extends filled in.
 
     Parameters
     ----------
     name_or_path : a name of `planner_names()`, or a file; a str is a file if it ends in ".toml"
+    network : a name of `network_names()`, a file, or "module:callable" of a user's own; its values replace the planner's
+    changes : dotted name -> value, for instance {"network.attention": "se"}; a text is read as TOML where it replaces anything but text
 
     Raises
     ------
@@ -100,9 +117,9 @@ def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
         known one is offered), a number without unit or source, another unit or kind than the root's: all such places of a file are named
     MissingPath : no such file
     """
-    chain = _chain(_find("planners", name_or_path))
+    chain = _chain("planners", _find("planners", name_or_path))
     default = _find("planners", DEFAULT_PLANNER)
-    if all(file.path != default for file in chain) and chain[-1].path != _chain(default)[-1].path:
+    if all(file.path != default for file in chain) and chain[-1].path != _chain("planners", default)[-1].path:
         raise SettingsError(
             "planner has no `extends`",
             file=chain[-1].path,
@@ -112,6 +129,11 @@ def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
     documented = base = _documented(chain[-1], root=None)
     for file in reversed(chain[:-1]):
         documented = _merged(documented, _documented(file, root=base))
+    if network is not None:
+        documented = _with_network(documented, network, root=base)
+    if changes:
+        stated = _File(path=Path("--set"), name="with --set", head={}, tree=_tree(changes, dict(_leaves(base))))
+        documented = _merged(documented, _documented(stated, root=base))
     return Preset(
         name=chain[0].name,
         description=str(chain[0].head.get("description", "")),
@@ -119,6 +141,33 @@ def planner(name_or_path: str | Path = DEFAULT_PLANNER) -> Preset:
         values=plain(documented),
         documented=documented,
     )
+
+
+def _with_network(documented: dict[str, Any], network: str | Path, *, root: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a planner's tree with the values of a network in place of its own."""
+    if isinstance(network, str) and extensions.is_own(network):
+        return _merged(documented, {"network": {"kind": {"value": network}}})
+    chain = _chain("networks", _find("networks", network))
+    for file in reversed(chain):
+        documented = _merged(documented, _documented(file, root=root))
+    if all("kind" not in file.tree.get("network", {}) for file in chain):
+        documented = _merged(documented, {"network": {"kind": {"value": chain[0].name}}})
+    return documented
+
+
+def _tree(changes: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return changes by dotted name as the tree of a preset."""
+    tree: dict[str, Any] = {}
+    for name, value in changes.items():
+        *tables, key = name.split(".")
+        at = tree
+        for table in tables:
+            at = at.setdefault(table, {})
+        leaf = known.get(name, {})
+        if isinstance(value, str) and not isinstance(leaf.get("value", ""), str):
+            value = files.toml_value(value)
+        at[key] = {"value": value, **({"unit": leaf["unit"], "source": "plan --set"} if "unit" in leaf else {})}
+    return tree
 
 
 def recipe(name_or_path: str | Path) -> dict[str, Any]:
@@ -191,8 +240,8 @@ def _find(kind: str, name_or_path: str | Path, *, relative_to: Path | None = Non
         if not path.is_file():
             raise MissingPath("no such file", file=path, fix="check the spelling of the path")
         return path.resolve()
-    known = planner_names() if kind == "planners" else recipe_names()
-    what = "planner" if kind == "planners" else "recipe"
+    known = {"planners": planner_names, "networks": network_names, "datasets": recipe_names}[kind]()
+    what = {"planners": "planner", "networks": "network", "datasets": "recipe"}[kind]
     if name_or_path not in known:
         close = schema.nearest(name_or_path, known)
         hint = f"did you mean '{close}'? " if close else ""
@@ -200,7 +249,7 @@ def _find(kind: str, name_or_path: str | Path, *, relative_to: Path | None = Non
     return (folder(kind) / f"{name_or_path}.toml").resolve()
 
 
-def _chain(path: Path) -> list[_File]:
+def _chain(kind: str, path: Path) -> list[_File]:
     """Return the file and all that it extends, nearest first."""
     chain: list[_File] = []
     while True:
@@ -212,11 +261,11 @@ def _chain(path: Path) -> list[_File]:
             return chain
         if not isinstance(base, str):
             raise SettingsError("extends is not a name", file=path, found=repr(base), expected='for example extends = "default"')
-        path = _find("planners", base, relative_to=path.parent)
+        path = _find(kind, base, relative_to=path.parent)
         if path in [file.path for file in chain]:
             circle = " -> ".join([*(file.name for file in chain), path.stem])
             raise SettingsError(
-                "planners extend each other in a circle", file=chain[0].path, found=circle, fix="let one of them extend another"
+                f"{kind} extend each other in a circle", file=chain[0].path, found=circle, fix="let one of them extend another"
             )
 
 
@@ -245,13 +294,15 @@ def _documented(file: _File, *, root: Mapping[str, Any] | None) -> dict[str, Any
     for key, leaf in leaves.items():
         if key in _OWN and isinstance(own := leaf.get("value"), str) and extensions.is_own(own):
             continue  # a user's own code: its module decides
+        if key.startswith("network.arguments."):
+            continue  # those of a network from elsewhere: it knows them
         if key in known:
             found += [f"{key}.{fault}" for fault in _leaf_faults(leaf, known[key], is_root=root is None)]
         else:
             found.append(f"{key}: {schema.unknown_key(key, known)}")
     if found:
         fix = 'correct these places; a number is given as { value = ..., unit = "what it counts", source = "a paper, code, a measurement" }'
-        raise schema.failure(found, what=f"the planner preset '{file.name}'", fix=fix, file=file.path)
+        raise schema.failure(found, what=f"the preset '{file.name}'", fix=fix, file=file.path)
     return tree
 
 

@@ -1,4 +1,4 @@
-"""Every registered network is what its record says: weights, convolutions, operations. New ones are tested by being registered."""
+"""The networks with closed forms are what these say: weights, convolutions, operations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoseg import architectures, networks
-from autoseg.architectures import ARCHITECTURES
+from autoseg import networks
+from autoseg.architectures import NETWORKS
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.memory import convolutions, forward_flops, parameters
 from tests.planning.test_memory import configuration
@@ -28,7 +28,7 @@ def planned(network: str, shape: str) -> Configuration:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("network", ARCHITECTURES)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_has_the_weights_and_convolutions_of_its_record(network: str, shape: str) -> None:
     c = planned(network, shape)
     with torch.device("meta"):
@@ -51,28 +51,7 @@ def test_a_network_has_the_weights_and_convolutions_of_its_record(network: str, 
 
 
 def test_a_wrong_count_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = replace(ARCHITECTURES["unet"], stem=True)
-    monkeypatch.setitem(ARCHITECTURES, "wrong", wrong)  # type: ignore[arg-type]
+    wrong = replace(NETWORKS["unet"], stem=True)
+    monkeypatch.setitem(NETWORKS, "wrong", wrong)  # type: ignore[arg-type]
     with pytest.raises(AssertionError):
         test_a_network_has_the_weights_and_convolutions_of_its_record("wrong", "volume")
-
-
-def test_a_block_a_skip_and_a_bottleneck_have_their_places() -> None:
-    class Scaled(torch.nn.Module):
-        def __init__(self, *_: object, **__: object) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(()))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * self.scale
-
-    c = planned("unet", "volume")
-    given = {
-        "channels": 1, "heads": 2, "features": c.features_per_stage, "kernels": c.kernel_sizes, "strides": c.strides,
-        "blocks": c.blocks_per_stage, "decoder_blocks": c.decoder_blocks_per_stage, "norm": c.norm,
-    }  # fmt: skip
-    unet = architectures.load("unet")(3, skip=Scaled, bottleneck=Scaled, **given)
-    logits = unet(torch.zeros(1, 1, *c.patch_size), all_resolutions=False)[0]
-    logits.sum().backward()
-    places = [name for name, weight in unet.named_parameters() if name.endswith("scale") and weight.grad is not None]
-    assert len(places) == c.stages and any(name.startswith(f"stages.{c.stages - 1}.") for name in places)

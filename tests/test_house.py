@@ -169,6 +169,14 @@ def test_every_threshold_of_a_check_has_a_unit_and_a_source_and_is_read() -> Non
         assert not unread, f"{check}: {unread}"
 
 
+@pytest.mark.parametrize("name", presets.network_names())
+def test_every_network_can_be_read_and_says_what_it_is(name: str) -> None:
+    assert presets.planner(network=name).values["network"]["kind"] in (name, "residual_unet", "unet")
+    assert len(presets.networks()[name]) > 20
+    raw = tomllib.loads((presets.folder("networks") / f"{name}.toml").read_text())
+    assert not list(_bare_numbers(raw, name)), "numbers without unit and source"
+
+
 @pytest.mark.parametrize("name", presets.recipe_names())
 def test_every_recipe_can_be_read(name: str) -> None:
     assert presets.recipe(name)
@@ -182,7 +190,7 @@ def test_the_search_for_bare_numbers_finds_them_at_any_depth() -> None:
 
 def test_the_built_wheel_holds_every_module_and_preset_and_nothing_stray(wheel: Path) -> None:
     expected = {str(path.relative_to(REPOSITORY)) for path in _modules(package=True)} | {"autoseg/py.typed"}
-    expected |= {f"autoseg/{kind}/{path.name}" for kind in presets.KINDS for path in (REPOSITORY / kind).glob("*.toml")}
+    expected |= {f"autoseg/{path.relative_to(REPOSITORY)}" for kind in presets.KINDS for path in (REPOSITORY / kind).rglob("*.toml")}
     expected |= {str(path.relative_to(REPOSITORY)) for kind in ("*.toml", "*.html") for path in PACKAGE.rglob(kind)}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -1,6 +1,7 @@
-"""A `Configuration` becomes a network: one architecture per file, chosen by the name in the plan.
+"""A `Configuration` becomes a network: the plain U-Net, its residual encoder, any `Architecture` of the family, or one from elsewhere.
 
-To add an architecture, add a file here and its record to `autoseg.architectures`. `checkpoint` keeps weights together with their plan.
+`unet` and `residual_unet` are the two that the planner counts with; `body` builds every other architecture from the dictionaries of
+`stages`, `attention`, `context`, `resampling` and `decoders`. `checkpoint` keeps weights together with their plan.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoseg import architectures, extensions
+from autoseg import architectures
+from autoseg.architectures import NetworkRequest
 from autoseg.errors import SettingsError
 from autoseg.networks.blocks import NEGATIVE_SLOPE, ResidualBlock
+from autoseg.networks.body import Body, Size
+from autoseg.networks.foreign import ForeignBody
 from autoseg.networks.group_norm import GroupNorm
 from autoseg.planning.configuration import Configuration
-from autoseg.planning.memory import parameters
 from autoseg.planning.validation import unknown_names, wrong_lengths
 
 
@@ -46,8 +49,8 @@ def build(
 
     Raises
     ------
-    SettingsError : an unknown network or norm, stages that do not fit together, or a user's own network that cannot be imported or
-        has other weights than its record counts
+    SettingsError : an unknown network or norm, stages that do not fit together, or a network from elsewhere that cannot be imported
+        or built
 
     Source: initialisation as in nnU-Net 2.8.1: Kaiming normal for LeakyReLU, biases 0, residual blocks begin as the identity.
     """
@@ -56,8 +59,6 @@ def build(
         if generator is not None:
             torch.manual_seed(generator.initial_seed())
         network = Network(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
-    if extensions.is_own(configuration.network):
-        _check_count(network, configuration)
     if torch.get_default_device().type != "meta":
         _initialise(network, generator)
     return place(network, device or torch.get_default_device())
@@ -68,7 +69,7 @@ def place(network: Network, device: str | torch.device) -> Network:
     if next(network.parameters()).device != torch.device(device):
         network = network.to(device)
     for parameter in network.parameters():  # not network.to(): that refuses the fake tensors with which plans are measured
-        if parameter.dim() > 2:
+        if parameter.dim() in (4, 5):
             parameter.data = parameter.data.contiguous(memory_format=network.memory_format)
     return network
 
@@ -82,18 +83,7 @@ class Network(nn.Module):
         self.channels = channels
         self.heads = heads
         self.deep_supervision = deep_supervision
-        first = 1 if self.planar else 0
-        self.body = architectures.load(configuration.network)(
-            3 - first,
-            channels=channels,
-            heads=heads,
-            features=configuration.features_per_stage,
-            kernels=[kernel[first:] for kernel in configuration.kernel_sizes],
-            strides=[stride[first:] for stride in configuration.strides],
-            blocks=configuration.blocks_per_stage,
-            decoder_blocks=configuration.decoder_blocks_per_stage,
-            norm=configuration.norm,
-        )
+        self.body = _body(configuration, channels=channels, heads=heads, deep_supervision=deep_supervision)
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -116,6 +106,27 @@ class Network(nn.Module):
         return logits if several else logits[0]
 
 
+def _body(c: Configuration, *, channels: int, heads: int, deep_supervision: bool) -> nn.Module:
+    """Return what computes, on the axes that the network sees."""
+    first = 1 if c.planar else 0
+    kernels, strides = (tuple(triple[first:] for triple in triples) for triples in (c.kernel_sizes, c.strides))
+    made_of = c.architecture
+    if made_of is None:
+        body: nn.Module = architectures.load(c.network)(
+            3 - first, channels=channels, heads=heads, features=c.features_per_stage, kernels=kernels, strides=strides,
+            blocks=c.blocks_per_stage, decoder_blocks=c.decoder_blocks_per_stage, norm=c.norm)  # fmt: skip
+        return body
+    if made_of.entry:
+        request = NetworkRequest(
+            dimensions=3 - first, channels=channels, heads=heads, patch_size=c.patch_size[first:], spacing=c.spacing[first:],
+            strides=strides, kernel_sizes=kernels, features_per_stage=c.features_per_stage, deep_supervision=deep_supervision)  # fmt: skip
+        return ForeignBody(made_of, request)
+    size = Size(
+        channels=channels, heads=heads, features=c.features_per_stage, kernels=kernels, strides=strides, blocks=c.blocks_per_stage,
+        decoder_blocks=c.decoder_blocks_per_stage, patch=c.patch_size[first:])  # fmt: skip
+    return Body(made_of, size, norm=c.norm)
+
+
 def _check(c: Configuration) -> None:
     if faults := [*unknown_names(c), *wrong_lengths(c)]:
         raise SettingsError(
@@ -123,19 +134,9 @@ def _check(c: Configuration) -> None:
         )
 
 
-def _check_count(network: Network, c: Configuration) -> None:
-    """Raise unless a network has the weights from which its memory and time are planned."""
-    found, planned = sum(weight.numel() for weight in network.parameters()), parameters(c, channels=network.channels, heads=network.heads)
-    if found != planned:
-        raise SettingsError(
-            f"the network '{c.network}' has other weights than its record counts",
-            found=f"{found} weights in configuration '{c.name}'",
-            expected=f"{planned}, as autoseg.architectures counts them",
-            fix="give the class an attribute 'architecture': an autoseg.architectures.Architecture with the convolutions of its blocks",
-        )
-
-
-def _initialise(network: nn.Module, generator: torch.Generator | None) -> None:
+def _initialise(network: Network, generator: torch.Generator | None) -> None:
+    if isinstance(network.body, ForeignBody):
+        return  # as its own code makes it
     convolutions = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     for module in network.modules():
         if isinstance(module, convolutions):
@@ -145,6 +146,7 @@ def _initialise(network: nn.Module, generator: torch.Generator | None) -> None:
         elif isinstance(module, GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    for module in network.modules():
-        if isinstance(module, ResidualBlock):
-            nn.init.zeros_(module.norm.weight)  # the block begins as its shortcut
+    for module in network.modules():  # these blocks begin as their shortcuts
+        last = module.norm if isinstance(module, ResidualBlock) else getattr(module, "begins_as_zero", None)
+        if isinstance(last, GroupNorm):
+            nn.init.zeros_(last.weight)

@@ -1,4 +1,4 @@
-"""The U-Net that every network is made of: an encoder of blocks, skips, and the decoder. Source: PlainConvUNet of nnU-Net 2.8.1."""
+"""The U-Net that the planner counts with: an encoder of blocks, skips, and the decoder. Source: PlainConvUNet of nnU-Net 2.8.1."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ class UNet(nn.Module):
     norm : "group" or "instance"
     block : class of an encoder block, called as `ConvolutionBlock` is
     stem : whether a convolution to the first width comes before the blocks
-    skip : makes what a skip passes through, given dimensions and width; nothing by default
-    bottleneck : makes what follows the lowest stage, given dimensions, width, kernel and norm; nothing by default
     """
 
     def __init__(
@@ -42,8 +40,6 @@ class UNet(nn.Module):
         norm: str,
         block: Callable[..., nn.Module] = ConvolutionBlock,
         stem: bool = False,
-        skip: Callable[[int, int], nn.Module] | None = None,
-        bottleneck: Callable[..., nn.Module] | None = None,
     ) -> None:
         super().__init__()
         ones = (1,) * dimensions
@@ -58,10 +54,7 @@ class UNet(nn.Module):
                 stride = strides[stage] if index == 0 else ones
                 layers.append(block(dimensions, width, out, kernel=kernels[stage], stride=stride, norm=norm))
                 width = out
-            if bottleneck is not None and stage == len(features) - 1:
-                layers.append(bottleneck(dimensions, width, kernel=kernels[stage], norm=norm))
             self.stages.append(nn.Sequential(*layers))
-        self.skips = nn.ModuleList(skip(dimensions, out) for out in features[:-1]) if skip else None
         self.decoder = Decoder(
             dimensions, features=features, kernels=kernels, strides=strides, blocks=decoder_blocks, heads=heads, norm=norm
         )
@@ -74,6 +67,4 @@ class UNet(nn.Module):
         for stage in self.stages:
             x = stage(x)
             levels.append(x)
-        if self.skips is not None:
-            levels = [*(skip(level) for skip, level in zip(self.skips, levels, strict=False)), levels[-1]]
         return self.decoder(levels, all_resolutions=all_resolutions)

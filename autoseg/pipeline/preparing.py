@@ -96,6 +96,8 @@ def plan(
     output: Path | None = None,
     from_fingerprint: Path | None = None,
     planner: str | Path = "default",
+    network: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     memory: int | None = None,
     time_budget: float | None = None,
@@ -119,6 +121,8 @@ def plan(
     output : folder to make; by default `NAME-autoseg` in the current folder
     from_fingerprint : a fingerprint.json to plan from, without any image
     planner : name of a preset, a TOML file, or a plans file of the reference (nnUNetPlans.json)
+    network : name of a network in `planners/networks`, a TOML file, or "module:callable" of a user's own; None: the planner's
+    settings : constants of the planner that replace those of the preset, by their dotted names
     memory : bytes the training may take; by default what the device has free
     time_budget : seconds one fold may train; the network is chosen to see enough in that time
     splits : a splits.json of the user's own
@@ -135,7 +139,7 @@ def plan(
     """
     reporter = reporter or LoggingReporter()
     plans_file = Path(planner) if str(planner).endswith(".json") else None
-    preset = presets.planner(planner if plans_file is None else "nnunet")
+    preset = presets.planner(planner if plans_file is None else "nnunet", network=network, changes=settings)
     offered = machine.to_plan_for(device, memory=memory, probe=probe, say=reporter.say)
     checked = None
     if from_fingerprint is not None:

@@ -18,6 +18,7 @@ from autoseg import files, images, locks, machine, pictures
 from autoseg.cases import Dataset
 from autoseg.checksums import without_checksum
 from autoseg.errors import AutosegError, SettingsError
+from autoseg.networks import memory_estimate
 from autoseg.pipeline import finished_model, parallel_folds
 from autoseg.pipeline.planned import read_together
 from autoseg.pipeline.records import read_summary
@@ -27,6 +28,7 @@ from autoseg.pipeline.validating import References, full_image_dice, is_validate
 from autoseg.planning import validation
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan
 from autoseg.planning.memory import modelled_footprint
+from autoseg.planning.plan import FootprintOf
 from autoseg.preprocessing import store
 from autoseg.quantities import format_duration
 from autoseg.training import batchgenerators_backend, loop
@@ -66,8 +68,7 @@ def train(
     fold : one fold; by default all
     epochs, time_budget : length of one fold's training; the budget is in seconds and includes what is prepared before it and its
         validation, but not what `select` does when all folds are there
-    settings : training settings that replace those of the plan, by their dotted names; "architecture" replaces the planned network, by
-        one of `autoseg.architectures` or by "module:callable"
+    settings : training settings that replace those of the plan, by their dotted names
     tensorboard : also write TensorBoard's event files; needs the extra of that name
     folds_at_once : number of folds trained on this machine, each by a call of its own: they share its memory, and the command that
         started them selects at the end
@@ -90,8 +91,6 @@ def train(
     plan, dataset, folds_there = read_together(workspace)
     splits = tuple(Split(train=split["train"], validation=split["validation"]) for split in folds_there)
     settings = dict(settings or {})
-    architecture = settings.pop("architecture", None)
-    plan = plan if architecture is None else _with_network(plan, architecture)
     chosen = machine.choose_device(device)
     checked = loop.check_settings(plan, settings)
     if checked.augmentation.backend == "batchgenerators":
@@ -107,7 +106,7 @@ def train(
     with joined(chosen) as processes:
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, length=length,
-            deterministic=deterministic, settings=settings, architecture=architecture, device=processes.device or chosen,
+            deterministic=deterministic, settings=settings, device=processes.device or chosen,
             seed=seed, workers=workers, overwrite=overwrite, extend=True, tensorboard=tensorboard, processes=processes,
             devices=devices if processes.size == 1 else (), folds_at_once=folds_at_once,
             reporter=reporter if processes.is_main else NullReporter())  # fmt: skip
@@ -122,12 +121,6 @@ def train(
     if folds_at_once == 1 and length.seconds is not None:
         require_learned({key: workspace.root / "runs" / key for key in results}, results, plan, checked, length.seconds)
     return results
-
-
-def _with_network(plan: Plan, architecture: str) -> Plan:
-    changed = replace(plan, configurations=tuple(replace(c, network=architecture) for c in plan.configurations))
-    validation.validate_plan(changed)
-    return changed
 
 
 def _select(workspace: Workspace, reporter: Reporter) -> None:
@@ -157,7 +150,6 @@ class _Work:
     length: RunLength  # of the fold that is trained next
     deterministic: bool
     settings: Mapping[str, Any]
-    architecture: str | None  # in place of the planned one; the plan has it already
     device: str
     seed: int
     workers: int | None
@@ -188,7 +180,9 @@ def _require_room(work: _Work, names: Sequence[str], folds: Sequence[int]) -> No
     shares = {c.name: len(work.processes.share(c.batch_size)) for c in work.plan.configurations if c.name in names}
     shared = tuple(replace(c, batch_size=shares.get(c.name, c.batch_size)) for c in work.plan.configurations)
     offered = machine.describe(work.device, probe=False)
-    footprint = partial(modelled_footprint, value_bytes=2 if offered.bf16 or not offered.cpu else 4)
+    footprint: FootprintOf = partial(modelled_footprint, value_bytes=2 if offered.bf16 or not offered.cpu else 4)
+    if any(c.architecture is not None for c in shared):
+        footprint = memory_estimate.tracer(offered)
     validation.check_memory(replace(work.plan, configurations=shared), new, machine=offered, footprint=footprint)
 
 
@@ -317,7 +311,6 @@ def _command(work: _Work, name: str, fold: int) -> list[str]:
     words += [] if work.length.seconds is None else ["--time-budget", f"{work.length.seconds:f}s"]
     words += [] if work.workers is None else ["--workers", str(work.workers)]
     words += ["--deterministic"] * work.deterministic + ["--overwrite"] * work.overwrite + ["--tensorboard"] * work.tensorboard
-    words += [] if work.architecture is None else ["--set", f"architecture={work.architecture}"]
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in work.settings.items()}
     return words + [word for key, text in texts.items() for word in ("--set", f"{key}={text}")]
 

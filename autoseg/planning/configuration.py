@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoseg import schema
+from autoseg.architectures import Architecture
 from autoseg.cases import Channel
 from autoseg.checksums import without_checksum
 from autoseg.errors import SettingsError
@@ -49,11 +50,12 @@ class Configuration:
     features_per_stage: tuple[int, ...]
     blocks_per_stage: tuple[int, ...]  # convolutions ("unet") or residual blocks ("residual_unet")
     decoder_blocks_per_stage: tuple[int, ...]  # convolutions, one entry fewer, from the highest resolution to the lowest
-    network: str  # "unet" or "residual_unet"
+    network: str  # "unet", "residual_unet", or the name of a preset in `planners/networks`
     norm: str  # "group" or "instance"
     normalization: tuple[str, ...]  # per channel: "ct", "zscore", "zscore_mask", "rescale_0_1", "rgb_0_1", "none"
     batch_dice: bool
     previous_stage: str | None = None  # "3d_lowres" for the cascade
+    architecture: Architecture | None = None  # what the network is made of; None: what `network` says, one of the two counted ones
     predicted: Predicted | None = None
     reasons: tuple[str, ...] = ()
 
@@ -125,6 +127,8 @@ class Plan:
         configurations: dict[str, dict[str, Any]] = {c.name: schema.dump(c) for c in self.configurations}
         for configuration in configurations.values():
             del configuration["name"]
+            if configuration["architecture"] is None:
+                del configuration["architecture"]
         return {
             "format": PLAN_FORMAT,
             "version": self.version,

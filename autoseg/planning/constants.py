@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from autoseg import schema
+from autoseg import extensions, schema
+from autoseg.architectures import PLAIN, Architecture
 from autoseg.errors import SettingsError
 
 Norm = Literal["group", "instance"]
@@ -39,6 +40,7 @@ class PlannerConstants:
     min_edge: int = schema.key("topology.min_edge")
     pooling_ratio: float = schema.key("topology.pooling_ratio")
     network: str = schema.key("network.kind")
+    architecture: Architecture = schema.key("network")  # what the network is made of
     norm: Norm = schema.key("network.norm")
     base_features: int = schema.key("network.base_features")
     most_features_2d: int = schema.key("network.most_features_2d")
@@ -73,6 +75,7 @@ class PlannerConstants:
     cpu_weight_seconds: float = schema.key("sizing.cpu_weight_seconds")
     cpu_layer_seconds: float = schema.key("sizing.cpu_layer_seconds")
     cpu_input_seconds: float = schema.key("sizing.cpu_input_seconds")
+    depthwise_factor: float = schema.key("sizing.depthwise_factor", default=1.0)
     card_efficiency: float = schema.key("sizing.card_efficiency")
     mask_below: float = schema.key("normalization.mask_below")
     schemes: Mapping[str, str] = schema.key("normalization")  # by modality
@@ -83,6 +86,13 @@ class PlannerConstants:
     def reference(self, *, planar: bool) -> Reference:
         """Return the memory currency of 2D or 3D."""
         return self.memory_2d if planar else self.memory_3d
+
+    @property
+    def made_of(self) -> Architecture | None:
+        """What a planned network is made of; None where it is one that the planner counts by closed forms."""
+        own = extensions.is_own(self.network)
+        architecture = replace(self.architecture, entry=self.network) if own else self.architecture
+        return None if architecture == PLAIN else architecture
 
     def coverage(self, *, timed: bool) -> float:
         """Return the share of the median case that a patch must cover, or there is a low-resolution stage."""
@@ -107,6 +117,7 @@ def read_constants(values: Mapping[str, Any]) -> PlannerConstants:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
             found[name] = value
+    found["network"] = schema.pick(Architecture, values.get("network", {}))
     if isinstance(schemes := found.get("normalization"), Mapping):
         found["normalization"] = {modality: scheme for modality, scheme in schemes.items() if modality != "mask_below"}
     if values.get("training", {}).get("augmentation", {}).get("mirror_axes") != "auto":

@@ -75,8 +75,6 @@ def _encoder(configuration: Configuration, *, channels: int) -> Iterator[Convolu
             place = Place(inputs=width, outputs=features[stage], kernel=kernels[stage], voxels=voxels[stage], strided=strided)
             yield from network.block(place)
             width = features[stage]
-    if network.further is not None:
-        yield from network.further(features[-1], kernels[-1], voxels[-1])
 
 
 def _convolutions(configuration: Configuration, channels: int, heads: int) -> Iterator[Convolution]:
@@ -119,6 +117,7 @@ class Footprint:
 
     parameters: int
     forward_flops: float  # one batch, forward
+    depthwise_flops: float = 0.0  # of these, those of convolutions of single channels
     values: int  # of all feature maps that are normalised, one batch
     scores: int  # voxels times heads of the outputs that the loss sees, one batch
     layers: int  # convolutions

@@ -31,7 +31,7 @@ from autoseg.planning.context import PlanningContext, make_context
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.planning.mirroring import Mirroring, choose_mirroring
 from autoseg.planning.preflight import stored_bytes
-from autoseg.planning.sizing import SizingRequest, SizingResult, size_by_cost, size_by_feature_maps
+from autoseg.planning.sizing import Correction, SizingRequest, SizingResult, size_by_cost, size_by_feature_maps
 from autoseg.planning.spacing import coarser_spacing
 from autoseg.planning.timing import seconds_per_step
 from autoseg.presets import Preset
@@ -228,19 +228,22 @@ class _Planner:
         fingerprint = self.context.fingerprint
         return of(configuration, input_channels(fingerprint, configuration), fingerprint.labels.output_channels)
 
-    def _correction(self, configuration: Configuration) -> float:
-        """Return the memory of the real network over that of the model."""
-        return self._cost(configuration, self.footprint).training_bytes / self._cost(configuration, self.model).training_bytes
+    def _correction(self, configuration: Configuration) -> Correction:
+        """Return memory and time of the real network over those of the model."""
+        real, model = self._cost(configuration, self.footprint), self._cost(configuration, self.model)
+        seconds = [seconds_per_step(cost, self.context.machine, self.context.constants) for cost in (real, model)]
+        time = seconds[0] / seconds[1] if seconds[0] and seconds[1] else 1.0
+        return Correction(memory=real.training_bytes / model.training_bytes, time=time)
 
-    def _limit(self, configuration: Configuration, correction: float) -> str | None:
+    def _limit(self, configuration: Configuration, correction: Correction) -> str | None:
         """Return what training a configuration exceeds on the machine, in words; None: nothing."""
         cost = self._cost(configuration, self.model)
-        needed, allowed = correction * cost.training_bytes, self.context.constants.memory_share * self.context.machine.memory_bytes
+        needed, allowed = correction.memory * cost.training_bytes, self.context.constants.memory_share * self.context.machine.memory_bytes
         if needed > allowed:
             return f"{format_bytes(needed)}, more than the {format_bytes(allowed)} that may be used"
         step, limit = seconds_per_step(cost, self.context.machine, self.context.constants), self.context.step_limit
-        if limit is not None and step is not None and step > limit:
-            return f"{step:.2f} s per step, more than the {limit:.2f} s that the time budget allows"
+        if limit is not None and step is not None and correction.time * step > limit:
+            return f"{correction.time * step:.2f} s per step, more than the {limit:.2f} s that the time budget allows"
         return None
 
 

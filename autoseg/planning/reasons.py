@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 from autoseg import architectures
 from autoseg.normalization import NORMALIZATIONS
@@ -53,6 +54,7 @@ def of_configuration(
         _kernels(c, context),
         _batch(sized, context),
         _width(sized, context),
+        _architecture(c),
         _cost(context, cost, step),
         _compared(c, reference),
         _cascade(c, context),
@@ -278,6 +280,22 @@ def _width(sized: SizingResult, context: PlanningContext) -> str:
     if sized.next_candidate is not None:
         return f"{text}. The next larger network ({_brief(sized.next_candidate)}) would need {sized.limit}."
     return f"{text}. This is the smallest network there is, although it needs {sized.limit}."
+
+
+def _architecture(c: Configuration) -> str:
+    """Return what a network is made of, where that is not the plain U-Net."""
+    made_of = c.architecture
+    if made_of is None:
+        return ""
+    if made_of.entry:
+        return f"The network is {made_of.entry}: its blocks, norms and resolutions are its own; patch, batch and width are planned for it."
+    parts = {field.name: getattr(made_of, field.name) for field in fields(made_of)}
+    named = [f"{key} {_listed(value)}" for key, value in parts.items() if value != getattr(architectures.PLAIN, key)]
+    return f"The network is {c.network}, which differs from the plain U-Net in: {', '.join(named)}."
+
+
+def _listed(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _cost(context: PlanningContext, cost: Footprint, step: float | None) -> str:

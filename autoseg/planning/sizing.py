@@ -26,7 +26,16 @@ from autoseg.planning.constants import PlannerConstants
 from autoseg.planning.memory import feature_maps
 from autoseg.planning.topology import Topology, features_per_stage, first_entries, plan_topology
 
-LimitOf = Callable[[Configuration, float], str | None]  # what a configuration exceeds, in words; see `size_by_cost`
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """What the real network takes over what the model says, for a configuration and its neighbours in the list."""
+
+    memory: float = 1.0
+    time: float = 1.0
+
+
+LimitOf = Callable[[Configuration, Correction], str | None]  # what a configuration exceeds, in words; see `size_by_cost`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +101,22 @@ def size_by_cost(
     limit_of: LimitOf,
     *,
     timed: bool,
-    correction: Callable[[Configuration], float] | None = None,
+    correction: Callable[[Configuration], Correction] | None = None,
 ) -> SizingResult:
     """Return the last candidate that exceeds no limit.
 
     Parameters
     ----------
-    limit_of : of (configuration, correction of its modelled memory): what it exceeds on this machine, in words; None: nothing
+    limit_of : of (configuration, correction of what is modelled): what it exceeds on this machine, in words; None: nothing
     timed : whether a time budget makes more steps worth more than residual encoders and padded patches
-    correction : memory of the real network over that of the model, for a configuration; None: the model is taken as it is
+    correction : of what is modelled, for a configuration; None: the model is taken as it is
 
     Returns
     -------
     the configuration; the first candidate where even that one exceeds a limit (`limit` then says which).
     """
     all_candidates = candidates(request, constants, timed=timed)
-    factor = 1.0
+    factor = Correction()
     best = _last_within(all_candidates, limit_of, factor)
     if correction is not None:
         for _ in range(2):  # the model is off by about as much for neighbouring candidates
@@ -129,7 +138,7 @@ def size_by_cost(
     )
 
 
-def _last_within(configurations: Sequence[Configuration], limit_of: LimitOf, factor: float) -> int:
+def _last_within(configurations: Sequence[Configuration], limit_of: LimitOf, factor: Correction) -> int:
     """Return the index of the last configuration that exceeds no limit; 0 where all do. Costs grow along the list."""
     low, high = 0, len(configurations)
     while high - low > 1:
@@ -158,7 +167,7 @@ def candidates(request: SizingRequest, constants: PlannerConstants, *, timed: bo
         found.append(_configuration(request, larger, constants, base=widest, batch=fewest))
     batches = range(fewest, _batch_cap(request, patches[-1].patch_size, constants) + 1)
     largest = [_configuration(request, patches[-1], constants, base=widest, batch=batch) for batch in batches]
-    if not timed and constants.network == "unet" and constants.deep_blocks:
+    if not timed and constants.network == "unet" and constants.made_of is None and constants.deep_blocks:
         return (*found, *(_deepened(c, constants) for c in largest))
     return (*found, *largest[1:])
 
@@ -255,4 +264,5 @@ def _configuration(request: SizingRequest, topology: Topology, constants: Planne
         normalization=request.normalization,
         batch_dice=False,
         previous_stage=request.previous_stage,
+        architecture=constants.made_of,
     )

@@ -27,7 +27,7 @@ def seconds_per_step(footprint: Footprint, machine: Machine, constants: PlannerC
     time of nine plans (2D, 3D, anisotropic, residual, 8 channels, 100 labels) within 4 %. On a card: the convolutions at a share
     of the measured rate.
     """
-    flops = TRAINING_PASSES * footprint.forward_flops
+    flops = TRAINING_PASSES * (footprint.forward_flops + (constants.depthwise_factor - 1) * footprint.depthwise_flops)
     if not machine.cpu:
         return None if machine.conv_flops is None else flops / (machine.conv_flops * constants.card_efficiency)
     rate = machine.conv_flops or machine.cores * constants.cpu_flops_per_core

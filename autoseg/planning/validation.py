@@ -128,7 +128,8 @@ def wrong_lengths(c: Configuration) -> Iterator[str]:
 
 def unknown_names(c: Configuration) -> Iterator[str]:
     """Yield a network or a norm that does not exist, a sentence each."""
-    for key, name, known in (("network", c.network, architectures.known(c.network)), ("norm", c.norm, get_args(Norm))):
+    networks = tuple(architectures.NETWORKS) if c.architecture is None else (c.network,)
+    for key, name, known in (("network", c.network, networks), ("norm", c.norm, get_args(Norm))):
         if name not in known:
             yield f"{key} '{name}' is unknown: one of {', '.join(known)}"
 

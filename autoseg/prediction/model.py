@@ -25,7 +25,7 @@ AND = "+"  # between the configurations of an ensemble, in its name
 # What a fold's result depends on: one preprocessing and one tiling serve all folds of a stage.
 _OF_A_PLAN = ("labels", "channels", "axis_order", "intensities")
 _OF_A_CONFIGURATION = ("spacing", "normalization", "patch_size", "network", "norm", "strides", "kernel_sizes", "features_per_stage",
-                       "blocks_per_stage", "decoder_blocks_per_stage", "previous_stage")  # fmt: skip
+                       "blocks_per_stage", "decoder_blocks_per_stage", "previous_stage", "architecture")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

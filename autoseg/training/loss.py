@@ -53,7 +53,9 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
     voxel_loss, region_loss = losses.load(settings.voxel_loss), losses.load(settings.region_loss)
 
     def loss(outputs: Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
-        weights = deep_supervision_weights(len(outputs)) if settings.deep_supervision else (1.0,) + (0.0,) * (len(outputs) - 1)
+        nested = len(outputs) > 1 and outputs[1].shape == outputs[0].shape
+        weights = deep_supervision_weights(len(outputs), nested=nested)
+        weights = weights if settings.deep_supervision else (1.0,) + (0.0,) * (len(outputs) - 1)
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for output, weight in zip(outputs, weights, strict=True):
             if weight:
@@ -78,14 +80,20 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
     return loss
 
 
-def deep_supervision_weights(outputs: int) -> tuple[float, ...]:
+def deep_supervision_weights(outputs: int, *, nested: bool = False) -> tuple[float, ...]:
     """Return the weight of each output: 1/2^i, none for the lowest resolution, together 1. A single output has weight 1.
 
-    Source: nnU-Net 2.8.1; there two stages give 0/0.
+    Parameters
+    ----------
+    nested : the outputs are all of the full resolution, and weigh the same
+
+    Source: nnU-Net 2.8.1; there two stages give 0/0. Nested: Zhou et al. 2018, arXiv:1807.10165.
 
     >>> deep_supervision_weights(4)
     (0.5714285714285714, 0.2857142857142857, 0.14285714285714285, 0.0)
     """
+    if nested:
+        return (1 / outputs,) * outputs
     raw = [0.5**i for i in range(outputs)]
     if outputs > 1:
         raw[-1] = 0.0

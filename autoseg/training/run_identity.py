@@ -42,10 +42,12 @@ def identity_of(
     previous : of a cascade: fold of the first stage -> hash of the weights that made the maps that are learned from
     """
     whole = plan.to_json()
+    planned = {key: value for key, value in vars(configuration).items() if key not in _NOT_OF_CONFIGURATION}
+    if planned.pop("architecture") is not None:  # runs of earlier versions know nothing of it
+        planned["architecture"] = schema.dump(configuration.architecture)
     facts = {
         "cases": {"training": sorted(training), "validation": sorted(validation)},
-        "plan": {key: whole[key] for key in _OF_PLAN if key in whole}
-        | {key: value for key, value in vars(configuration).items() if key not in _NOT_OF_CONFIGURATION},
+        "plan": {key: whole[key] for key in _OF_PLAN if key in whole} | planned,
         "previous": dict(previous or {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))  # tuples become lists, as they come back from the state

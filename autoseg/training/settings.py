@@ -262,7 +262,7 @@ def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
             known = list(_names(tree))
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             raise SettingsError(f"unknown training setting '{name}'", expected=f"'{near[0]}'" if near else None, fix="correct the name")
-        place[last] = _parsed(value) if isinstance(value, str) and not isinstance(place[last], str) else value
+        place[last] = files.toml_value(value) if isinstance(value, str) and not isinstance(place[last], str) else value
     return tree
 
 
@@ -279,10 +279,3 @@ def _names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _names(value, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return files.parse_toml(f"value = {text}")["value"]
-    except SettingsError:
-        return text

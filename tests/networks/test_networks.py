@@ -67,7 +67,7 @@ def test_parameter_counts_equal_those_of_every_published_plan(golden_plans: Path
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("network", architectures.ARCHITECTURES)
+@pytest.mark.parametrize("network", architectures.NETWORKS)
 @pytest.mark.parametrize("changes", [{}, PLANAR, {"norm": "instance"}], ids=["3d", "2d", "instance"])
 def test_training_gives_logits_of_every_resolution_and_evaluation_the_full_one(network: str, changes: dict[str, Any]) -> None:
     configuration = make_configuration(network=network, **changes)
@@ -87,7 +87,7 @@ def test_training_gives_logits_of_every_resolution_and_evaluation_the_full_one(n
 
 
 def test_every_parameter_learns() -> None:
-    for name in architectures.ARCHITECTURES:
+    for name in architectures.NETWORKS:
         network = networks.build(make_configuration(network=name), channels=1, heads=2)
         for module in network.modules():
             if isinstance(module, ResidualBlock):

@@ -126,9 +126,10 @@ def test_what_does_not_change_the_memory_is_not_traced_again(monkeypatch):
 
     def count(c, **options):
         traced.append(c)
-        return 10**6
+        return memory_estimate.Traced(
+            peak_bytes=10**6, parameters=1, dense_flops=1.0, depthwise_flops=0.0, moved_bytes=1, operations=1, scored=1)  # fmt: skip
 
-    monkeypatch.setattr(memory_estimate, "traced_bytes", count)
+    monkeypatch.setattr(memory_estimate, "trace", count)
     trace = memory_estimate.tracer(CPU)
     c = KINDS["isotropic"]
     first = trace(c, 1, 3)

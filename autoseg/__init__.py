@@ -170,7 +170,14 @@ def train(
     )
 
 
-def load(model: str | Path | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto") -> LoadedModel:
+def load(
+    model: str | Path | Workspace,
+    *,
+    configuration: str | None = None,
+    fold: int | None = None,
+    device: str = "auto",
+    allow_network: str | None = None,
+) -> LoadedModel:
     """Open a trained model and keep it warm: its `predict` works in this process, without temporary files.
 
     Its `predict(scan, affine=None)` takes a file, one file per channel, a nibabel image, or an array (x, y, z) or (x, y, z, channel)
@@ -182,6 +189,7 @@ def load(model: str | Path | Workspace, *, configuration: str | None = None, fol
     configuration : whose folds are used; by default the selected one
     fold : number of one fold; None: the mean of all that are trained
     device : "auto", "cpu", "cuda", "cuda:N" or "mps"
+    allow_network : "module:callable" of a network of your own that the model may use, from now on in this process
 
     Returns
     -------
@@ -192,8 +200,11 @@ def load(model: str | Path | Workspace, *, configuration: str | None = None, fol
     autoseg.errors.ModelError : no such fold, or a damaged model
     autoseg.errors.MissingPath : no workspace there
     """
+    from autoseg import extensions
     from autoseg.pipeline import predicting
 
+    if allow_network is not None:
+        extensions.allow(allow_network)
     return predicting.load(model, configuration=configuration, fold=fold, device=device)
 
 

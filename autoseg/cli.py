@@ -258,6 +258,9 @@ def predict(
         bool, typer.Option("--postprocess/--no-postprocess", help="Apply the rules chosen from out-of-fold results.")
     ] = True,
     colours: Annotated[bool, typer.Option("--colours", help="Also write label names and colours for viewers.")] = False,
+    allow_network: Annotated[
+        str | None, typer.Option("--allow-network", metavar="MODULE:CALLABLE", help="Let the model use this code of your own.")
+    ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: JsonFile = None,
@@ -266,10 +269,12 @@ def predict(
     """Segment new scans on their own grid."""
     if configuration is not None:
         _require_configurations(configuration)
-    from autoseg import files, resources
+    from autoseg import extensions, files, resources
     from autoseg.pipeline import predicting
 
     resources.keep_freed_memory()
+    if allow_network is not None:
+        extensions.allow(allow_network)
     with Terminal(quiet=quiet) as terminal:
         results = predicting.predict(
             model,

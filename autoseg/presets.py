@@ -145,6 +145,7 @@ def planner(
 
 def _with_network(documented: dict[str, Any], network: str | Path, *, root: Mapping[str, Any]) -> dict[str, Any]:
     """Return a planner's tree with the values of a network in place of its own."""
+    network = extensions.registered().get(network, network) if isinstance(network, str) else network
     if isinstance(network, str) and extensions.is_own(network):
         return _merged(documented, {"network": {"kind": {"value": network}}})
     chain = _chain("networks", _find("networks", network))

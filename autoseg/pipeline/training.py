@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import files, images, locks, machine, pictures
+from autoseg import extensions, files, images, locks, machine, pictures
 from autoseg.cases import Dataset
 from autoseg.checksums import without_checksum
 from autoseg.errors import AutosegError, SettingsError
@@ -91,6 +91,7 @@ def train(
     plan, dataset, folds_there = read_together(workspace)
     splits = tuple(Split(train=split["train"], validation=split["validation"]) for split in folds_there)
     settings = dict(settings or {})
+    extensions.allow(*(c.architecture.entry for c in plan.configurations if c.architecture is not None))
     chosen = machine.choose_device(device)
     checked = loop.check_settings(plan, settings)
     if checked.augmentation.backend == "batchgenerators":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autoseg import files, machine, networks, schema
+from autoseg import extensions, files, machine, networks, schema
 from autoseg.checksums import checked
 from autoseg.errors import MissingPath, ModelError, PlanMismatch, naming
 from autoseg.fingerprint import Fingerprint, read_fingerprint
@@ -314,6 +314,8 @@ def _usable_plan(value: Mapping[str, Any], run: Run) -> Plan:
 
 def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device: str, run: Run) -> Network:
     planned = plan.configuration(configuration)
+    if planned.architecture is not None and planned.architecture.entry:
+        extensions.require_allowed(planned.architecture.entry, file=run.weights)
     network = networks.build(planned, channels=input_channels(plan, planned), heads=plan.labels.output_channels, deep_supervision=False)
     try:
         network.load_state_dict(dict(weights))

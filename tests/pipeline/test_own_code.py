@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from autoseg import cli
+from autoseg import cli, extensions
+from autoseg.errors import ModelError
 
 MODULE = """
 from torch import nn
@@ -76,8 +77,10 @@ def elsewhere(words: list[str], *, path: Path | None = None, here: Path | None =
 def test_own_code_trains_and_predicts_and_its_absence_is_explained(
     workspace: Path, folder: Path, planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = elsewhere([*plan(planned, workspace, "my_nets:Gated"), "--overwrite"], path=folder)
-    assert made.returncode == 0, made.stdout + made.stderr
+    planned_there = json.loads((workspace / "plan.json").read_text())
+    for configuration in planned_there["configurations"].values():
+        configuration |= {"network": "my_nets:Gated", "architecture": {"entry": "my_nets:Gated"}}
+    (workspace / "plan.json").write_text(json.dumps(planned_there))
     trained = elsewhere(train(workspace, "loss.overlap=my_nets:jaccard", "loss.pixel=my_nets:squared"), path=folder)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "loss: my_nets:squared + my_nets:jaccard" in trained.stdout
@@ -86,13 +89,16 @@ def test_own_code_trains_and_predicts_and_its_absence_is_explained(
     assert description["settings"]["loss.overlap"] == "my_nets:jaccard"
 
     scan = next((planned.parent / "data/imagesTr").iterdir())
-    missing = elsewhere(["predict", str(workspace), str(scan), "-o", str(tmp_path / "other.nii.gz"), "--device", "cpu"], here=folder)
+    words = ["predict", str(workspace), str(scan), "-o", str(tmp_path / "other.nii.gz"), "--device", "cpu"]
+    assert cli.main(words) == 3 and "--allow-network my_nets:Gated" in capsys.readouterr().err
+    missing = elsewhere([*words, "--allow-network", "my_nets:Gated"], here=folder)
     assert missing.returncode == 3 and not (tmp_path / "other.nii.gz").exists()
     for text in ("'my_nets:Gated' cannot be imported", "No module named 'my_nets'", "PYTHONPATH", "current folder is not searched"):
         assert text in missing.stderr
 
     monkeypatch.syspath_prepend(folder)
-    assert cli.main(["predict", str(workspace), str(scan), "-o", str(tmp_path / "out.nii.gz"), "--device", "cpu"]) == 0
+    words[4] = str(tmp_path / "out.nii.gz")
+    assert cli.main([*words, "--allow-network", "my_nets:Gated"]) == 0
     assert (tmp_path / "out.nii.gz").exists()
 
 
@@ -109,6 +115,16 @@ def test_own_code_that_cannot_be_used_is_refused(
     monkeypatch.syspath_prepend(folder)
     assert cli.main([*train(workspace, setting), "--overwrite"]) == 3
     assert text in capsys.readouterr().err
+
+
+def test_a_model_whose_network_is_a_trap_is_refused_and_nothing_is_imported(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match="--allow-network trap:run"):
+        extensions.require_allowed("trap:run", file=workspace)
+    assert "trap" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a loss is: one record each, from which the choices of presets, the settings, construction and tests follow.
 
-Training minimises a *voxel loss* (`loss.pixel` in the settings) plus a *region loss* (`loss.overlap`). To add one, write its
+Training minimises a *voxel loss* (`loss.pixel` in the settings) plus a *region loss* (`loss.overlap`), and on request one further term
+of shapes (`loss.further`, at full resolution only). To add one, write its
 function into a file in `training/losses/` and its record into `LOSSES`. Every function also gets the settings of the loss:
 
 =========  ======================================================  ==================================================
@@ -9,6 +10,7 @@ kind       the function gets                                       and returns
 voxels     the cross-entropy of each voxel                         the loss of each voxel, in the same shape
 counts     overlapping, predicted and true voxels `(n, channels)`  scores of the same shape, 1 where all is right
 ranking    probabilities and truth `(channels, voxels)`            one score per channel, 1 where all is right
+shapes     probabilities and truth `(channels, z, y, x)`, spacing  one loss per channel, lowest where all is right
 =========  ======================================================  ==================================================
 
 A channel is a foreground class or a region. The ignore label, cases in which only some labels are annotated, regions, deep supervision
@@ -32,7 +34,7 @@ from autoseg import extensions
 class LossRecord:
     """One loss, described without importing it."""
 
-    kind: Literal["voxels", "counts", "ranking"]
+    kind: Literal["voxels", "counts", "ranking", "shapes"]
     function: str  # "module:name"; the module may import torch
     words: str  # for people
     hardest: str | None = None  # setting that says which share of the voxels counts, those with the largest loss; None: all count
@@ -46,12 +48,21 @@ LOSSES = {
     "dice": LossRecord("counts", "autoseg.training.losses.dice:dice", "soft Dice"),
     "tversky": LossRecord("counts", "autoseg.training.losses.tversky:tversky", "Tversky index"),
     "focal_tversky": LossRecord("counts", "autoseg.training.losses.tversky:focal_tversky", "focal Tversky index"),
+    "generalized": LossRecord("voxels", "autoseg.training.losses.generalized:generalized", "generalised cross-entropy"),
+    "generalized_dice": LossRecord("counts", "autoseg.training.losses.generalized:generalized_dice", "generalised Dice"),
+    "squared_dice": LossRecord("ranking", "autoseg.training.losses.squared_dice:squared_dice", "Dice with squares"),
+    "boundary": LossRecord("shapes", "autoseg.training.losses.boundary:boundary", "boundary loss"),
+    "hausdorff": LossRecord("shapes", "autoseg.training.losses.boundary:hausdorff", "Hausdorff loss"),
+    "cldice": LossRecord("shapes", "autoseg.training.losses.topology:cldice", "centre-line Dice"),
+    "skeleton_recall": LossRecord("shapes", "autoseg.training.losses.topology:skeleton_recall", "skeleton recall"),
+    "components": LossRecord("shapes", "autoseg.training.losses.components:components", "Dice of each component"),
     "lovasz": LossRecord("ranking", "autoseg.training.losses.lovasz:lovasz", "Lovász extension of the Jaccard index"),
 }
 # fmt: on
 
 VOXEL_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind == "voxels")
-REGION_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind != "voxels")
+REGION_LOSSES = tuple(name for name, record in LOSSES.items() if record.kind in ("counts", "ranking"))
+SHAPE_LOSSES = ("none", *(name for name, record in LOSSES.items() if record.kind == "shapes"))
 
 
 def record(name: str) -> LossRecord:

@@ -40,6 +40,7 @@ _CHOICES = {
     **{f"network.{name}": names for name, names in choices().items()},
     "training.loss.pixel": losses.VOXEL_LOSSES,
     "training.loss.overlap": losses.REGION_LOSSES,
+    "training.loss.further": losses.SHAPE_LOSSES,
     **{f"normalization.{modality}": tuple(NORMALIZATIONS) for modality in ("CT", "RGB", "rescaled", "unchanged", "other")},
 }
 _HEAD_KEYS = ("extends", "description")  # of the file, not of the tree

@@ -197,7 +197,7 @@ def _loss_to_trace(preset: presets.Preset, labels: Labels) -> memory_estimate.Tr
     chosen = read_settings(preset.values["training"]).loss
     if chosen.voxel_loss == "cross_entropy" and chosen.region_loss == "dice":
         return None
-    return make_loss(labels, batch_dice=False, settings=replace(chosen, boundary_weight=0.0))
+    return make_loss(labels, batch_dice=False, settings=replace(chosen, boundary_weight=0.0, further="none"))
 
 
 def _measured(dataset: Dataset, workspace: Workspace, *, workers: int | None, overwrite: bool, reporter: Reporter) -> Fingerprint:

@@ -31,13 +31,21 @@ class Loss(Protocol):
         """Return the loss of the outputs of a network."""
 
 
-def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, processes: ProcessGroup = SINGLE_PROCESS) -> Loss:
+def make_loss(
+    labels: Labels,
+    *,
+    batch_dice: bool,
+    settings: LossSettings,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> Loss:
     """Return the loss of a plan.
 
     Parameters
     ----------
     labels : classes, regions and ignore class
     batch_dice : overlap sums run over the whole batch instead of over each sample
+    spacing : mm, (z, y, x), for the term of shapes
     processes : those among which the batch is divided; each gets the loss of all of it
 
     Returns
@@ -51,6 +59,7 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
     """
 
     voxel_loss, region_loss = losses.load(settings.voxel_loss), losses.load(settings.region_loss)
+    further = None if settings.further == "none" or not settings.further_weight else losses.load(settings.further)
 
     def loss(outputs: Sequence[Tensor], target: Tensor, annotated: Tensor | None = None) -> Tensor:
         nested = len(outputs) > 1 and outputs[1].shape == outputs[0].shape
@@ -60,10 +69,10 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
         for output, weight in zip(outputs, weights, strict=True):
             if weight:
                 at_scale = downsampled(target, output.shape[2:])
-                total = total + weight * at_one_scale(output.float(), at_scale, annotated)
+                total = total + weight * at_one_scale(output.float(), at_scale, annotated, finest=output is outputs[0])
         return total
 
-    def at_one_scale(logits: Tensor, target: Tensor, annotated: Tensor | None) -> Tensor:
+    def at_one_scale(logits: Tensor, target: Tensor, annotated: Tensor | None, *, finest: bool) -> Tensor:
         valid = None if labels.ignore_class is None else target != labels.ignore_class
         if valid is not None:
             target = target.where(valid, 0)
@@ -73,9 +82,12 @@ def make_loss(labels: Labels, *, batch_dice: bool, settings: LossSettings, proce
             everywhere = annotated is None or (processes.size == 1 and bool(annotated.all()))
             compared = _of_labels(logits, target, valid, None if everywhere else annotated, settings)
         voxels = _voxel_term(voxel_loss, compared, settings, processes)
-        return settings.voxel_weight * voxels + settings.region_weight * _region_term(
+        total = settings.voxel_weight * voxels + settings.region_weight * _region_term(
             region_loss, compared, batch_dice, settings, processes
         )
+        if further is not None and finest:
+            total = total + settings.further_weight * _shape_term(further, compared, spacing, settings, processes)
+        return total
 
     return loss
 
@@ -143,7 +155,7 @@ class _Compared:
     weight: Tensor | None  # of each voxel, in the shape of the entropy; None: all count alike
     keep: Tensor | None  # (n, channels), which were annotated; None: all
     counts: Callable[[], tuple[Tensor, Tensor, Tensor]]  # overlapping, predicted and true voxels, (n, channels)
-    maps: Callable[[], tuple[Tensor, Tensor]]  # probabilities and truth, (n, channels, voxels)
+    maps: Callable[[], tuple[Tensor, Tensor]]  # probabilities and truth, (n, channels, z, y, x)
 
 
 def _of_labels(logits: Tensor, target: Tensor, valid: Tensor | None, annotated: Tensor | None, settings: LossSettings) -> _Compared:
@@ -169,7 +181,7 @@ def _of_labels(logits: Tensor, target: Tensor, valid: Tensor | None, annotated: 
         truth = torch.stack([target == i for i in range(1, heads)], dim=1).float()
         if inside is not None:
             probabilities, truth = probabilities * inside[:, None], truth * inside[:, None]
-        return probabilities.flatten(2), truth.flatten(2)
+        return probabilities, truth
 
     return _Compared(
         entropy=-of_target,
@@ -199,10 +211,10 @@ def _of_regions(
 
     def maps() -> tuple[Tensor, Tensor]:
         inside = 1.0 if valid is None else valid[:, None].float()
-        return (logits.sigmoid() * inside).flatten(2), (truth * inside).flatten(2)
+        return logits.sigmoid() * inside, truth * inside
 
     def counts() -> tuple[Tensor, Tensor, Tensor]:
-        probabilities, true = maps()
+        probabilities, true = (each.flatten(2) for each in maps())
         return (probabilities * true).sum(2), probabilities.sum(2), true.sum(2)
 
     return _Compared(
@@ -264,7 +276,8 @@ def _region_term(
     """Return minus the mean score of the channels, of each sample or of the whole batch."""
     keep = compared.keep
     if losses.record(settings.region_loss).kind == "ranking":
-        return _ranking_term(loss, *compared.maps(), keep, batch_dice, settings, processes)
+        probabilities, truth = (each.flatten(2) for each in compared.maps())
+        return _ranking_term(loss, probabilities, truth, keep, batch_dice, settings, processes)
     overlap, predicted, truth = compared.counts()
     if keep is not None:
         overlap, predicted, truth = overlap * keep, predicted * keep, truth * keep
@@ -296,3 +309,14 @@ def _ranking_term(
     occurs = truth.amax(dim=2) > 0  # (n or 1, channels)
     score = torch.stack([loss(*sample, settings) for sample in zip(probabilities, truth, strict=True)])
     return -processes.sum((score * occurs).sum()) / processes.sum(occurs.sum()).clamp(min=1)
+
+
+def _shape_term(
+    loss: Callable[..., Tensor], compared: _Compared, spacing: Sequence[float], settings: LossSettings, processes: ProcessGroup
+) -> Tensor:
+    """Return the mean loss of the channels that were annotated, each sample by itself."""
+    probabilities, truth = compared.maps()
+    values = torch.stack([loss(p, y, spacing, settings) for p, y in zip(probabilities, truth, strict=True)])  # (n, channels)
+    if compared.keep is None:
+        return processes.mean(values.mean())
+    return processes.sum((values * compared.keep).sum()) / processes.sum(compared.keep.sum()).clamp(min=1)

@@ -94,6 +94,10 @@ class LossSettings:
     region_loss: Annotated[str, LossName(losses.REGION_LOSSES)] = schema.key("overlap")
     voxel_weight: NotNegative = schema.key("pixel_weight")
     region_weight: NotNegative = schema.key("overlap_weight")
+    further: Annotated[str, LossName(losses.SHAPE_LOSSES)]  # term of shapes
+    further_weight: NotNegative
+    generalized_q: ShareNotNone
+    skeleton_steps: Count
     smooth: NotNegative  # added to numerator and denominator of Dice
     focal_gamma: NotNegative
     top_k: ShareNotNone  # share of the voxels with the largest loss that count
@@ -110,6 +114,7 @@ class LossSettings:
     def words(self) -> str:
         """The sum of its terms, in words."""
         terms = {self.voxel_loss: self.voxel_weight, self.region_loss: self.region_weight}
+        terms |= {} if self.further == "none" else {self.further: self.further_weight}
         return " + ".join(losses.record(name).words for name, weight in terms.items() if weight)
 
 

@@ -66,7 +66,13 @@ class Trainer:
         self._clip = settings.optimizer.clip_norm or math.inf
         self._optimizer = make_optimizer(self.network, settings.optimizer)
         self._scaler = self._new_scaler()
-        self._loss = make_loss(plan.labels, batch_dice=configuration.batch_dice, settings=settings.loss, processes=processes)
+        self._loss = make_loss(
+            plan.labels,
+            batch_dice=configuration.batch_dice,
+            settings=settings.loss,
+            spacing=configuration.spacing,
+            processes=processes,
+        )
         self._forward: Callable[[Tensor], Any] = processes.wrap(self.network, device)
         self.steps = 0  # taken
 

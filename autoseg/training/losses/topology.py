@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy import ndimage
-from skimage.morphology import skeletonize
 from torch import Tensor
 from torch.nn import functional
 
@@ -54,6 +53,8 @@ def _eroded(x: Tensor) -> Tensor:
 
 
 def _centre_line(mask: Tensor) -> Tensor:
+    from skimage.morphology import skeletonize
+
     array = mask.cpu().numpy() > 0
     if not array.any():
         return torch.zeros(mask.shape)

@@ -246,3 +246,125 @@ def test_typical_volumes_set_the_sizes_that_are_tried():
     tried = candidates(LABELS, typical={"liver": 2000.0, "spleen": 100.0})
     sizes = {target: [r.drop_below for r in tried if r.target == target and r.drop_below] for target in (None, "liver", "spleen")}
     assert max(sizes["liver"]) == 1000.0 and max(sizes["spleen"]) == 50.0 and max(sizes[None]) == 50.0
+
+
+RESHAPING = [
+    Rule(target=target, **what)
+    for target in (None, "liver", "spleen")
+    for what in ({"fill_holes": True}, {"closing": 2.0}, {"opening": 1.0})
+]
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6), ignore=st.booleans())
+def test_measured_dice_of_rules_on_shapes_is_that_of_really_applying_each(seed, ignore):
+    labels = make_labels({"background": 0, "liver": 1, "spleen": 2}, ignore=9 if ignore else None)
+    prediction, reference = blobs(seed, density=0.35), blobs(seed + 1, density=0.3)
+    if ignore:
+        reference[:, :, 7:] = 3
+    measured = measure_case(prediction, reference, labels, SPACING, tried=RESHAPING)
+    for rule in RESHAPING:
+        applied = apply(prediction, PostprocessingRules(rules=(rule,)), labels, SPACING)
+        np.testing.assert_allclose(measured.after.get(rule, measured.before), slow_dice(applied, reference, 3 if ignore else None))
+        assert (rule in measured.after) == (not np.array_equal(applied, prediction))
+        grown = applied != prediction
+        if rule.opening is not None:
+            assert not applied[grown].any(), "opening only removes"
+        else:
+            assert not prediction[grown].any(), "no other label is replaced"
+
+
+def test_a_hole_between_two_labels_gets_the_nearer_one():
+    classes = np.zeros((5, 7, 12), dtype=np.uint8)
+    classes[1:4, 1:6, 1:6], classes[1:4, 1:6, 6:11] = 1, 2
+    classes[2, 3, 5:8] = 0
+    filled = apply(classes, PostprocessingRules(rules=(Rule(target=None, fill_holes=True),)), LABELS, (1.0, 1.0, 1.0))
+    assert filled[2, 3, 5] == 1 and filled[2, 3, 7] == 2 and (filled[1:4, 1:6, 1:11] > 0).all()
+    alone = apply(classes, PostprocessingRules(rules=(Rule(target="liver", fill_holes=True),)), LABELS, (1.0, 1.0, 1.0))
+    assert alone is classes, "neither label alone encloses it"
+
+
+def test_a_region_that_grows_is_painted_over_the_one_around_it():
+    classes = np.zeros((5, 9, 9), dtype=np.uint8)
+    classes[:, 1:8, 1:8] = 1
+    classes[1:4, 2:7, 2:7] = 2
+    classes[2, 4, 4] = 1  # a hole in the core, within the whole
+    filled = apply(classes, PostprocessingRules(rules=(Rule(target="tumour core", fill_holes=True),)), NESTED, SPACING)
+    assert filled[2, 4, 4] == 2 and (filled != classes).sum() == 1
+    classes[2, 4, 4] = 3
+    assert apply(classes, PostprocessingRules(rules=(Rule(target="tumour core", fill_holes=True),)), NESTED, SPACING) is classes
+
+
+def test_a_rule_sees_what_the_rules_before_it_added():
+    """The spleen is filled from nothing but the closing of all foreground: its box grows meanwhile."""
+    classes = np.zeros((3, 9, 14), dtype=np.uint8)
+    classes[:, 2:7, 1:5], classes[:, 2:7, 6:9] = 1, 2
+    both = PostprocessingRules(rules=(Rule(target=None, closing=1.0), Rule(target="spleen", drop_below=1e6)))
+    step = apply(classes, PostprocessingRules(rules=both.rules[:1]), LABELS, (1.0, 1.0, 1.0))
+    assert (step[:, 3:6, 5] > 0).all() and (step == 2).sum() > (classes == 2).sum()
+    assert not (apply(classes, both, LABELS, (1.0, 1.0, 1.0)) == 2).any()
+
+
+def holed(index: int, *, honest: bool = False) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+    """An organ whose prediction has holes, which the reference has, too, where `honest`; a thin sheet grows out of it."""
+    rng = np.random.default_rng(index)
+    reference = np.zeros((11, 18, 24), dtype=np.uint8)
+    z, y, x = np.ogrid[-5:6, -8:10, -8:16]
+    reference[z**2 + y**2 + x**2 <= 4.7**2] = 1
+    reference[3:6, 14:16, 3:20] = 2
+    prediction = reference.copy()
+    for place in rng.integers((4, 7, 7), (7, 10, 10), size=(6, 3)):
+        prediction[tuple(place)] = 0
+    if honest:
+        reference = prediction.copy()
+    prediction[:3][prediction[:3] == 1] = 0  # an honest error
+    prediction[7, 4 + index % 3 : 12, 13:22] = 1
+    return prediction, reference, (1.0, 1.0, 1.0)
+
+
+def test_holes_are_filled_and_thin_sheets_removed_where_the_references_have_none():
+    rules = learn(lambda: (holed(i) for i in range(12)), LABELS)
+    kinds = [(rule.fill_holes, rule.closing, rule.opening) for rule in rules.rules]
+    assert (True, None, None) in kinds and any(opening for *_, opening in kinds)
+    assert all(rule.evidence is not None and rule.evidence.gain_low > 0 for rule in rules.rules)
+    prediction, reference, spacing = holed(99)
+    before, after = (slow_dice(p, reference) for p in (prediction, apply(prediction, rules, LABELS, spacing)))
+    assert after[0] > before[0] and after[1] >= before[1]
+
+
+def test_holes_that_the_references_have_are_not_filled():
+    rules = learn(lambda: (holed(i, honest=True) for i in range(12)), LABELS)
+    assert not any(rule.fill_holes or rule.closing for rule in rules.rules)
+
+
+def test_a_rule_on_shapes_without_a_gain_on_the_first_cases_is_not_tried_on_all(monkeypatch):
+    from autoseg.postprocessing import learning
+
+    monkeypatch.setattr(learning, "SCREENED", 4)
+    tried = []
+    original = learning.measure_case
+    monkeypatch.setattr(learning, "measure_case", lambda *given, **named: (tried.append(named["tried"]), original(*given, **named))[1])
+    learn(lambda: (holed(i, honest=True) for i in range(8)), LABELS)
+    holes = [len(rules) for rules in tried if any(rule.fill_holes for rule in rules)]
+    assert holes == [3] * 4, "all foreground, liver and spleen, on four cases; none of them helps"
+
+
+def test_radii_reach_the_voxels_they_are_made_for():
+    from autoseg.postprocessing import shape_candidates
+
+    holes, closing, opening = shape_candidates(LABELS, voxel=0.78125)
+    assert [rule.closing for rule in closing if rule.target == "liver"] == [0.782, 1.57, 2.35]
+    assert len(holes) == 3 and [rule.opening for rule in opening] == [rule.closing for rule in closing]
+
+
+def test_rules_of_the_first_format_open_and_rules_on_shapes_survive_json():
+    old = {"format": 1, "rules": [{"says": "", "target": "liver", "keep_largest": False, "drop_below": 5.0, "evidence": None}]}
+    assert PostprocessingRules.from_json(old) == PostprocessingRules(rules=(Rule(target="liver", drop_below=5.0),))
+    rules = PostprocessingRules(rules=tuple(RESHAPING))
+    assert PostprocessingRules.from_json(json.loads(json.dumps(rules.to_json()))) == rules
+    assert len({str(rule) for rule in RESHAPING}) == len(RESHAPING)
+    for wrong in ({"closing": -1.0}, {"opening": 0.0}, {"fill_holes": True, "closing": 1.0}, {"fill_holes": False}):
+        with pytest.raises(SettingsError, match="cannot be used"):
+            PostprocessingRules.from_json({"format": 2, "rules": [{"target": "liver", **wrong}]})
+    with pytest.raises(SettingsError, match="format 3"):
+        PostprocessingRules.from_json({"format": 3, "rules": []})

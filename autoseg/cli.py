@@ -252,8 +252,13 @@ def predict(
     configuration: Configurations = None,
     fold: Fold = "all",
     tta: Annotated[bool, typer.Option("--tta/--no-tta", help="Mirrored test-time augmentation.")] = True,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each label.")] = False,
-    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write the uncertainty of each voxel.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write the probability of each label, as float32.")] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write the uncertainty of each voxel, 0 to 1 in 255 steps.")
+    ] = False,
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", metavar="SIZE", help="Memory to stay within, such as 6G; by default 80 % of what is free.")
+    ] = None,
     postprocess: Annotated[
         bool, typer.Option("--postprocess/--no-postprocess", help="Apply the rules chosen from out-of-fold results.")
     ] = True,
@@ -269,7 +274,7 @@ def predict(
     """Segment new scans on their own grid."""
     if configuration is not None:
         _require_configurations(configuration)
-    from autoseg import extensions, files, resources
+    from autoseg import extensions, files, machine, resources
     from autoseg.pipeline import predicting
 
     resources.keep_freed_memory()
@@ -285,6 +290,7 @@ def predict(
             tta=tta,
             probabilities=probabilities,
             uncertainty=uncertainty,
+            max_memory=None if max_memory is None else machine.parse_memory(max_memory),
             postprocess=postprocess,
             colours=colours,
             device=device,

@@ -110,7 +110,7 @@ def describe(device: str, *, memory: int | None = None, probe: bool = True) -> M
     return Machine(
         device=device,
         name=_name(device),
-        memory_bytes=int(_free(device) if memory is None else memory),
+        memory_bytes=int(free_on(device) if memory is None else memory),
         cores=available_cores(),
         bf16=has_bf16(device),
         conv_flops=rate,
@@ -155,14 +155,14 @@ def to_plan_for(
 
 def free_now(machine: Machine) -> Machine:
     """Return the machine with the memory that is free at this moment, rounded down to two digits."""
-    return replace(machine, memory_bytes=_two_digits(_free(machine.device)))
+    return replace(machine, memory_bytes=_two_digits(free_on(machine.device)))
 
 
 def _measured(device: str, *, probe: bool, say: Callable[[str], None]) -> Measurements:
     """Return what was measured of a device at the first time, or now; more memory where much more is free than then."""
     import torch
 
-    name, free = _name(device), _two_digits(_free(device))
+    name, free = _name(device), _two_digits(free_on(device))
     known = None if probe else measurements.read(name, device)
     if known is not None and known.torch == torch.__version__:
         say(f"{name}: {known.conv_flops / 1e9:,.0f} GFLOP/s, measured on {known.date}; --probe measures again")
@@ -266,7 +266,8 @@ def _cards() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _free(device: str) -> int:
+def free_on(device: str) -> int:
+    """Return the bytes of memory that are free on a device."""
     if device.startswith("cuda"):
         import torch
 

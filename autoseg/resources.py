@@ -70,6 +70,13 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _KEPT_BLOCKS)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT_IN_ALL))
 
 
+def give_back_freed_memory() -> None:
+    """Have glibc give the pages of freed blocks back to the kernel; elsewhere nothing happens."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def _control_groups(controller: str) -> list[Path]:
     """Return the folders of the control groups (version 2 and 1) of this process, from the innermost out."""
     folders: list[Path] = []
@@ -114,6 +121,11 @@ def reset_peak_memory() -> None:
     """Have the kernel measure the peak of `peak_memory` from now on; nothing where it cannot (all but Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process holds; 0 where it is not known."""
+    return _table(Path("/proc/self/status")).get("VmRSS", 0) * 1024
 
 
 def peak_memory() -> int | None:

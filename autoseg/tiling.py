@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoseg.geometry import Shape, triple
+from autoseg.geometry import Axes, Shape, triple
 
 SIGMA = 1 / 8  # of the Gaussian weights, in patch lengths. Source: nnU-Net 2.8.1
 PEAK = 10.0  # weight of a patch's central voxel. Source: nnU-Net 2.8.1
@@ -108,13 +108,9 @@ class Tiles:
     at_once: int = 1  # patches per call of the network
 
     @property
-    def axes(self) -> tuple[int, int, int]:
-        """The axes of the volume in the order of the slabs: that of the slices first.
-
-        >>> Tiles(shape=(9, 9, 9), patch=(4, 4, 4), along=1).axes
-        (1, 0, 2)
-        """
-        return triple((self.along, *(axis for axis in range(3) if axis != self.along)))
+    def axes(self) -> Axes:
+        """The axes of the volume in the order of the slabs."""
+        return axes_along(self.along)
 
     @property
     def inner(self) -> tuple[slice, slice, slice]:
@@ -145,6 +141,15 @@ class Tiles:
     def held_bytes(self, heads: int) -> int:
         """Return the memory of the slab: sums for each head, and the sum of weights."""
         return 4 * (heads + 1) * math.prod(self.held)
+
+
+def axes_along(axis: int) -> Axes:
+    """Return the axes of slices, rows and columns where slices follow each other along an axis.
+
+    >>> axes_along(1)
+    (1, 0, 2)
+    """
+    return triple((axis, *(other for other in range(3) if other != axis)))
 
 
 def patches_at_once(patch: Shape, device: str | torch.device) -> int:

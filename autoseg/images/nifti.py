@@ -94,7 +94,7 @@ def write(order: Order) -> None:
     made.set_data_dtype(array.dtype)
     first = int(made.sizeof_hdr) + 4
     made["vox_offset"] = first
-    made["scl_slope"], made["scl_inter"] = 1, 0
+    made["scl_slope"], made["scl_inter"] = order.scale, 0
     made["magic"] = b"n+2" if isinstance(made, nib.Nifti2Header) else b"n+1"
     with gzipped.writing(path, packed=path.name.endswith(".gz")) as file:
         file.write(made.binaryblock + bytes(4))

@@ -80,6 +80,7 @@ class Order:
     header: Any  # the input's, when it has the same format; else None
     label: bool
     segments: tuple[Segment, ...] = ()  # of a label map, where they are known: names and colours for `.seg.nrrd`
+    scale: float = 1.0  # what the numbers are multiplied with to give values; NIfTI alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ def write_label(path: Path, array: NDArray[Any], *, like: Image, segments: tuple
     _write(Path(path), values[None], affine=like.affine, stored=like.stored, label=True, segments=segments)
 
 
-def write_image(path: Path, array: NDArray[Any], *, affine: Affine, like: Image | None = None) -> None:
+def write_image(path: Path, array: NDArray[Any], *, affine: Affine, like: Image | None = None, scale: float = 1.0) -> None:
     """Write an image; the type is kept where the format can hold it.
 
     Parameters
@@ -51,20 +51,29 @@ def write_image(path: Path, array: NDArray[Any], *, affine: Affine, like: Image 
     array : (c, z, y, x), canonical
     affine : canonical index (z, y, x, 1) -> world, mm, RAS+
     like : an image on the same grid; then the file gets the orientation and header codes of that one's file
+    scale : what the numbers in the file are to be multiplied with, for NIfTI alone: its readers do
 
     Raises
     ------
     UnreadableFile : a format that is not written, or that cannot hold the array
     NotEnough : the disk is full
     """
-    _write(Path(path), array, affine=affine, stored=None if like is None else like.stored, label=False)
+    _write(Path(path), array, affine=affine, stored=None if like is None else like.stored, label=False, scale=scale)
 
 
 def _write(
-    path: Path, array: NDArray[Any], *, affine: Affine, stored: Stored | None, label: bool, segments: tuple[Segment, ...] = ()
+    path: Path,
+    array: NDArray[Any],
+    *,
+    affine: Affine,
+    stored: Stored | None,
+    label: bool,
+    segments: tuple[Segment, ...] = (),
+    scale: float = 1.0,
 ) -> None:
     """Turn a canonical array back to the stored orientation and write it, whole or not at all."""
     name = name_of(path)
+    assert scale == 1 or name == "nifti", "other formats have no scale"
     module = importlib.import_module(f"autoseg.images.{FORMATS[name].module}")
     if not hasattr(module, "write"):
         raise UnreadableFile(
@@ -77,5 +86,5 @@ def _write(
     kind = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype)
     array = array.astype(np.dtype(kind).newbyteorder("<"), copy=False)
     with files.atomic_write(path) as temporary:
-        order = Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label, segments=segments)
+        order = Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label, segments=segments, scale=scale)
         module.write(order)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import time
 from collections import Counter
@@ -17,13 +19,15 @@ from autoseg import cases, files, images, machine, postprocessing, prediction
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
 from autoseg.colours import colour_tables, segments_of
-from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, UsageError, short_of_space
+from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, UsageError, naming, short_of_space
 from autoseg.images import Image
 from autoseg.labels import Labels
+from autoseg.pipeline.maps import Maps
 from autoseg.pipeline.records import FAILED, Record, file_state, is_state_of, read_rules, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.prediction import Model
-from autoseg.resources import free_memory
+from autoseg.quantities import format_bytes, format_shape
+from autoseg.resources import free_memory, resident_memory
 from autoseg.workspace import Workspace
 
 
@@ -37,6 +41,7 @@ def predict(
     tta: bool = True,
     probabilities: bool = False,
     uncertainty: bool = False,
+    max_memory: int | None = None,
     postprocess: bool = True,
     colours: bool = False,
     device: str = "auto",
@@ -52,8 +57,9 @@ def predict(
     output : a file where there is one input and the name has an image suffix; else a folder
     configuration : one, or several joined by "+": the mean of their probabilities; by default what `select` chose
     fold : one fold of the cross-validation; by default the mean of all that are trained
-    probabilities : also write `NAME_probabilities.nii.gz`, one volume per label or region
-    uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely
+    probabilities : also write `NAME_probabilities.nii.gz`, one volume per label or region, float32
+    uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely; in steps of 1/255
+    max_memory : bytes that this process shall not exceed; by default what it holds and 80 % of what is free
     colours : also write the names and colours of the labels as ITK-SNAP, FSLeyes and FreeSurfer read them, once per folder
     overwrite : replace results that are there, also files that no earlier prediction made
 
@@ -96,7 +102,7 @@ def predict(
         _refuse_to_replace(targets, record)
     record.begin(targets.values())
     reporter.say(f"{len(found)} to segment with {opened.describe()}")
-    options = _Options(rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty)
+    options = _Options(rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory)
     try:
         failures = _predict_cases(opened, found, targets, {} if overwrite else earlier, record, options, reporter)
     except DiskFull as error:
@@ -120,6 +126,7 @@ class _Options:
     tta: bool
     probabilities: bool
     uncertainty: bool
+    max_memory: int | None
 
 
 def _predict_cases(
@@ -227,23 +234,25 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
     try:
         started = time.perf_counter()
         key = file_state(case.images)
+        if options.max_memory is not None:
+            _require_memory(case, options.max_memory)
         image = cases.load_image(case, channels=len(plan.channels))
         read = time.perf_counter() - started
         stage = "segment"
-        result = prediction.segment(model, image, tta=options.tta, probabilities=options.probabilities or options.uncertainty)
-        classes = (
-            result.classes if options.rules is None else postprocessing.apply(result.classes, options.rules, plan.labels, image.spacing)
-        )
-        stage = "write"
-        started = time.perf_counter()
-        if result.probabilities is not None and options.probabilities:
-            images.write_image(_beside(target, "probabilities"), result.probabilities, affine=image.affine, like=image)
-        if result.probabilities is not None and options.uncertainty:
-            doubt = entropy(result.probabilities, regions=bool(plan.labels.regions))
-            images.write_image(_beside(target, "uncertainty"), doubt[None], affine=image.affine, like=image)
-        images.write_label(
-            target, plan.labels.decode(classes), like=image, segments=segments_of(plan.labels)
-        )  # last: where it is, the others are
+        with contextlib.ExitStack() as until_written:
+            scratch = until_written.enter_context(files.temporary_folder(target.parent)) if options.probabilities else None
+            maps = Maps(image, plan.labels, scratch=scratch, uncertainty=options.uncertainty)
+            receive = maps.receive if options.probabilities or options.uncertainty else None
+            with naming(case.images[0]):
+                result = prediction.segment(model, image, tta=options.tta, receive=receive, max_memory=options.max_memory)
+            classes = result.classes
+            if options.rules is not None:
+                classes = postprocessing.apply(classes, options.rules, plan.labels, image.spacing)
+            stage = "write"
+            started = time.perf_counter()
+            maps.write(target)
+            values = plan.labels.decode(classes)
+            images.write_label(target, values, like=image, segments=segments_of(plan.labels))  # last: where it is, the others are
         seconds = {"read": read, **result.seconds, "write": time.perf_counter() - started}
     except DiskFull:
         raise  # of every case that would follow as well
@@ -259,6 +268,28 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
         "warnings": [*image.notes, *result.warnings],
         "voxels": _volumes(classes, plan.labels),
     }
+
+
+_BYTES_PER_VOXEL = 9  # of a scan of 16 bits while it is normalised: as read, as float32, a mask, and the label map
+
+
+def _require_memory(case: Case, limit: int) -> None:
+    """Raise if not even reading and normalising a scan fits into a limit of memory.
+
+    Raises
+    ------
+    NotEnough : it does not
+    """
+    shape = images.read_header(case.images[0]).shape
+    needed = resident_memory() + math.prod(shape) * (_BYTES_PER_VOXEL + 2 * (len(case.images) - 1))
+    if needed > limit:
+        raise NotEnough(
+            "the scan does not fit into the memory that predicting may use",
+            file=case.images[0],
+            found=f"{format_shape(shape)} voxels, which need {format_bytes(needed)} to be read and normalised",
+            expected=f"at most {format_bytes(limit)}, by --max-memory",
+            fix="allow more with --max-memory, or crop the scan",
+        )
 
 
 def _fault_of_case(error: Exception, case: Case) -> AutosegError:
@@ -283,27 +314,6 @@ def _fault_of_case(error: Exception, case: Case) -> AutosegError:
     if isinstance(error, OSError):
         return UnreadableFile("the file cannot be read or written", file=error.filename, found=error.strerror, fix="check path and rights")
     raise error
-
-
-def entropy(probabilities: NDArray[np.float32], *, regions: bool) -> NDArray[np.float32]:
-    """Return the uncertainty: the entropy of the labels over its largest possible value; of regions, that of the most doubtful one.
-
-    Parameters
-    ----------
-    probabilities : (heads, z, y, x), each in 0..1; over labels they add up to 1
-
-    Returns
-    -------
-    (z, y, x), 0..1
-
-    >>> entropy(np.array([[0.5, 1.0], [0.5, 0.0]], dtype=np.float32).reshape(2, 1, 1, 2), regions=False).round(3).tolist()
-    [[[1.0, 0.0]]]
-    """
-    p = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    if regions:
-        single = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-        return single.max(axis=0).astype(np.float32)
-    return (-(p * np.log(p)).sum(axis=0) / np.log(len(p))).clip(0, 1).astype(np.float32)
 
 
 def _is_one_file(output: Path, found: Sequence[Case]) -> bool:
@@ -385,10 +395,8 @@ def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:
     ]
 
 
-def _beside(target: Path, what: str) -> Path:
-    return target.with_name(f"{images.stem_of(target)}_{what}.nii.gz")
-
-
 def _volumes(classes: NDArray[Any], labels: Labels) -> dict[str, int]:
-    counts = np.bincount(classes.reshape(-1), minlength=labels.class_count)
+    counts = np.zeros(labels.class_count, dtype=np.int64)
+    for plane in classes:  # bincount makes 8 bytes of each voxel
+        counts += np.bincount(plane.reshape(-1), minlength=labels.class_count)
     return {label.name: int(counts[index + 1]) for index, label in enumerate(labels.foreground)}

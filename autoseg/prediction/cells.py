@@ -49,10 +49,17 @@ class Axis:
     nearest: bool  # nothing is interpolated
 
     @classmethod
-    def between(cls, n: int, lower: NDArray[np.intp], share: NDArray[np.float64], *, nearest: bool) -> Axis:
+    def between(cls, n: int, lower: NDArray[np.intp], share: NDArray[np.floating[Any]], *, nearest: bool) -> Axis:
         """Return the axis of `n` voxels of the source."""
         edges = np.searchsorted(lower, np.arange(n + 1))
         return cls(lower=lower, share=share.astype(np.float32), first=edges[:-1], count=np.diff(edges), nearest=nearest)
+
+    def within(self, start: int, stop: int) -> tuple[slice, Axis]:
+        """Return the voxels of the target from `start` up to the last of these voxels of the source, and their axis."""
+        last = stop if stop == len(self.count) else stop - 1  # what is after the last one is between it and the next
+        begin, end = (np.append(self.first, len(self.lower))[[start, last]]).tolist()
+        lower, share = self.lower[begin:end] - start, self.share[begin:end]
+        return slice(begin, end), Axis.between(stop - start, lower, share, nearest=self.nearest)
 
 
 def mixed_cells(below: Plane, above: Plane) -> NDArray[np.bool_]:

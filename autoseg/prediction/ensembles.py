@@ -12,7 +12,7 @@ scores are held, never all classes of the whole scan::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,16 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoseg.geometry import Shape
 from autoseg.images import Image
-from autoseg.labels import Labels
 from autoseg.planning.configuration import Plan
 from autoseg.prediction import segmenting
 from autoseg.prediction.model import Model, Stage
-from autoseg.prediction.scores import classes_of
-from autoseg.prediction.segmenting import Clock, Segmentation
+from autoseg.prediction.scores import class_type, decided, probabilities_on_grid
+from autoseg.prediction.segmenting import Clock, Receive, Segmentation
 from autoseg.preprocessing.case import GridTransform, preprocess_case
-from autoseg.preprocessing.resampling import Places, linear_places, nearest_places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +39,25 @@ class Member:
     previous: NDArray[np.integer[Any]] | None = None  # of a cascade: classes of its first stage, canonical, on the scan's own grid
 
 
-def segment(model: Model, image: Image, *, tta: bool = True, probabilities: bool = False) -> Segmentation:
+def segment(
+    model: Model,
+    image: Image,
+    *,
+    tta: bool = True,
+    probabilities: bool = False,
+    receive: Receive | None = None,
+    max_memory: int | None = None,
+) -> Segmentation:
     """Segment a scan with one configuration, or with several: then the mean of their probabilities decides.
 
-    Parameters, what is returned and what is raised are as for `segmenting.segment`, which one configuration is left to.
+    Parameters, what is returned and what is raised are as for `segmenting.segment`, which one configuration is left to. Several
+    configurations take the memory they need, whatever `max_memory` says.
 
     Source: nnU-Net 2.8.1: mean of the softmax, or of the sigmoid of each region, of the configurations; each of these is of the mean
     of its folds' logits.
     """
     if not model.partners:
-        return segmenting.segment(model, image, tta=tta, probabilities=probabilities)
+        return segmenting.segment(model, image, tta=tta, probabilities=probabilities, receive=receive, max_memory=max_memory)
     clock = Clock()
     warnings = [*dict.fromkeys(text for one in model.members for text in segmenting.unusual_for(one, image))]
     members = []
@@ -62,7 +68,7 @@ def segment(model: Model, image: Image, *, tta: bool = True, probabilities: bool
             clock.count(first.seconds)
             previous = first.classes
         members.append(Member(plan=one.plan, stage=one.stages[-1], previous=previous))
-    (classes,), chances = combine(members, image, device=model.device, tta=tta, probabilities=probabilities, clock=clock)
+    (classes,), chances = combine(members, image, device=model.device, tta=tta, probabilities=probabilities, receive=receive, clock=clock)
     if not classes.any():
         warnings.append(segmenting.NOTHING_FOUND)
     return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings))
@@ -76,6 +82,7 @@ def combine(
     device: str,
     tta: bool = True,
     probabilities: bool = False,
+    receive: Receive | None = None,
     clock: Clock | None = None,
 ) -> tuple[list[NDArray[np.integer[Any]]], NDArray[np.float32] | None]:
     """Run each configuration once, and return the classes that each group of them gives together.
@@ -88,6 +95,7 @@ def combine(
     device : of all networks
     tta : also look at the mirror images that each plan allows
     probabilities : also return the mean probabilities of the first group; takes heads x voxels x 4 bytes
+    receive : is given them piece by piece instead, as by `segmenting.segment`
 
     Returns
     -------
@@ -105,18 +113,22 @@ def combine(
     geometry = opened[0][0]  # axes and crop do not depend on the configuration
     assert all(other.box == geometry.box and other.axis_order == geometry.axis_order for other, _ in opened)
     shape = geometry.box.shape
-    found = [np.zeros(shape, dtype=np.uint8 if labels.class_count <= 256 else np.int16) for _ in groups]
-    chances = np.empty((labels.output_channels, *shape), dtype=np.float32) if probabilities else None
+    found = [np.zeros(shape, dtype=class_type(labels)) for _ in groups]
+    chances = None
+    if probabilities:
+        chances, receive = segmenting.collected(labels, image.shape)
     with clock("resample"):
-        streams = [_on_grid(scores, place.shape, shape, place.anisotropic_axis_back, labels) for place, scores in opened]
-        for index, slices in enumerate(zip(*streams, strict=True)):
+        streams = [
+            probabilities_on_grid(scores, source=place.shape, target=shape, anisotropic_axis=place.anisotropic_axis_back, labels=labels)
+            for place, scores in opened
+        ]
+        for index, pieces in enumerate(zip(*streams, strict=True)):
+            slices = [piece for _, _, piece in pieces]
             for number, (classes, group) in enumerate(zip(found, groups, strict=True)):
                 mean = (sum((slices[i] for i in group[1:]), slices[group[0]]) / len(group)).cpu()
-                classes[index] = classes_of(mean - 0.5 if labels.regions else mean, labels)
-                if chances is not None and number == 0:
-                    chances[:, index] = mean.numpy()
-        if chances is not None:
-            chances = geometry.restore(chances, outside=segmenting.beyond_the_crop(labels))
+                classes[index] = decided(mean, labels)
+                if receive is not None and number == 0:
+                    receive(*segmenting.placed(geometry, (0, 1, 2), index, slice(0, shape[1]), mean))
         return [geometry.restore(classes) for classes in found], chances
 
 
@@ -130,35 +142,3 @@ def _scores(member: Member, image: Image, *, device: str, tta: bool, clock: Cloc
             volume = segmenting.with_previous(volume, prepared.geometry.preprocess_classes(member.previous), plan.labels)
     slabs = segmenting.logits_of(member.stage.networks, volume, plan=plan, configuration=configuration, device=device, tta=tta)
     return prepared.geometry, clock.each("network", slabs)
-
-
-def _on_grid(
-    slabs: Iterable[tuple[int, Tensor]], source: Shape, target: Shape, anisotropic_axis: int | None, labels: Labels
-) -> Iterator[Tensor]:
-    """Yield the probabilities `(heads, y, x)` of each slice of the target grid, from logits on the source grid.
-
-    Logits are interpolated as for one configuration: linearly, across thick slices the nearest. Source: nnU-Net 2.8.1.
-    """
-    axes = [(nearest_places if axis == anisotropic_axis else linear_places)(source[axis], target[axis]) for axis in range(3)]
-    planes = (plane for _, slab in slabs for plane in slab.unbind(1))
-    held: dict[int, Tensor] = {}
-    reached = -1
-    for lower, upper, share in zip(*axes[0], strict=True):
-        held = {index: plane for index, plane in held.items() if index >= lower}
-        while reached < upper:
-            reached, plane = reached + 1, next(planes)
-            if reached >= lower:
-                held[reached] = _interpolated(_interpolated(plane, 1, axes[1]), 2, axes[2])
-        logits = held[lower] if upper == lower else torch.lerp(held[lower], held[upper], float(share))
-        yield logits.sigmoid() if labels.regions else logits.softmax(0)
-
-
-def _interpolated(plane: Tensor, axis: int, places: Places) -> Tensor:
-    """Return logits `(heads, y, x)` at other places along one axis."""
-    lower, upper, share = (torch.from_numpy(values).to(plane.device) for values in places)
-    if len(lower) == plane.shape[axis]:
-        return plane
-    below = plane.index_select(axis, lower)
-    if not bool(share.any()):
-        return below
-    return below.lerp_(plane.index_select(axis, upper), share.float()[:, None] if axis == 1 else share.float())

@@ -31,7 +31,14 @@ _P = TypeVar("_P")
 
 
 def classes_on_grid(
-    slabs: Iterable[tuple[int, Tensor]], *, source: Shape, target: Shape, anisotropic_axis: int | None, labels: Labels
+    slabs: Iterable[tuple[int, Tensor]],
+    *,
+    source: Shape,
+    target: Shape,
+    anisotropic_axis: int | None,
+    labels: Labels,
+    rows: tuple[int, int] | None = None,
+    out: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Return the classes of scores after resampling them to another shape of the same extent.
 
@@ -41,6 +48,8 @@ def classes_on_grid(
     source, target : (z, y, x), voxels
     anisotropic_axis : the axis along which the nearest slice is taken and nothing interpolated; None: all three are interpolated
     labels : one head per class, or one per region
+    rows : the first and last + 1 row of the source that the slabs hold, by default all; the target's rows between them are written
+    out : where to write, by default a new array
 
     Returns
     -------
@@ -48,21 +57,60 @@ def classes_on_grid(
 
     Source of the rule: nnU-Net 2.8.1: linear resampling of logits, then arg-max, or painting of regions above one half.
     """
-    axes = [_axis(n, m, nearest=axis == anisotropic_axis) for axis, (n, m) in enumerate(zip(source, target, strict=True))]
-    slices, rows, columns = axes
-    visible = (rows.count > 0)[:, None] & (columns.count > 0)
-    between = any(axis.share.any() for axis in axes)  # else no voxel is between two others
-    result = np.empty(target, dtype=_class_type(labels))
+    slices, whole, columns = (_axis(n, m, nearest=a == anisotropic_axis) for a, (n, m) in enumerate(zip(source, target, strict=True)))
+    rows = rows or (0, source[1])
+    written, inside = whole.within(*rows)
+    visible = (inside.count > 0)[:, None] & (columns.count > 0)
+    between = any(axis.share.any() for axis in (slices, inside, columns))  # else no voxel is between two others
+    result = np.empty(target, dtype=class_type(labels)) if out is None else out
     with _Workers() as workers:
-        for below, above, where in _layers(_planes(slabs, labels), source[0], target[0], nearest=anisotropic_axis == 0):
-            outs = [result[index] for index in where]
-            for out in outs:
-                np.take(below.classes[rows.lower], columns.lower, axis=1, out=out)
+        for below, above, where in _layers(_planes(slabs, labels), source[0], target[0], nearest=slices.nearest):
+            outs = [result[index, written] for index in where]
+            for piece in outs:
+                np.take(below.classes[inside.lower], columns.lower, axis=1, out=piece)
             cells = np.flatnonzero(mixed_cells(below, above) & visible) if between else np.empty(0, dtype=np.intp)
             shares = slices.share[where].tolist()
-            for piece in pieces(cells, below, rows, columns):
-                workers.submit(fill_cells, outs, shares, below, above, piece, rows, columns, labels)
+            for some in pieces(cells, below, inside, columns):
+                workers.submit(fill_cells, outs, shares, below, above, some, inside, columns, labels)
     return result
+
+
+def probabilities_on_grid(
+    slabs: Iterable[tuple[int, Tensor]],
+    *,
+    source: Shape,
+    target: Shape,
+    anisotropic_axis: int | None,
+    labels: Labels,
+    rows: tuple[int, int] | None = None,
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yield the probabilities of each slice of another grid of the same extent, in order, interpolated as logits.
+
+    Parameters
+    ----------
+    as for `classes_on_grid`
+
+    Yields
+    ------
+    the slice of the target, its rows, and their probabilities `(heads, rows, x)`, on the device of the slabs, the heads last in memory
+    """
+    slices, whole, columns = (_axis(n, m, nearest=a == anisotropic_axis) for a, (n, m) in enumerate(zip(source, target, strict=True)))
+    written, inside = whole.within(*(rows or (0, source[1])))
+    planes = ((start + index, plane.permute(1, 2, 0)) for start, slab in slabs for index, plane in enumerate(slab.unbind(1)))
+    grown = ((index, _grown(_grown(plane, 0, inside), 1, columns)) for index, plane in planes)
+    for below, above, where in _layers(grown, source[0], target[0], nearest=slices.nearest):
+        for index in where:
+            logits = below if below is above else torch.lerp(below, above, float(slices.share[index]))
+            yield int(index), written, (logits.sigmoid() if labels.regions else logits.softmax(2)).permute(2, 0, 1)
+
+
+def _grown(plane: Tensor, dim: int, axis: Axis) -> Tensor:
+    """Return logits `(y, x, heads)` at the voxels of the target along one axis."""
+    lower, share = torch.from_numpy(axis.lower).to(plane.device), torch.from_numpy(axis.share).to(plane.device)
+    if not share.any():
+        return plane if len(lower) == plane.shape[dim] else plane.index_select(dim, lower)
+    upper = (lower + 1).clamp_(max=plane.shape[dim] - 1)
+    return plane.index_select(dim, lower).lerp_(plane.index_select(dim, upper), share[:, None] if dim == 1 else share[:, None, None])
 
 
 def classes_of(logits: NDArray[np.float32] | Tensor, labels: Labels) -> NDArray[np.integer[Any]]:
@@ -73,15 +121,11 @@ def classes_of(logits: NDArray[np.float32] | Tensor, labels: Labels) -> NDArray[
     return _winners(scores).numpy()
 
 
-def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
-    """Return the probabilities of logits `(heads, ...)`: softmax over classes, or sigmoid of each region. Overwrites the logits."""
-    scores = torch.from_numpy(logits)
+def decided(probabilities: Tensor, labels: Labels) -> NDArray[np.integer[Any]]:
+    """Return classes `(y, x)` of probabilities `(heads, y, x)`: the largest, or the regions above one half painted in their order."""
     if labels.regions:
-        return scores.sigmoid_().numpy()
-    scores -= scores.amax(0, keepdim=True)
-    scores.exp_()
-    scores /= scores.sum(0, keepdim=True)
-    return scores.numpy()
+        return labels.paint((probabilities > 0.5).numpy())
+    return probabilities.permute(1, 2, 0).contiguous().numpy().argmax(2).astype(class_type(labels))
 
 
 def _axis(n: int, m: int, *, nearest: bool) -> Axis:
@@ -103,7 +147,7 @@ def _layers(planes: Iterator[tuple[int, _P]], n: int, m: int, *, nearest: bool) 
 
 
 def _planes(slabs: Iterable[tuple[int, Tensor]], labels: Labels) -> Iterator[tuple[int, Plane]]:
-    kind = _class_type(labels)
+    kind = class_type(labels)
     for start, slab in slabs:
         for index in range(slab.shape[1]):
             scores = slab[:, index].permute(1, 2, 0).contiguous().cpu().numpy()  # (y, x, heads)
@@ -150,5 +194,6 @@ def _winners(scores: Tensor) -> Tensor:
     return (heads - 1) - ((scores == scores.amax(0)).to(kind) * fall).amax(0)
 
 
-def _class_type(labels: Labels) -> type[np.integer[Any]]:
+def class_type(labels: Labels) -> type[np.integer[Any]]:
+    """Return the smallest type that holds the classes."""
     return np.uint8 if labels.class_count <= 256 else np.int16

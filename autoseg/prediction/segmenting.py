@@ -14,19 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.geometry import Shape, inverse_axes, permuted
 from autoseg.images import Image
 from autoseg.labels import Labels
 from autoseg.networks.inputs import choose_precision, one_hot
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.prediction.checks import unusual
+from autoseg.prediction.memory import Layout, Work, layout_within
 from autoseg.prediction.model import Model
-from autoseg.prediction.scores import classes_of, classes_on_grid, probabilities_of
+from autoseg.prediction.scores import class_type, classes_on_grid, decided, probabilities_on_grid
 from autoseg.preprocessing.case import GridTransform, preprocess_case
-from autoseg.preprocessing.resampling import resample_scores
 from autoseg.preprocessing.store import StoredCase
+from autoseg.resources import give_back_freed_memory
 from autoseg.tiling import Flips, predict_slabs
 
 STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
+Receive = Callable[[tuple[slice, slice, slice], NDArray[np.float32]], None]
+"""Takes probabilities `(heads, z, y, x)` of one piece of the scan, and where it is: canonical, on the scan's own grid."""
+
+_LARGE = 2**26  # bytes of an image whose preparation leaves much freed memory behind
+
 NOTHING_FOUND = "nothing was found: the whole scan is background"
 
 
@@ -46,6 +53,8 @@ def segment(
     *,
     tta: bool = True,
     probabilities: bool = False,
+    receive: Receive | None = None,
+    max_memory: int | None = None,
 ) -> Segmentation:
     """Segment a scan: all stages of the model, the mean of the folds' logits, back to the scan's own grid.
 
@@ -54,26 +63,36 @@ def segment(
     image : canonical, with the channels of the plan
     tta : also look at the mirror images that the plan allows
     probabilities : also return them; takes heads x voxels x 4 bytes
+    receive : is given the probabilities piece by piece, a slice at a time; what was cropped away is left out (`beyond_the_crop`)
+    max_memory : bytes that the process shall not exceed; by default what it holds and 80 % of what is free
 
     Raises
     ------
     PlanMismatch : another number of channels than planned for
     UnreadableFile : the image holds values that are not finite
     ModelError : the network gives values that are not finite
+    NotEnough : the scan does not fit into the memory there is
 
     Source: nnU-Net 2.8.1, inference.
     """
     warnings = unusual_for(model, image)
     clock = Clock()
     classes: NDArray[np.integer[Any]] | None = None
-    chances: NDArray[np.float32] | None = None
+    chances = None
+    if probabilities:
+        chances, receive = collected(model.plan.labels, image.shape)
     for stage in model.stages:
         with clock("preprocess"):
             prepared = preprocess_case(image, None, plan=model.plan, configuration=stage.configuration)
             volume = torch.from_numpy(np.ascontiguousarray(prepared.image))
             if classes is not None:
                 volume = with_previous(volume, prepared.geometry.preprocess_classes(classes), model.plan.labels)
-        classes, chances = _segment_volume(
+            if image.array.nbytes > _LARGE:
+                give_back_freed_memory()
+        wanted = receive if stage is model.stages[-1] else None
+        work = _work(model.plan, stage.configuration, prepared.geometry, model.device, dense=wanted is not None)
+        layout = layout_within(work, limit=max_memory, reserved=2 * image.array[0].size)  # the result, and in the order of its file
+        classes = _segment_volume(
             stage.networks,
             volume,
             prepared.geometry,
@@ -81,7 +100,8 @@ def segment(
             configuration=stage.configuration,
             device=model.device,
             tta=tta,
-            probabilities=probabilities and stage is model.stages[-1],
+            layout=layout,
+            receive=wanted,
             clock=clock,
         )
     assert classes is not None, "a model has at least one stage"
@@ -128,8 +148,9 @@ def segment_preprocessed(
         volume = with_previous(volume, previous, plan.labels)
     training = network.training
     network.eval()
+    work = _work(plan, configuration, stored.geometry, device)
     try:
-        classes, _ = _segment_volume(
+        return _segment_volume(
             [network],
             volume,
             stored.geometry,
@@ -137,12 +158,12 @@ def segment_preprocessed(
             configuration=configuration,
             device=device,
             tta=tta,
-            probabilities=False,
+            layout=layout_within(work, limit=None, strict=False),
+            receive=None,
             clock=Clock(),
         )
     finally:
         network.train(training)
-    return classes
 
 
 def in_safe_precision(networks: Sequence[nn.Module], device: str) -> tuple[Callable[[Tensor], Tensor], ...]:
@@ -186,9 +207,19 @@ def with_previous(volume: Tensor, previous: NDArray[np.integer[Any]], labels: La
 
 
 def logits_of(
-    networks: Sequence[nn.Module], volume: Tensor, *, plan: Plan, configuration: Configuration, device: str, tta: bool
+    networks: Sequence[nn.Module],
+    volume: Tensor,
+    *,
+    plan: Plan,
+    configuration: Configuration,
+    device: str,
+    tta: bool,
+    layout: Layout | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the mean logits of some networks for a preprocessed volume `(c, z, y, x)`, slab by slab as `tiling.predict_slabs` does.
+
+    With a layout, along its axis, and those `rows` alone.
 
     Raises
     ------
@@ -202,6 +233,9 @@ def logits_of(
         step=STEP,
         flips=flips_of(plan, configuration, tta=tta),
         device=device,
+        batch=layout.at_once if layout else None,
+        along=layout.along if layout else 0,
+        rows=rows,
     )
     return _finite(slabs)
 
@@ -213,6 +247,50 @@ def beyond_the_crop(labels: Labels) -> NDArray[np.float32]:
     return beyond
 
 
+def collected(labels: Labels, shape: Shape) -> tuple[NDArray[np.float32], Receive]:
+    """Return an array for the probabilities `(heads, z, y, x)` of a scan, and the function that puts pieces into it."""
+    chances = np.empty((labels.output_channels, *shape), dtype=np.float32)
+    chances[:] = beyond_the_crop(labels)
+
+    def receive(where: tuple[slice, slice, slice], piece: NDArray[np.float32]) -> None:
+        chances[(slice(None), *where)] = piece
+
+    return chances, receive
+
+
+def placed(
+    geometry: GridTransform, axes: Sequence[int], index: int, rows: slice, piece: Tensor
+) -> tuple[tuple[slice, slice, slice], NDArray[np.float32]]:
+    """Return where a piece of a slice is on the scan's own canonical grid, and the piece in the order of its axes.
+
+    Parameters
+    ----------
+    axes : the plan axes of slices, rows and columns
+    index, rows : the slice, and its rows, on the cropped grid
+    piece : `(heads, rows, columns)`
+    """
+    columns = slice(0, geometry.box.shape[axes[2]])
+    inside = dict(zip(axes, (slice(index, index + 1), rows, columns), strict=True))
+    of_canonical = inverse_axes(geometry.axis_order)  # the plan axis of each canonical one
+    where = tuple(
+        slice(part.start + box.start, part.stop + box.start) for part, box in ((inside[a], geometry.box.slices[a]) for a in of_canonical)
+    )
+    return (where[0], where[1], where[2]), piece[:, None].permute(0, *(1 + list(axes).index(axis) for axis in of_canonical)).numpy()
+
+
+def _work(plan: Plan, configuration: Configuration, geometry: GridTransform, device: str, *, dense: bool = False) -> Work:
+    return Work(
+        configuration=configuration,
+        shape=geometry.shape,
+        target=geometry.box.shape,
+        heads=plan.labels.output_channels,
+        device=device,
+        step=STEP,
+        along=geometry.axis_order.index(0) if dense else None,  # slices as files have them
+        dense=dense,
+    )
+
+
 def _segment_volume(
     networks: Sequence[nn.Module],
     volume: Tensor,
@@ -222,25 +300,28 @@ def _segment_volume(
     configuration: Configuration,
     device: str,
     tta: bool,
-    probabilities: bool,
+    layout: Layout,
+    receive: Receive | None,
     clock: Clock,
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]:
-    """Return classes, and probabilities where asked for, canonical, on the case's own grid."""
-    slabs = logits_of(networks, volume, plan=plan, configuration=configuration, device=device, tta=tta)
-    checked = clock.each("network", slabs)
-    labels, chances = plan.labels, None
+) -> NDArray[np.integer[Any]]:
+    """Return classes, canonical, on the case's own grid, and hand probabilities on where they are wanted."""
+    labels, back, axes = plan.labels, geometry.anisotropic_axis_back, layout.axes
+    source, target = permuted(geometry.shape, axes), permuted(geometry.box.shape, axes)
+    inside = np.empty(target, dtype=class_type(labels))
+    for rows in layout.bands:
+        slabs = logits_of(networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, layout=layout, rows=rows)
+        checked = clock.each("network", slabs)
+        grids: Any = {"source": source, "target": target, "anisotropic_axis": None if back is None else axes.index(back), "rows": rows}
+        with clock("resample"):
+            if receive is None:
+                classes_on_grid(checked, **grids, labels=labels, out=inside)
+                continue
+            for index, written, chances in probabilities_on_grid(checked, **grids, labels=labels):
+                piece = chances.cpu()
+                inside[index, written] = decided(piece, labels)
+                receive(*placed(geometry, axes, index, written, piece))
     with clock("resample"):
-        if probabilities:
-            logits = torch.cat([slab.cpu() for _, slab in checked], dim=1).numpy()
-            logits = resample_scores(logits, geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back)
-            inside = classes_of(logits, labels)
-            chances = geometry.restore(probabilities_of(logits, labels), outside=beyond_the_crop(labels))
-        else:
-            inside = classes_on_grid(
-                checked, source=geometry.shape, target=geometry.box.shape, anisotropic_axis=geometry.anisotropic_axis_back, labels=labels
-            )
-        classes = geometry.restore(inside)
-    return classes, chances
+        return geometry.restore(inside.transpose(inverse_axes(axes)))
 
 
 def _finite(slabs: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:

@@ -70,10 +70,14 @@ class GridTransform:
 
         What was cropped away is filled with `outside`, which may be an array. Resampling comes before it.
         """
-        turned = np.full((*inside.shape[:-3], *(self.canonical_shape[axis] for axis in self.axis_order)), outside, dtype=inside.dtype)
+        leading = tuple(range(inside.ndim - 3))
+        if self.box.shape == tuple(self.canonical_shape[axis] for axis in self.axis_order):
+            return np.ascontiguousarray(inside.transpose(*leading, *(len(leading) + axis for axis in inverse_axes(self.axis_order))))
+        result = np.empty((*inside.shape[:-3], *self.canonical_shape), dtype=inside.dtype)
+        turned = result.transpose(*leading, *(len(leading) + axis for axis in self.axis_order))
+        turned[...] = outside
         turned[(..., *self.box.slices)] = inside
-        leading = inside.ndim - 3
-        return np.ascontiguousarray(turned.transpose(*range(leading), *(leading + axis for axis in inverse_axes(self.axis_order))))
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,6 +134,21 @@ def test_a_scan_too_large_for_the_memory_is_one_failed_case(place, monkeypatch, 
     assert "12x13x14" in row["detail"] and "--workers" not in row["detail"]
 
 
+def test_scans_that_do_not_fit_into_the_memory_allowed_are_refused_by_name_before_they_are_read(place, monkeypatch):
+    monkeypatch.setattr("autoseg.cases.load_image", lambda *_, **__: pytest.fail("the scan was read"))
+    with pytest.raises(SomeCasesFailed):
+        predict(place, max_memory=10**6)
+    rows = list(csv.DictReader((place / "out/failed.csv").read_text().splitlines()))
+    assert [row["case"] for row in rows] == list(NAMES) and all("--max-memory" in row["detail"] for row in rows)
+
+
+def test_with_a_limit_of_memory_maps_and_labels_are_those_without_it(place):
+    predict(place, place / "free", probabilities=True, uncertainty=True)
+    predict(place, place / "tight", probabilities=True, uncertainty=True, max_memory=10**12)
+    assert contents(place / "free") == contents(place / "tight") and len(contents(place / "free")) == 9
+    assert not list((place / "free").glob(".writing-*"))
+
+
 def test_a_defect_is_not_taken_for_a_lack_of_memory(place, monkeypatch):
     def segment(*given, **named):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from autoseg.errors import PlanMismatch
 from autoseg.labels import Labels
@@ -77,19 +76,19 @@ def test_a_network_is_asked_only_as_far_as_the_next_slice_needs(
     plan = only(make_plan(), "2d", "3d_fullres")
     model = open_model(make_workspace(plan, folds=1).root, configuration="2d+3d_fullres", device="cpu")
     order: list[str] = []
-    original = ensembles._on_grid
+    original = ensembles.probabilities_on_grid
 
-    def watched(slabs, *given):  # type: ignore[no-untyped-def]
+    def watched(slabs, **given):  # type: ignore[no-untyped-def]
         def asked():  # type: ignore[no-untyped-def]
             for start, slab in slabs:
                 order.append(f"computed {start}")
                 yield start, slab
 
-        for index, plane in enumerate(original(asked(), *given)):
+        for index, plane in enumerate(original(asked(), **given)):
             order.append(f"slice {index}")
             yield plane
 
-    monkeypatch.setattr(ensembles, "_on_grid", watched)
+    monkeypatch.setattr(ensembles, "probabilities_on_grid", watched)
     segment(model, in_memory(), tta=False)
     computed = [place for place, what in enumerate(order) if what.startswith("computed")]
     assert order.index("slice 0") < computed[-1], "the last slabs are computed after the first slices were decided"
@@ -114,14 +113,3 @@ def test_configurations_that_mean_something_else_are_not_averaged(
     make_workspace(only(make_plan(axis_order=(0, 1, 2), swap_axis=2), "3d_fullres"), root=workspace.root)
     with pytest.raises(PlanMismatch, match="different axis_order"):
         open_model(workspace.root, configuration="2d+3d_fullres", device="cpu")
-
-
-def test_a_plane_is_interpolated_as_torch_does_it() -> None:
-    from autoseg.prediction.ensembles import _on_grid
-
-    logits = torch.randn((3, 5, 7, 6), generator=torch.Generator().manual_seed(0))
-    slabs = [(0, logits[:, :2]), (2, logits[:, 2:])]
-    for target in ((9, 11, 4), (3, 7, 13), (5, 7, 6)):
-        found = torch.stack(list(_on_grid(iter(slabs), (5, 7, 6), target, None, LABELS)), dim=1)
-        expected = torch.nn.functional.interpolate(logits[None], size=target, mode="trilinear", align_corners=False)[0].softmax(0)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from autoseg.geometry import Shape
 from autoseg.labels import Labels, make_labels
-from autoseg.prediction.scores import classes_of, classes_on_grid, probabilities_of
+from autoseg.prediction.scores import classes_of, classes_on_grid, decided, probabilities_on_grid
+from autoseg.preprocessing.resampling import resample_scores
 
 LABELS = make_labels({f"label {value}": value for value in range(6)})
 REGIONS = make_labels(
@@ -81,12 +82,37 @@ def test_memory_does_not_grow_with_the_classes_times_the_voxels() -> None:
     assert peak < 4 * heads * np.prod(target) / 10
 
 
-def test_probabilities_are_softmax_or_sigmoid() -> None:
-    scores = smooth_scores(3, (2, 3, 4)) * 30
-    exact = scores.astype(np.float64)
-    softmax = np.exp(exact) / np.exp(exact).sum(0)
-    assert np.allclose(probabilities_of(scores.copy(), make_labels({"a": 0, "b": 1, "c": 2})), softmax, atol=1e-6)
-    assert np.allclose(probabilities_of(scores.copy(), REGIONS), 1 / (1 + np.exp(-exact)), atol=1e-6)
+@pytest.mark.parametrize("labels", [LABELS, REGIONS], ids=["labels", "regions"])
+@pytest.mark.parametrize(
+    ("target", "separate"), [((17, 33, 31), None), ((7, 13, 31), None), ((30, 33, 21), 0), ((30, 33, 31), 2), ((12, 20, 25), None)]
+)
+def test_probabilities_are_those_of_logits_interpolated_everywhere(target: Shape, separate: int | None, labels: Labels) -> None:
+    scores = 30 * smooth_scores(labels.output_channels, (12, 20, 25))
+    grid = {"source": (12, 20, 25), "target": target, "anisotropic_axis": separate, "labels": labels}
+    found = np.full((labels.output_channels, *target), np.nan, dtype=np.float32)
+    classes = np.full(target, 255)
+    bands: list[tuple[int, int] | None] = [None] if separate else [(0, 8), (7, 15), (14, 20)]
+    for rows in bands:
+        slabs = [(s, torch.from_numpy(scores[:, s : s + 5, slice(*(rows or (None,)))])) for s in range(0, 12, 5)]
+        for index, written, piece in probabilities_on_grid(slabs, **grid, rows=rows):
+            found[:, index, written] = piece
+            classes[index, written] = decided(piece, labels)
+    dense = resample_scores(scores, target, anisotropic_axis=separate).astype(np.float64)
+    expected = 1 / (1 + np.exp(-dense)) if labels.regions else np.exp(dense) / np.exp(dense).sum(0)
+    assert np.allclose(found, expected, atol=2e-5)
+    assert np.array_equal(classes, classes_on_grid([(0, torch.from_numpy(scores))], **grid))
+
+
+@pytest.mark.parametrize("separate", [None, 0, 1])
+def test_bands_of_rows_together_are_the_whole(separate: int | None) -> None:
+    scores = smooth_scores(6, (12, 20, 25))
+    for target in ((17, 33, 31), (7, 13, 31), (5, 90, 25)):
+        grid = {"source": (12, 20, 25), "target": target, "anisotropic_axis": separate, "labels": LABELS}
+        expected = classes_on_grid([(0, torch.from_numpy(scores))], **grid)
+        found = np.full_like(expected, 255)
+        for rows in ((0, 2), (1, 9), (8, 15), (14, 20)):
+            classes_on_grid([(0, torch.from_numpy(scores[:, :, slice(*rows)]))], **grid, rows=rows, out=found)
+        assert np.array_equal(found, expected)
 
 
 def test_more_than_256_classes_are_told_apart() -> None:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoseg import images, prediction
-from autoseg.errors import ModelError, PlanMismatch, UnreadableFile
+from autoseg.errors import ModelError, NotEnough, PlanMismatch, UnreadableFile
 from autoseg.images import Image
 from autoseg.planning.configuration import Configuration, Plan
-from autoseg.prediction import Model, open_model, segment, segment_preprocessed
+from autoseg.prediction import Model, open_model, segment, segment_preprocessed, segmenting
+from autoseg.prediction.memory import Layout, Work, bands_of
 from autoseg.prediction.segmenting import flips_of, in_safe_precision
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.tiling import Flips, predict_slabs
@@ -154,6 +155,36 @@ def test_probabilities_lie_on_the_grid_of_the_scan_and_agree_with_the_classes(
         assert np.array_equal(result.classes, result.probabilities.argmax(0))
         assert (result.probabilities[0, 0] == 1).all(), "beyond the crop"
     assert np.array_equal(result.classes, plain.classes)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_every_layout_gives_the_same_classes_and_probabilities(
+    regions: bool, make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = only(make_plan(REGIONS, swap_axis=None) if regions else make_plan(), "3d_fullres")
+    model = open_model(make_workspace(plan, folds=1).root, device="cpu")
+    expected = segment(model, in_memory(), tta=False, probabilities=True)
+    assert expected.probabilities is not None
+    for along, number in [(0, 3), (1, 1), (2, 2)]:
+
+        def layout(work: Work, along: int = along, number: int = number, **_: Any) -> Layout:
+            return Layout(along=along, bands=bands_of(work.shape[0 if along else 1], number), at_once=1, needed=0)
+
+        monkeypatch.setattr(segmenting, "layout_within", layout)
+        found = segment(model, in_memory(), tta=False, probabilities=True)
+        assert found.probabilities is not None
+        assert np.allclose(found.probabilities, expected.probabilities, atol=1e-3)
+        assert np.mean(found.classes != expected.classes) < 1e-3, "only ties may be decided by rounding"
+        assert np.mean(segment(model, in_memory(), tta=False).classes != expected.classes) < 1e-3
+
+
+def test_a_scan_that_does_not_fit_into_the_memory_allowed_is_refused_before_the_network_runs(
+    make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(make_workspace(only(make_plan(), "3d_fullres"), folds=1).root, device="cpu")
+    monkeypatch.setattr(segmenting, "predict_slabs", lambda *_, **__: pytest.fail("the network was run"))
+    with pytest.raises(NotEnough, match="--max-memory"):
+        segment(model, in_memory(), max_memory=10**7)
 
 
 def test_a_fold_ensemble_is_the_mean_of_the_logits(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -92,12 +93,38 @@ def _full_disk_named(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
     """A new folder in `parent`, removed when the block ends; where the process is killed before, `sweep` removes it."""
-    folder = Path(parent) / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = Path(parent) / f"{TEMPORARY}{writer()}"
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         remove_tree(folder)
+
+
+def writer() -> str:
+    """Return a name for what this process writes that no other process in any machine or container gives: see `is_dead_writer`."""
+    return f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_dead_writer(name: str, path: Path) -> bool:
+    """Return whether the process that `writer` named has ended.
+
+    A process of another machine or container cannot be asked: it counts as dead when `path`, which it wrote, has not changed for a day.
+    """
+    named = _OF_WRITER.fullmatch(TEMPORARY + name)
+    if named is not None and named["host"] == _host():
+        return not _alive(int(named["pid"]))
+    return time.time() - path.lstat().st_mtime > _FORGOTTEN
+
+
+@functools.cache
+def _host() -> str:
+    """The machine and the space of process numbers, which two containers of one machine do not share."""
+    try:
+        space = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:  # not Linux
+        space = ""
+    return f"{socket.gethostname()}.{space}" if space else socket.gethostname()
 
 
 def sweep(folder: Path) -> None:
@@ -106,11 +133,10 @@ def sweep(folder: Path) -> None:
     A process of another machine cannot be asked: what it left goes after a day.
     """
     for path in Path(folder).glob(f"{TEMPORARY}*"):
-        if (named := _OF_WRITER.fullmatch(path.name)) is None:
+        if _OF_WRITER.fullmatch(path.name) is None:
             continue
         with contextlib.suppress(FileNotFoundError):  # its owner was quicker
-            dead = named["host"] == socket.gethostname() and not _alive(int(named["pid"]))
-            if dead or time.time() - path.lstat().st_mtime > _FORGOTTEN:
+            if is_dead_writer(path.name.removeprefix(TEMPORARY), path):
                 remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

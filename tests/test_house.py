@@ -36,6 +36,7 @@ ROOMS = (
     "colours",
     "metrics",
     "locks",
+    "shards",
     "workspace",
     "resources",
     "measurements",

@@ -58,14 +58,14 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     """
     if len(paths) == 1 and Path(paths[0]).suffix.casefold() in (".csv", ".tsv", ".json") and is_list(Path(paths[0])):
         return _from_list(Path(os.path.abspath(paths[0])), channels)
-    found: list[Path] = []
+    found: dict[Path, None] = {}  # each once, in order
     cases: list[Case] = []
     for path in (Path(os.path.abspath(path)) for path in paths):
         direct = _files_at(path)
-        found += [file for file in direct if file not in found]
+        found |= dict.fromkeys(direct)
         cases += [] if direct else _below(path, channels)
     explicit = all(Path(path).is_file() for path in paths)
-    cases += _by_channel(found, channels, explicit=explicit)
+    cases += _by_channel([*found], channels, explicit=explicit)
     cases, labels = (cases, []) if explicit else _without_labels(cases)
     _refuse_repeated_names(cases)
     if not any(all(path.exists() for path in case.images) for case in cases):
@@ -138,8 +138,9 @@ def _files_at(path: Path) -> list[Path]:
 def _without_labels(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
     """Return the cases but for those that are called as the label of another, and the names of their files."""
     names = {case.name for case in cases}
-    labels = [case for case in cases if (match := _LABEL.fullmatch(case.name)) and match["case"] in names]
-    return [case for case in cases if case not in labels], sorted(case.images[0].name for case in labels)
+    is_label = [(match := _LABEL.fullmatch(case.name)) is not None and match["case"] in names for case in cases]
+    scans, labels = ([case for case, one in zip(cases, is_label, strict=True) if one is wanted] for wanted in (False, True))
+    return scans, sorted(case.images[0].name for case in labels)
 
 
 def _below(folder: Path, channels: Sequence[str]) -> list[Case]:

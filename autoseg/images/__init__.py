@@ -5,7 +5,17 @@ orientation, and back when writing. `formats` lists the formats.
 """
 
 from autoseg.images.canonical import from_memory, to_memory
-from autoseg.images.formats import PICTURES, SUFFIXES, hash_image, header_of, is_label_picture, label_suffix, stem_of, suffix_of
+from autoseg.images.formats import (
+    PICTURES,
+    SUFFIXES,
+    hash_image,
+    header_of,
+    is_label_picture,
+    label_suffix,
+    size_and_time,
+    stem_of,
+    suffix_of,
+)
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.reading import read, read_channels, read_header, read_label
 from autoseg.images.signatures import is_series
@@ -30,6 +40,7 @@ __all__ = [
     "read_header",
     "read_label",
     "require_same_grid",
+    "size_and_time",
     "stem_of",
     "suffix_of",
     "to_memory",

@@ -16,6 +16,7 @@ from autoseg.errors import AutosegError, FaultyCases, GridMismatch, LabelError, 
 from autoseg.images.label_values import content_of
 from autoseg.labels import Labels, make_labels
 from autoseg.metrics import ALL, METRICS, QUICK
+from autoseg.pipeline import journal
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
 from autoseg.quantities import parse_length
@@ -335,6 +336,8 @@ def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tup
         known = read_record(record)
         if known is not None:
             return Labels.from_json(known)
+    if head := journal.read(predictions / journal.FOLDER).head:  # of a prediction that was killed, or is still running
+        return Labels.from_json(head)
     values: set[int] = set()
     for pair in pairs.values():
         for path in pair:

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, Us
 from autoseg.images import Image
 from autoseg.labels import Labels
 from autoseg.pipeline.maps import Maps
-from autoseg.pipeline.records import FAILED, Record, file_state, is_state_of, read_rules, report_failures
+from autoseg.pipeline.records import FAILED, Record, current_state, file_state, read_rules, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.prediction import Model
 from autoseg.quantities import format_bytes, format_shape
@@ -105,11 +105,13 @@ def predict(
     options = _Options(rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory)
     try:
         failures = _predict_cases(opened, found, targets, {} if overwrite else earlier, record, options, reporter)
-    except DiskFull as error:
-        error.details["kept"] = f"{len(record.cases)} of {len(found)} results"
+    except BaseException as error:
+        if isinstance(error, DiskFull):
+            error.details["kept"] = f"{len(record.cases)} of {len(found)} results"
+        with contextlib.suppress(DiskFull):  # the lines say it all
+            record.write()
         raise
-    finally:
-        record.write()
+    record.write()
     for name, text in colour_tables(opened.plan.labels).items() if colours else ():
         files.write_text(record.folder / name, text)
     failures += [(problem.case or "", "read", problem) for problem in given.problems]
@@ -143,18 +145,19 @@ def _predict_cases(
     for index, case in enumerate(found):
         reporter.progress("predict", index, len(found))
         target = targets[case.name]
-        if _is_current(earlier.get(case.name), case, target, record):
-            record.keep(case.name, {**earlier[case.name], "file": str(target)})
+        kept = _current_facts(earlier.get(case.name), case, target, record)
+        if kept is not None:
+            record.keep(case.name, kept, earlier=earlier[case.name])
             continue
         done = _predict_case(model, case, target, options)
         if isinstance(done, _Failed):
             failures.append((case.name, done.stage, done.error))
+            record.fail(case.name, done.stage, done.error)
             reporter.say(f"warning: {case.name} failed at {done.stage}: {done.error.summary}")
             continue
         for warning in done["warnings"]:
             reporter.say(f"warning: {case.name}: {warning}")
         record.keep(case.name, done)
-        record.write_soon()
         reporter.progress("predict", index + 1, len(found))
     return failures
 
@@ -337,8 +340,8 @@ def _targets(found: Sequence[Case], output: Path, *, single: bool) -> dict[str, 
         targets = {found[0].name: output}
     else:
         targets = {case.name: output / f"{case.name}{images.label_suffix(case.images[0])}" for case in found}
-    taken = {path.resolve() for case in found for path in case.images}
-    clash = [str(path) for path in targets.values() if path.resolve() in taken]
+    taken = set(_resolved(path for case in found for path in case.images))
+    clash = [str(path) for path, place in zip(targets.values(), _resolved(targets.values()), strict=True) if place in taken]
     if clash:
         raise UsageError("a result would replace its own input", file=clash[0], fix="give another place with -o")
     folder = output.parent if single else output
@@ -346,6 +349,16 @@ def _targets(found: Sequence[Case], output: Path, *, single: bool) -> dict[str, 
         if place.exists() and not place.is_dir():
             raise UsageError("results need a folder, and there is a file of that name", file=place, fix="give another place with -o")
     return targets
+
+
+def _resolved(paths: Iterable[Path]) -> list[Path]:
+    """Return paths without links; each folder is asked once, however many files it has."""
+    folders: dict[Path, Path] = {}
+    found = []
+    for path in paths:
+        folder = folders.get(path.parent) or folders.setdefault(path.parent, path.parent.resolve())
+        found.append(path.resolve() if path.is_symlink() else folder / path.name)
+    return found
 
 
 def _require_label_format(output: Path, case: Case) -> None:
@@ -375,12 +388,15 @@ def _refuse_to_replace(targets: Mapping[str, Path], record: Record) -> None:
             )
 
 
-def _is_current(facts: Mapping[str, Any] | None, case: Case, target: Path, record: Record) -> bool:
-    """Return whether the result there is of this scan, this model and these settings, untouched since."""
-    if facts is None or not target.exists() or not all(path.exists() for path in case.images):
-        return False
-    same = Path(str(facts.get("file"))).name == target.name and facts.get("settings") == record.settings
-    return same and is_state_of(facts.get("input"), case.images) and is_state_of(facts.get("result"), [target])
+def _current_facts(facts: Mapping[str, Any] | None, case: Case, target: Path, record: Record) -> dict[str, Any] | None:
+    """Return what is recorded if the result there is of this scan, this model and these settings, untouched since; else None."""
+    if facts is None or facts.get("settings") != record.settings or Path(str(facts.get("file"))).name != target.name:
+        return None
+    if not target.exists() or not all(path.exists() for path in case.images):
+        return None
+    result = current_state(facts.get("result"), [target])
+    scan = current_state(facts.get("input"), case.images) if result is not None else None
+    return None if scan is None else {**facts, "file": str(target), "input": scan, "result": result}
 
 
 def _channels_taken_for_cases(found: Sequence[Case], model: Model) -> list[str]:

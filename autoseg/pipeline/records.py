@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoseg import files, images, schema
+from autoseg import files, images, locks, schema
 from autoseg.checking import Fault
 from autoseg.checksums import KEY, checked, with_checksum, without_checksum
 from autoseg.errors import AutosegError, SomeCasesFailed, UnreadableFile, naming
 from autoseg.labels import Labels
+from autoseg.pipeline import journal
+from autoseg.pipeline.journal import Journal, Lines
 from autoseg.postprocessing import PostprocessingRules
+from autoseg.shards import Shard
 from autoseg.version import __version__
 from autoseg.workspace import Workspace
 
 RECORD = "prediction.json"
 FAILED = "failed.csv"
 MADE_BY = "autoseg predict"
-_SELDOM = 20  # times the time that writing the record takes lie between two writes
 _FAILED_COLUMNS = ("case", "stage", "reason", "detail")
+_STATE = re.compile(r"(?P<path>.*) (?P<bytes>\d+) (?P<time>\d+)(?: (?P<hash>[0-9a-f]{64}))?", re.DOTALL)
 _EXCLUDED = re.compile(r"[;,]?\s*or leave the case out with --exclude(?: '[^']*'| [^\s,;()]+)?")  # an option of plan and check alone
 
 
@@ -36,9 +39,9 @@ class Record:
     single: bool
     settings: dict[str, Any]
     labels: Labels
+    shard: Shard | None = None
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)  # name of a result's file, also of one that is still to be made -> model
-    _due: float = 0.0  # when to write again, by `time.monotonic`
 
     @property
     def folder(self) -> Path:
@@ -50,21 +53,45 @@ class Record:
         """Where the record goes."""
         return sidecar(self.output) if self.single else self.output / RECORD
 
+    @functools.cached_property
+    def lines(self) -> Path:
+        """Where the lines of each process go, until the record takes them in."""
+        return self.output.with_name(f".{self.output.name}.{journal.FOLDER}") if self.single else self.output / journal.FOLDER
+
+    @functools.cached_property
+    def journal(self) -> Journal:
+        """The lines of this process."""
+        return Journal(self.lines, shard=self.shard, head={"version": __version__, "settings": self.settings, **self.labels.to_json()})
+
     def read(self) -> dict[str, dict[str, Any]]:
         """Return the cases recorded before, whatever they were predicted with; none where the file is not a record of ours."""
+        return self._known()[0]
+
+    def _known(self) -> tuple[dict[str, dict[str, Any]], Lines]:
+        lines = journal.read(self.lines, shard=self.shard)  # before the record: what is gone from here is there
         known = read_record(self.file) or {"cases": {}}
-        of_cases = {Path(str(facts.get("file"))).name: _model_of(facts) for facts in known["cases"].values()}
-        self.results = {**known.get("results", {}), **of_cases, **self.results}
-        return dict(known["cases"])
+        recorded = {**known["cases"], **lines.cases}
+        of_cases = {Path(str(facts.get("file"))).name: _model_of(facts) for facts in recorded.values()}
+        self.results = {**known.get("results", {}), **lines.results, **of_cases, **self.results}
+        return recorded, lines
 
     def begin(self, targets: Iterable[Path]) -> None:
-        """Record before the first result which files are to be made: then none is taken for somebody else's, whenever this ends."""
-        self.results |= {target.name: str(self.settings["model"]) for target in targets}
-        self.write()
+        """Note before the first result which files are to be made: then none is taken for somebody else's, whenever this ends."""
+        model = str(self.settings["model"])
+        new = [target.name for target in targets if self.results.get(target.name) != model]
+        if new:
+            self.results |= dict.fromkeys(new, model)
+            self.journal.note(results=new, flush=True)
 
-    def keep(self, name: str, facts: dict[str, Any]) -> None:
-        """Note one case, with the settings it was predicted with."""
+    def keep(self, name: str, facts: dict[str, Any], *, earlier: Mapping[str, Any] | None = None) -> None:
+        """Note one case, with the settings it was predicted with, unless that is what was recorded earlier."""
         self.cases[name] = {**facts, "settings": self.settings}
+        if self.cases[name] != earlier:
+            self.journal.note(case=name, facts={key: value for key, value in facts.items() if key != "settings"})
+
+    def fail(self, name: str, stage: str, error: AutosegError) -> None:
+        """Note a case without a result."""
+        self.journal.note(case=name, failed={"stage": stage, "reason": error.summary})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file."""
@@ -77,19 +104,19 @@ class Record:
             "cases": self.cases,
         }
 
-    def write_soon(self) -> None:
-        """Write after this case, unless writing would take more than a small share of the time: of thousands, a few are made again."""
-        if time.monotonic() >= self._due:
-            self.write()
-
     def write(self) -> None:
-        """Write the record, so that the same command goes on after any end; cases of earlier commands stay listed."""
-        begin = time.monotonic()
-        if self.file.exists() and read_record(self.file) is None:
-            return  # a file of somebody else's that happens to have this name
-        earlier = self.read()
-        files.write_json(self.file, with_checksum({**self.to_json(), "cases": {**earlier, **self.cases}}))
-        self._due = time.monotonic() + _SELDOM * (time.monotonic() - begin)
+        """Write the record, and remove the lines it has taken in; cases of earlier commands stay listed.
+
+        Of a shard, the lines stay for the command without one.
+        """
+        self.journal.close()
+        if self.shard is not None or not self.folder.is_dir():
+            return
+        with locks.in_turn(self.folder):  # two commands may end in the same moment
+            earlier, lines = self._known()
+            if not self.file.exists() or read_record(self.file) is not None:  # else somebody else's that happens to have this name
+                files.write_json(self.file, with_checksum({**self.to_json(), "cases": {**earlier, **self.cases}}))
+            journal.remove(lines.over)
 
 
 def _model_of(facts: Mapping[str, Any]) -> str:
@@ -194,19 +221,39 @@ def sidecar(target: Path) -> Path:
 
 
 def file_state(paths: Iterable[Path]) -> list[str]:
-    """Return what identifies the state of each file without reading it: place, size and time."""
-    return [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths]
+    """Return what identifies the content of each file: place, size, time and hash."""
+    return [_state(path, images.hash_image(path)) for path in paths]
 
 
-def is_state_of(recorded: Any, paths: Sequence[Path]) -> bool:
-    """Return whether files are as `file_state` recorded them, wherever their folder is now."""
-    if not isinstance(recorded, list) or not all(isinstance(text, str) and text.count(" ") >= 2 for text in recorded):
-        return False
-    return [_without_folder(text) for text in recorded] == [_without_folder(text) for text in file_state(paths)]
+def current_state(recorded: Any, paths: Sequence[Path]) -> list[str] | None:
+    """Return the state of files whose content is the one that `file_state` recorded, wherever they are now; else None.
+
+    They are read only where name, size and time are not as recorded: after a copy, or a `touch`.
+    """
+    if not isinstance(recorded, list) or len(recorded) != len(paths):
+        return None
+    found = [state for text, path in zip(recorded, paths, strict=True) if (state := _unchanged(text, path)) is not None]
+    return found if len(found) == len(paths) else None
 
 
-def _without_folder(state: str) -> str:
-    return state.rpartition("/")[2]
+def _unchanged(recorded: Any, path: Path) -> str | None:
+    known = _STATE.fullmatch(recorded) if isinstance(recorded, str) else None
+    if known is None:
+        return None
+    size, changed = images.size_and_time(path)
+    name, bytes, time, digest = Path(known["path"]).name, int(known["bytes"]), int(known["time"]), known["hash"]
+    if digest is None:  # of an earlier version
+        facts = path.stat()
+        same = (name, bytes, time) == (path.resolve().name, facts.st_size, facts.st_mtime_ns)
+        return _state(path, images.hash_image(path)) if same else None
+    if (name, bytes, time) == (path.resolve().name, size, changed) or (bytes == size and images.hash_image(path) == digest):
+        return _state(path, digest)
+    return None
+
+
+def _state(path: Path, digest: str) -> str:
+    size, changed = images.size_and_time(path)
+    return f"{path.resolve()} {size} {changed} {digest}"
 
 
 def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:

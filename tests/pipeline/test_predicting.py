@@ -70,6 +70,7 @@ def test_the_same_command_goes_on_after_a_kill_between_label_and_record(place, k
         predict(place)
     monkeypatch.undo()
     assert set(contents(place / "out")) == {"a.nii.gz", "b.nii.gz"}
+    monkeypatch.setattr(records.files, "_alive", lambda pid: False)  # the process that was killed was this one
     (place / "out/.writing-17-x").touch()
     os.utime(place / "out/.writing-17-x", (0, 0))
     made, _ = predict(place)
@@ -207,13 +208,74 @@ def test_rules_that_were_changed_by_hand_are_used_and_reported(place):
     assert [line for line in predict(place, place / "third")[1] if line.startswith("warning") and "postprocessing.json was changed" in line]
 
 
-def test_of_thousands_of_results_the_record_is_written_now_and_then(place, monkeypatch):
-    written = []
-    whole = records.files.write_json
+def test_each_case_is_one_line_until_the_record_is_written_once(place, monkeypatch):
+    written, seen = [], []
+    whole, segment = records.files.write_json, predicting.prediction.segment
     monkeypatch.setattr(records.files, "write_json", lambda *given: (written.append(given[0]), whole(*given)))
-    monkeypatch.setattr(records, "_SELDOM", 1e9)
+
+    def looked(*given, **named):
+        seen.append([line for path in (place / "out/records").iterdir() for line in path.read_bytes().splitlines()])
+        return segment(*given, **named)
+
+    monkeypatch.setattr(predicting.prediction, "segment", looked)
     made, _ = predict(place)
-    assert len(written) == 2 and set(records.read_record(place / "out/prediction.json")["cases"]) == set(made["cases"]) == set(NAMES)
+    assert [len(lines) for lines in seen] == [2, 3, 4] and written == [place / "out/prediction.json"]
+    assert set(records.read_record(place / "out/prediction.json")["cases"]) == set(made["cases"]) == set(NAMES)
+    assert not (place / "out/records").exists()
+
+
+@pytest.mark.parametrize("how", ["touched", "copied"])
+def test_what_has_another_time_or_place_but_the_same_content_is_kept(place, how):
+    first, _ = predict(place)
+    before = contents(place / "out")
+    if how == "touched":
+        for path in (*(place / "scans").iterdir(), *(place / "out").glob("*.nii.gz")):
+            os.utime(path, (1, 1))
+    else:
+        for name in ("scans", "out"):
+            (place / name).rename(place / "old")
+            shutil.copytree(place / "old", place / name, copy_function=shutil.copyfile)
+            shutil.rmtree(place / "old")
+    again, _ = predict(place)
+    assert all(again["cases"][name]["seconds"] == first["cases"][name]["seconds"] for name in NAMES)  # not one was made again
+    assert contents(place / "out") == before
+    for channel in ("0000", "0001"):
+        shutil.copyfile(place / f"scans/b_{channel}.nii.gz", place / f"scans/a_{channel}.nii.gz")
+    third, _ = predict(place)
+    assert contents(place / "out")["a.nii.gz"] == before["b.nii.gz"]
+    assert third["cases"]["c d"]["seconds"] == first["cases"]["c d"]["seconds"]
+
+
+def test_a_record_of_an_earlier_version_is_continued(place):
+    first, _ = predict(place)
+    record = place / "out/prediction.json"
+    value = records.read_record(record)
+    for facts in value["cases"].values():
+        for key in ("input", "result"):
+            facts[key] = [text.rpartition(" ")[0] for text in facts[key]]  # no hashes then
+    record.write_text(json.dumps(value))
+    again, _ = predict(place)
+    assert again["cases"] == first["cases"]
+
+
+def test_two_commands_into_one_folder_lose_nothing(place, monkeypatch):
+    segment, nested = predicting.prediction.segment, []
+
+    def other_starts(*given, **named):
+        if not nested:
+            nested.append(True)
+            predicting.predict(place / "workspace", [place / "other"], place / "out", device="cpu", tta=False, reporter=Heard())
+            nested.append(records.read_record(place / "out/prediction.json")["cases"])
+        return segment(*given, **named)
+
+    monkeypatch.setattr(predicting.prediction, "segment", other_starts)
+    (place / "other").mkdir()
+    for path in sorted((place / "scans").glob("c*")):
+        path.rename(place / "other" / path.name)
+    predict(place)
+    assert set(nested[1]) == {"c d"}
+    assert set(records.read_record(place / "out/prediction.json")["cases"]) == set(NAMES)
+    assert {path.name for path in (place / "out").iterdir()} == {f"{name}.nii.gz" for name in NAMES} | {"prediction.json"}
 
 
 def test_a_failed_csv_that_is_no_text_of_ours_stays(place):

@@ -42,7 +42,7 @@ def record_of(count: int, folder: Path) -> dict[str, Any]:
         labels = make_labels({"background": 0, "liver": 1, "tumour": 2})
         return Record(output=folder, single=False, settings={"model": "0" * 16, "tta": True, "postprocessing": None}, labels=labels)
 
-    state = ["/data/cohort/scan.nii.gz 123456 1700000000000000000 " + "a" * 64]
+    state = ["cohort/scan.nii.gz 123456 1700000000000000000 " + "a" * 64]
     record, at = new(), []
     folder.mkdir()
     started = time.perf_counter()

@@ -21,6 +21,7 @@ import typer
 
 from autoseg.errors import AutosegError, FaultyCases, UsageError, short_of_space, unusable_path
 from autoseg.quantities import label_values, parse_duration
+from autoseg.shards import parse_shard
 from autoseg.terminal import Terminal
 from autoseg.version import __version__
 
@@ -83,6 +84,11 @@ Configurations = Annotated[
     ),
 ]
 Fold = Annotated[str, typer.Option("--fold", "-f", metavar="0..4|all", help="Fold of the cross-validation.")]
+
+
+ShardOption = Annotated[
+    str | None, typer.Option("--shard", metavar="K/N", help="Only part K of N of the cases; the same command without it does the rest.")
+]
 
 
 @app.command()
@@ -268,10 +274,12 @@ def predict(
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    shard: ShardOption = None,
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Segment new scans on their own grid."""
+    part = parse_shard(shard)
     if configuration is not None:
         _require_configurations(configuration)
     from autoseg import extensions, files, machine, resources
@@ -295,6 +303,7 @@ def predict(
             colours=colours,
             device=device,
             overwrite=overwrite,
+            shard=part,
             reporter=terminal,
         )
         if json is not None:

@@ -19,7 +19,7 @@ _KEPT_IN_ALL = (1 << 31) - 1  # bytes
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may use, by its affinity and the CPU quota of its control groups."""
+    """Return the number of cores this process may use, by its affinity, the CPU quota of its control groups and its job of SLURM."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _control_groups("cpu"):
         with contextlib.suppress(OSError, ValueError):
@@ -29,11 +29,12 @@ def available_cores() -> int:
             micros = int((folder / "cpu.cfs_quota_us").read_text())
             if micros > 0:
                 cores = min(cores, -(-micros // int((folder / "cpu.cfs_period_us").read_text())))
+    cores = min(cores, _of_slurm("CPUS_PER_TASK") or _of_slurm("CPUS_ON_NODE") or cores)
     return max(1, cores)
 
 
 def free_memory() -> int:
-    """Return the bytes of memory still free to this process: the least of machine, control groups and its own resource limit."""
+    """Return the bytes of memory still free to this process: the least of machine, control groups, job of SLURM and resource limit."""
     bounds = [_machine_memory()]
     for folder in _control_groups("memory"):
         for limit_name, usage_name, cache_name in (
@@ -44,6 +45,10 @@ def free_memory() -> int:
                 limit = int((folder / limit_name).read_text())
                 used = int((folder / usage_name).read_text())
                 bounds.append(limit - used + _table(folder / "memory.stat").get(cache_name, 0))
+    per_core = _of_slurm("MEM_PER_CPU")
+    asked = _of_slurm("MEM_PER_NODE") or (per_core and per_core * (_of_slurm("CPUS_ON_NODE") or available_cores()))
+    if asked:
+        bounds.append(asked * 2**20 - resident_memory())
     with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
         import resource  # not on Windows
 
@@ -75,6 +80,12 @@ def give_back_freed_memory() -> None:
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _of_slurm(name: str) -> int | None:
+    """Return what a job of SLURM asked for (cores; memory in MiB): without control groups, nothing else keeps a job within it."""
+    text = os.environ.get(f"SLURM_{name}", "")
+    return int(text) or None if text.isdecimal() else None  # --mem=0 is all there is
 
 
 def _control_groups(controller: str) -> list[Path]:

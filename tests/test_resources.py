@@ -123,3 +123,18 @@ def test_the_waiting_policy_is_set_before_torch_is_imported() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, env=environment, stdout=subprocess.PIPE, text=True)
     assert done.stdout.split() == ["passive"]
+
+
+def test_a_job_of_slurm_has_the_cores_and_the_memory_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(resources, "_control_groups", lambda controller: [])
+    monkeypatch.setattr(resources, "_machine_memory", lambda: 1 << 40)
+    for name, value in {"SLURM_CPUS_ON_NODE": "16", "SLURM_MEM_PER_CPU": "4096"}.items():
+        monkeypatch.setenv(name, value)
+    assert available_cores() == 16 and free_memory() > 16 * 4096 * 2**20 - resources.resident_memory() - 2**22
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "8192")
+    assert available_cores() == 4 and abs(free_memory() - (8192 * 2**20 - resources.resident_memory())) < 2**20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # --mem=0: all there is
+    monkeypatch.delenv("SLURM_MEM_PER_CPU")
+    assert free_memory() == 1 << 40

@@ -21,6 +21,7 @@ from autoseg.cases.names import are_named
 from autoseg.cases.recipes import read_recipe
 from autoseg.cases.values import Case
 from autoseg.errors import AutosegError, FaultyCases, MissingChannel, MissingPath, SettingsError
+from autoseg.shards import Shard
 
 _NUMBERED = re.compile(r"(?P<stem>.+)_(?P<channel>\d{4})")
 _LABEL = re.compile(r"(?P<case>.+)[_.-](?:seg|segmentation|mask|masks|label|labels|gt|groundtruth)", re.IGNORECASE)
@@ -35,7 +36,7 @@ class Inputs:
     notes: tuple[str, ...] = ()  # which file is which channel, and what is not used
 
 
-def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
+def find_inputs(paths: Sequence[Path], *, channels: Sequence[str], shard: Shard | None = None) -> Inputs:
     """Return the cases to predict, their files matched to the model's channels by name.
 
     The name of a channel is the head of its column in a list, a part of a recipe, or a word in the file's name (`case_flair.nii.gz`).
@@ -48,6 +49,7 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     paths : image files; folders of image files; folders that hold one DICOM series, or several in folders below; folders in the
         layout of a training set, whose labels are left aside; or one list of cases (CSV, JSON)
     channels : names of the model's channels, in its order
+    shard : only the cases of this part; it may be empty. The files of others are listed, never opened
 
     Raises
     ------
@@ -57,7 +59,7 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     FaultyCases : of each case of a list a file is missing
     """
     if len(paths) == 1 and Path(paths[0]).suffix.casefold() in (".csv", ".tsv", ".json") and is_list(Path(paths[0])):
-        return _from_list(Path(os.path.abspath(paths[0])), channels)
+        return _from_list(Path(os.path.abspath(paths[0])), channels, shard)
     found: dict[Path, None] = {}  # each once, in order
     cases: list[Case] = []
     for path in (Path(os.path.abspath(path)) for path in paths):
@@ -68,11 +70,18 @@ def find_inputs(paths: Sequence[Path], *, channels: Sequence[str]) -> Inputs:
     cases += _by_channel([*found], channels, explicit=explicit)
     cases, labels = (cases, []) if explicit else _without_labels(cases)
     _refuse_repeated_names(cases)
-    if not any(all(path.exists() for path in case.images) for case in cases):
+    if shard is None and not any(all(path.exists() for path in case.images) for case in cases):
         raise _no_whole_case(cases, channels)
     cases.sort(key=lambda case: case.name)
     left = [f"{len(labels)} files look like labels of other inputs and are left aside: {some(labels)}"] if labels else []
-    return Inputs(cases=tuple(cases), notes=(*left, *_assignment(cases, channels)))
+    return _of_shard(Inputs(cases=tuple(cases), notes=(*left, *_assignment(cases, channels))), shard)
+
+
+def _of_shard(found: Inputs, shard: Shard | None) -> Inputs:
+    if shard is None:
+        return found
+    own = tuple(case for case in found.cases if shard.holds(case.name))
+    return replace(found, cases=own, problems=tuple(one for one in found.problems if shard.holds(one.case or "")))
 
 
 def _refuse_repeated_names(cases: Sequence[Case]) -> None:
@@ -88,9 +97,11 @@ def _refuse_repeated_names(cases: Sequence[Case]) -> None:
         )
 
 
-def _from_list(path: Path, channels: Sequence[str]) -> Inputs:
-    dataset = read_list(path, labelled=False)
+def _from_list(path: Path, channels: Sequence[str], shard: Shard | None) -> Inputs:
+    dataset = read_list(path, labelled=False, shard=shard)
     found, heads = dataset.cases, [channel.name for channel in dataset.channels]
+    if not found and shard is not None:
+        return Inputs(cases=(), problems=dataset.problems)
     if not found:
         raise dataset.problems[0] if len(dataset.problems) == 1 else FaultyCases(dataset.problems, fix="correct the list")
     in_one_file = len(channels) > 1 and all(len(case.images) == 1 for case in found)

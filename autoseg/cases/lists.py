@@ -33,6 +33,7 @@ from autoseg.cases.values import Case, Channel, Dataset, can_name_files, compose
 from autoseg.errors import AutosegError, MissingChannel, MissingLabel, MissingPath, SettingsError, UnknownLayout
 from autoseg.labels import Labels
 from autoseg.presets import refuse_unknown
+from autoseg.shards import Shard
 
 _CASE = ("case", "id", "name", "case_id", "patient")
 _CHANNELS = ("channels", "images", "image", "channel")
@@ -60,7 +61,7 @@ def is_list(path: Path) -> bool:
     return isinstance(value, list) or (isinstance(value, dict) and isinstance(value.get("cases"), list))
 
 
-def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labelled: bool = True) -> Dataset:
+def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labelled: bool = True, shard: Shard | None = None) -> Dataset:
     """Return the data set that a list describes; also one that autoseg wrote itself, a workspace's dataset.json.
 
     Parameters
@@ -68,6 +69,7 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
     path : CSV or JSON
     map_labels : value in the files to the label value it stands for
     labelled : whether each case must have a label (not so for prediction)
+    shard : only the cases of this part; the files of the others are not looked for
 
     Raises
     ------
@@ -96,7 +98,7 @@ def read_list(path: Path, *, map_labels: Mapping[int, int] | None = None, labell
         raise SettingsError("the list holds no case", file=path, expected="one row per case", fix="add the cases")
     columns = _columns_of(rows, path, labelled=labelled)
     names = _names_in(rows, columns)
-    cases, problems = _complete(rows, columns, names, path, labelled=labelled)
+    cases, problems = _complete(rows, columns, names, path, labelled=labelled, shard=shard)
     notes: list[str] = []
     if not declared:
         declared, where = _declarations_nearby(path, cases)
@@ -217,12 +219,15 @@ def _names_in(rows: Sequence[Row], columns: _Columns) -> tuple[str, ...] | None:
 
 
 def _complete(
-    rows: Sequence[Row], columns: _Columns, names: tuple[str, ...] | None, path: Path, *, labelled: bool
+    rows: Sequence[Row], columns: _Columns, names: tuple[str, ...] | None, path: Path, *, labelled: bool, shard: Shard | None
 ) -> tuple[list[Case], list[AutosegError]]:
     """The complete cases, and what is wrong with each of the others."""
     listed = [_listed_images(row, columns, names or (), path) for row in rows]
     cases = [_case(row, columns, paths, path.parent) for row, paths in zip(rows, listed, strict=True)]
     _refuse_repeated([case.name for case in cases], path)
+    if shard is not None:
+        own = [index for index, case in enumerate(cases) if shard.holds(case.name)]
+        cases, listed = [cases[index] for index in own], [listed[index] for index in own]
     nearest = NearestFiles()
     _refuse_elsewhere(cases, listed, path, nearest)
     complete: list[Case] = []

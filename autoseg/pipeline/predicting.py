@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from autoseg.labels import Labels
 from autoseg.pipeline.maps import Maps
 from autoseg.pipeline.records import FAILED, Record, current_state, file_state, read_rules, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
+from autoseg.pipeline.targets import is_one_file, refuse_to_replace, targets_of
 from autoseg.prediction import Model
 from autoseg.quantities import format_bytes, format_shape
 from autoseg.resources import free_memory, resident_memory
+from autoseg.shards import Shard
 from autoseg.workspace import Workspace
 
 
@@ -46,6 +48,7 @@ def predict(
     colours: bool = False,
     device: str = "auto",
     overwrite: bool = False,
+    shard: Shard | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Segment scans; each result is on exactly the grid of its input, with the label values of the training set.
@@ -62,6 +65,8 @@ def predict(
     max_memory : bytes that this process shall not exceed; by default what it holds and 80 % of what is free
     colours : also write the names and colours of the labels as ITK-SNAP, FSLeyes and FreeSurfer read them, once per folder
     overwrite : replace results that are there, also files that no earlier prediction made
+    shard : only this part of the cases; prediction.json and failed.csv are written by the same command without it, which also does
+        whatever is missing
 
     Returns
     -------
@@ -75,7 +80,7 @@ def predict(
     """
     reporter = reporter or LoggingReporter()
     opened = model if isinstance(model, Model) else load(model, configuration=configuration, fold=fold, device=device).model
-    given = cases.find_inputs([Path(path) for path in inputs], channels=[channel.name for channel in opened.plan.channels])
+    given = cases.find_inputs([Path(path) for path in inputs], channels=[channel.name for channel in opened.plan.channels], shard=shard)
     found = given.cases
     for note in (*given.notes, *_channels_taken_for_cases(found, opened)):
         reporter.say(note)
@@ -84,7 +89,7 @@ def predict(
         _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), reporter)
     record = Record(
         output=Path(output),
-        single=_is_one_file(Path(output), found),
+        single=is_one_file(Path(output), found),
         settings={
             "model": opened.identity,
             "tta": tta,
@@ -93,13 +98,14 @@ def predict(
             "postprocessing": None if rules is None else list(rules.sentences()),
         },
         labels=opened.plan.labels,
+        shard=shard,
     )
-    targets = _targets(found, Path(output), single=record.single)
+    targets = targets_of(found, Path(output), single=record.single)
     files.require_writable(record.folder)
     files.sweep(record.folder)
     earlier = record.read()
     if not overwrite:
-        _refuse_to_replace(targets, record)
+        refuse_to_replace(targets, record)
     record.begin(targets.values())
     reporter.say(f"{len(found)} to segment with {opened.describe()}")
     options = _Options(rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory)
@@ -115,7 +121,7 @@ def predict(
     for name, text in colour_tables(opened.plan.labels).items() if colours else ():
         files.write_text(record.folder / name, text)
     failures += [(problem.case or "", "read", problem) for problem in given.problems]
-    report_failures(record.folder / FAILED, failures, len(found) + len(given.problems))
+    report_failures(None if shard is not None else record.folder / FAILED, failures, len(found) + len(given.problems))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
     return record.to_json()
 
@@ -317,75 +323,6 @@ def _fault_of_case(error: Exception, case: Case) -> AutosegError:
     if isinstance(error, OSError):
         return UnreadableFile("the file cannot be read or written", file=error.filename, found=error.strerror, fix="check path and rights")
     raise error
-
-
-def _is_one_file(output: Path, found: Sequence[Case]) -> bool:
-    """Return whether the output is the name of one label map."""
-    suffix = "" if output.is_dir() else images.suffix_of(output)
-    if suffix and len(found) > 1:
-        raise UsageError(
-            "several inputs cannot go into one file",
-            file=output,
-            found=f"{len(found)} inputs",
-            expected="a folder",
-            fix="give a folder with -o",
-        )
-    return bool(suffix)
-
-
-def _targets(found: Sequence[Case], output: Path, *, single: bool) -> dict[str, Path]:
-    """Return where each result goes; refuse before any work where that cannot be."""
-    if single:
-        _require_label_format(output, found[0])
-        targets = {found[0].name: output}
-    else:
-        targets = {case.name: output / f"{case.name}{images.label_suffix(case.images[0])}" for case in found}
-    taken = set(_resolved(path for case in found for path in case.images))
-    clash = [str(path) for path, place in zip(targets.values(), _resolved(targets.values()), strict=True) if place in taken]
-    if clash:
-        raise UsageError("a result would replace its own input", file=clash[0], fix="give another place with -o")
-    folder = output.parent if single else output
-    for place in (folder, *folder.absolute().parents):
-        if place.exists() and not place.is_dir():
-            raise UsageError("results need a folder, and there is a file of that name", file=place, fix="give another place with -o")
-    return targets
-
-
-def _resolved(paths: Iterable[Path]) -> list[Path]:
-    """Return paths without links; each folder is asked once, however many files it has."""
-    folders: dict[Path, Path] = {}
-    found = []
-    for path in paths:
-        folder = folders.get(path.parent) or folders.setdefault(path.parent, path.parent.resolve())
-        found.append(path.resolve() if path.is_symlink() else folder / path.name)
-    return found
-
-
-def _require_label_format(output: Path, case: Case) -> None:
-    suffix = images.suffix_of(output)
-    holds_labels = images.label_suffix(output) == suffix
-    if holds_labels and suffix in (".png", ".bmp"):
-        holds_labels = images.suffix_of(case.images[0]) == suffix or images.read_header(case.images[0]).shape[0] == 1
-    if not holds_labels:
-        raise UsageError("this label map cannot be written in that format", file=output, found=suffix, expected="such as .nii.gz",
-                         fix="give the output another suffix")  # fmt: skip
-
-
-def _refuse_to_replace(targets: Mapping[str, Path], record: Record) -> None:
-    """Raise if a result would replace a file that no earlier prediction made, or one of another model: they may still be wanted."""
-    there = [path for path in targets.values() if path.exists()]
-    made_by = {path: record.results.get(path.name) for path in there}
-    for whose, taken in (
-        ("files that no earlier prediction made", [path for path in there if made_by[path] is None]),
-        ("results of another model", [path for path in there if made_by[path] not in (None, record.settings["model"])]),
-    ):
-        if taken:
-            raise UsageError(
-                f"{len(taken)} of the results' names are taken by {whose}",
-                file=taken[0],
-                expected="a new place, or results of an earlier prediction with this model",
-                fix="give another place with -o, or --overwrite to replace them",
-            )
 
 
 def _current_facts(facts: Mapping[str, Any] | None, case: Case, target: Path, record: Record) -> dict[str, Any] | None:

@@ -42,6 +42,7 @@ class Record:
     shard: Shard | None = None
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)  # name of a result's file, also of one that is still to be made -> model
+    _somebody_elses: bool = False  # the file that happens to have the record's name
 
     @property
     def folder(self) -> Path:
@@ -69,7 +70,9 @@ class Record:
 
     def _known(self) -> tuple[dict[str, dict[str, Any]], Lines]:
         lines = journal.read(self.lines, shard=self.shard)  # before the record: what is gone from here is there
-        known = read_record(self.file) or {"cases": {}}
+        there = read_record(self.file)
+        self._somebody_elses = there is None and self.file.exists()
+        known = there or {"cases": {}}
         recorded = {**known["cases"], **lines.cases}
         of_cases = {Path(str(facts.get("file"))).name: _model_of(facts) for facts in recorded.values()}
         self.results = {**known.get("results", {}), **lines.results, **of_cases, **self.results}
@@ -114,7 +117,7 @@ class Record:
             return
         with locks.in_turn(self.folder):  # two commands may end in the same moment
             earlier, lines = self._known()
-            if not self.file.exists() or read_record(self.file) is not None:  # else somebody else's that happens to have this name
+            if not self._somebody_elses:
                 files.write_json(self.file, with_checksum({**self.to_json(), "cases": {**earlier, **self.cases}}))
             journal.remove(lines.over)
 
@@ -256,26 +259,29 @@ def _state(path: Path, digest: str) -> str:
     return f"{path.resolve()} {size} {changed} {digest}"
 
 
-def report_failures(path: Path, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:
-    """Write failed.csv, the cases without a result; remove an old one when all went well.
+def report_failures(path: Path | None, failures: Sequence[tuple[str, str, AutosegError]], total: int) -> None:
+    """Write failed.csv, the cases without a result; remove an old one when all went well. Without a path, of a shard, nothing is written.
 
     Raises
     ------
     SomeCasesFailed : there are any
     """
     if not failures:
-        if path.is_file() and path.read_bytes().startswith(",".join(_FAILED_COLUMNS).encode()):
+        if path is not None and path.is_file() and path.read_bytes().startswith(",".join(_FAILED_COLUMNS).encode()):
             path.unlink()
         return
     for _, _, error in failures:
         error.fix = error.fix and _EXCLUDED.sub("", error.fix)
     rows = [dict(zip(_FAILED_COLUMNS, (name, stage, error.summary, str(error)), strict=True)) for name, stage, error in failures]
-    files.write_text(path, csv_text(rows))
+    if path is not None:
+        files.write_text(path, csv_text(rows))
     raise SomeCasesFailed(
         f"{len(failures)} of {total} cases failed",
         file=path,
         details={name: error.summary for name, _, error in failures[:5]},
-        fix="see the reasons there, fix the files, and run the same command again: the others are kept",
+        fix="see the reasons there, fix the files, and run the same command again: the others are kept"
+        if path is not None
+        else "fix the files; the same command without --shard does what is missing and writes failed.csv",
     )
 
 

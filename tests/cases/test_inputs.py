@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.cases import find_inputs
+from autoseg.cases import find_inputs, lists
 from autoseg.errors import FaultyCases, MissingChannel, MissingPath, SettingsError
+from autoseg.shards import Shard
 
 Touch = Callable[..., Path]
 
@@ -226,3 +227,15 @@ def test_what_no_layout_describes_is_shown(touch: Touch) -> None:
     with pytest.raises(MissingPath, match="no known layout") as caught:
         named(root, "T1", "FLAIR")
     assert "p1/deep/odd.nii.gz" in str(caught.value) and "case, T1, FLAIR" in str(caught.value)
+
+
+def test_a_shard_of_a_list_looks_for_its_own_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"case_{index},scans/{index}.nii.gz" for index in range(200)]
+    (tmp_path / "list.csv").write_text("\n".join(["case,image", *rows]))
+    asked = []
+    monkeypatch.setattr(lists, "absent_file", lambda name, path, correction: asked.append(name))
+    monkeypatch.setattr(lists, "_refuse_elsewhere", lambda *given: None)
+    parts = [find_inputs([tmp_path / "list.csv"], channels=["image"], shard=Shard(number, 3)).cases for number in (1, 2, 3)]
+    assert [case.name for part in parts for case in part] == [name for part in parts for name in sorted(case.name for case in part)]
+    assert sorted(asked) == sorted(f"case_{index}" for index in range(200))
+    assert find_inputs([tmp_path / "list.csv"], channels=["image"], shard=Shard(77, 100_000)).cases == ()

@@ -16,6 +16,7 @@ import pytest
 from autoseg import cli, images
 from autoseg.errors import DiskFull, SomeCasesFailed, UnreadableFile, UsageError
 from autoseg.pipeline import evaluating, predicting, records
+from autoseg.shards import Shard
 from tests.pipeline.heard import Heard
 from tests.prediction.conftest import make_plan, make_workspace, only  # noqa: F401
 
@@ -244,6 +245,38 @@ def test_what_has_another_time_or_place_but_the_same_content_is_kept(place, how)
     third, _ = predict(place)
     assert contents(place / "out")["a.nii.gz"] == before["b.nii.gz"]
     assert third["cases"]["c d"]["seconds"] == first["cases"]["c d"]["seconds"]
+
+
+def test_shards_do_their_own_cases_and_the_command_without_one_merges_them(place):
+    made = {}
+    for number in (1, 2, 3):
+        made[number], _ = predict(place, shard=Shard(number, 3))
+        assert set(made[number]["cases"]) == {name for name in NAMES if Shard(number, 3).holds(name)}
+        assert not (place / "out/prediction.json").exists()
+    again, _ = predict(place, shard=Shard(1, 2))  # another number of shards knows what was done
+    merged, _ = predict(place)
+    assert (
+        merged["cases"]
+        == {**made[1]["cases"], **made[2]["cases"], **made[3]["cases"]}
+        == records.read_record(place / "out/prediction.json")["cases"]
+    )
+    assert again["cases"].items() <= merged["cases"].items()
+    assert {path.name for path in (place / "out").iterdir()} == {f"{name}.nii.gz" for name in NAMES} | {"prediction.json"}
+
+
+def test_a_shard_with_a_broken_scan_ends_with_4_and_the_merge_writes_failed_csv(place):
+    for path in (place / "scans").glob("b_*"):
+        path.write_bytes(b"broken")
+    for number in (1, 2):
+        if Shard(number, 2).holds("b"):
+            with pytest.raises(SomeCasesFailed, match="1 of"):
+                predict(place, shard=Shard(number, 2))
+        else:
+            predict(place, shard=Shard(number, 2))
+    assert not (place / "out/failed.csv").exists()
+    with pytest.raises(SomeCasesFailed, match="1 of 3"):
+        predict(place)
+    assert (place / "out/failed.csv").read_text().count("\nb,read,") == 1 and not (place / "out/records").exists()
 
 
 def test_a_record_of_an_earlier_version_is_continued(place):

@@ -186,7 +186,7 @@ def load(
     Parameters
     ----------
     model : a workspace with trained folds
-    configuration : whose folds are used; by default the selected one
+    configuration : whose folds are used, or several joined by "+", whose probabilities are averaged; by default what was selected
     fold : number of one fold; None: the mean of all that are trained
     device : "auto", "cpu", "cuda", "cuda:N" or "mps"
     allow_network : "module:callable" of a network of your own that the model may use, from now on in this process
@@ -229,7 +229,7 @@ def predict(
     model : a workspace with trained folds
     inputs : a file, several files, or a folder; several channels of a case by the suffixes _0000, _0001, ...
     output : a file where there is one input and the name has an image suffix; else a folder
-    configuration : whose folds are used; by default the selected one
+    configuration : whose folds are used, or several joined by "+", whose probabilities are averaged; by default what was selected
     fold : number of one fold; None: the mean of all that are trained
     tta : also predict mirror images (test-time augmentation) where the plan allows mirroring, and take the mean
     probabilities : also write NAME_probabilities.nii.gz, one volume per label or region, 0 to 1

@@ -16,7 +16,7 @@ from autoseg.metrics import bootstrap_means, mean_of_means
 
 LEVEL = 0.05  # of all differences together
 FEWEST = 3  # cases in common below which nothing is compared
-FEW = 6  # differences up to which all are put into words; of more, those of the chosen one
+FEW = 6  # differences up to which all are put into words; of more, those of the chosen one, and what cannot be compared
 SHOWN = 8  # names of common cases in a sentence
 REPEATS = 5000  # draws of the bootstrap
 _DRAWS_EACH = 200  # per comparison at least: else no difference is clear among very many, as a p value is never below 2 / draws
@@ -41,7 +41,7 @@ class Difference:
     named: tuple[str, ...] = ()  # the cases in common, where one of the two has others as well
     difference: float | None = None  # None: too few cases in common
     ci95: tuple[float, float] | None = None  # percentile bootstrap over the cases, for this difference alone
-    p: float | None = None  # two-sided, of the same draws
+    p: float | None = None  # two-sided, of the same draws; of n cases at least 2 / 2**n, the smallest that an exact test of them can give
     p_adjusted: float | None = None  # by Holm, for all differences together
 
     @property
@@ -111,7 +111,8 @@ def choose(candidates: Sequence[Candidate], differences: Sequence[Difference]) -
     compared = [c for c in candidates if c is base or pairs[frozenset((c.name, base.name))].difference is not None]
     left = [c for c in compared if not any(_clearly_better(other, c, pairs) for other in compared if other is not c)]
     best = min(left, key=lambda c: (c.work, -_mean(c)))
-    reasons = [d.sentence() for d in differences if len(differences) <= FEW or best.name in (d.first, d.second)]
+    shown = [d for d in differences if len(differences) <= FEW or best.name in (d.first, d.second) or d.difference is None]
+    reasons = [d.sentence() for d in shown]
     reasons += [
         f"{c.name} takes no part: it shares too few validated cases with {base.name}, which has the most ({len(base.cases)})"
         for c in candidates
@@ -142,7 +143,7 @@ def _difference(first: Candidate, second: Candidate, rng: np.random.Generator, r
     draws = bootstrap_means(values, rng=rng, repeats=repeats)
     low, high = np.quantile(draws, [0.025, 0.975])
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = min(1.0, 2 * (float(tail) + 1) / (len(draws) + 1))
+    p = min(1.0, max(2 * (float(tail) + 1) / (len(draws) + 1), 2.0 ** (1 - len(common))))  # surer than if all signs agree it cannot be
     return replace(empty, difference=float(mean_of_means(values)[0]), ci95=(float(low), float(high)), p=p)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autoseg import selection
 from autoseg.evaluation import Scores
 from autoseg.selection import Candidate, choose, compare
 
@@ -84,3 +85,25 @@ def test_equal_candidates_are_called_different_in_at_most_one_of_twenty_studies(
 def test_one_candidate_is_chosen_without_a_comparison():
     name, reasons = chosen(candidate("2d", {"1": 0.5}))
     assert name == "2d" and "only configuration" in reasons[0]
+
+
+def test_a_handful_of_cases_proves_nothing():
+    """Four of four are better: one study in eight would show as much by chance."""
+    better, worse = candidate("a", {str(n): 0.8 for n in range(4)}, work=2), candidate("b", {str(n): 0.7 for n in range(4)})
+    (pair,) = compare((better, worse), rng=np.random.default_rng(0))
+    assert pair.p == 0.125 and not pair.clear and chosen(better, worse)[0] == "b"
+
+
+def test_more_comparisons_are_drawn_more_often_so_that_one_of_them_can_be_clear(monkeypatch):
+    monkeypatch.setattr(selection, "REPEATS", 20)
+    four = [candidate(f"c{n}", dice_of(range(40), mean=0.7 + 0.02 * n, seed=n, spread=0.001)) for n in range(4)]
+    assert all(pair.clear for pair in compare(four, rng=np.random.default_rng(0)))
+    assert not any(pair.clear for pair in compare(four, rng=np.random.default_rng(0), repeats=20))
+
+
+def test_of_many_differences_those_of_the_chosen_one_are_put_into_words():
+    many = [candidate(f"c{n}", dice_of(range(40), mean=0.7 + 0.03 * n, seed=n, spread=0.001)) for n in range(5)]
+    apart = candidate("apart", {f"other_{n}": 0.5 for n in range(5)})
+    name, reasons = chosen(*many, apart)
+    assert name == "c4" and sum("against" in reason for reason in reasons) == 4
+    assert sum("too few to compare them" in reason for reason in reasons) == 5

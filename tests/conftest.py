@@ -21,6 +21,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Keep the number of threads: tests that run at the same time are other work for each other."""
+    from autoseg import threads
+
+    with threads.choosing(lambda text: None, keep=True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real test data: the environment variable AUTOSEG_TEST_DATA, else ../shared/data beside the repository."""

@@ -55,6 +55,7 @@ ROOMS = (
     "planning",
     "preprocessing",
     "networks",
+    "threads",
     "tiling",
     "postprocessing",
     "prediction",

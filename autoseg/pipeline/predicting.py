@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import cases, files, images, machine, postprocessing, prediction
+from autoseg import cases, files, images, machine, postprocessing, prediction, threads
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
 from autoseg.colours import colour_tables, segments_of
@@ -155,7 +155,8 @@ def _predict_cases(
         if kept is not None:
             record.keep(case.name, kept, earlier=earlier[case.name])
             continue
-        done = _predict_case(model, case, target, options)
+        with threads.choosing(reporter.say):
+            done = _predict_case(model, case, target, options)
         if isinstance(done, _Failed):
             failures.append((case.name, done.stage, done.error))
             record.fail(case.name, done.stage, done.error)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoseg import extensions, files, images, locks, machine, pictures
+from autoseg import extensions, files, images, locks, machine, pictures, threads
 from autoseg.cases import Dataset
 from autoseg.checksums import without_checksum
 from autoseg.errors import AutosegError, SettingsError
@@ -104,7 +104,7 @@ def train(
     if any(plan.configuration(name).previous_stage for name in names):
         _require_out_of_fold(splits, dataset)
     devices = machine.choose_devices(device)
-    with joined(chosen) as processes:
+    with joined(chosen) as processes, threads.choosing(reporter.say, keep=deterministic):
         work = _Work(
             workspace=workspace, plan=plan, dataset=dataset, splits=splits, length=length,
             deterministic=deterministic, settings=settings, device=processes.device or chosen,

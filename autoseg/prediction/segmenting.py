@@ -26,6 +26,7 @@ from autoseg.prediction.scores import class_type, classes_on_grid, decided, prob
 from autoseg.preprocessing.case import GridTransform, preprocess_case
 from autoseg.preprocessing.store import StoredCase
 from autoseg.resources import give_back_freed_memory
+from autoseg.threads import chooser
 from autoseg.tiling import Flips, predict_slabs
 
 STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
@@ -226,7 +227,7 @@ def logits_of(
     ModelError : values that are not finite
     """
     slabs = predict_slabs(
-        in_safe_precision(networks, device),
+        [chooser("prediction", device).watched(network) for network in in_safe_precision(networks, device)],
         volume,
         patch=configuration.patch_size,
         heads=plan.labels.output_channels,

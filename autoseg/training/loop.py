@@ -21,6 +21,7 @@ from torch import nn
 from autoseg.errors import Interrupted, SettingsError
 from autoseg.planning.configuration import Plan
 from autoseg.resources import free_memory
+from autoseg.threads import ThreadChooser, choosing
 from autoseg.training import resuming, safeguards
 from autoseg.training.batches import BatchLoader
 from autoseg.training.history import Clock, EpochRow, EpochWatch, row_of, write_history
@@ -70,7 +71,7 @@ def train(
     PlanMismatch : the saved state belongs to other cases, another plan, another optimizer or another seed
     """
     settings = check_settings(task.plan, task.settings or {})
-    with _reproducible(task), listening() as interruption:
+    with _reproducible(task), choosing(say, keep=task.deterministic or task.processes.size > 1), listening() as interruption:
         device = torch.device(task.device)
         if not task.processes.is_main:
             report, draw, say = _unheard, _unheard, _unheard
@@ -161,6 +162,7 @@ class _Running:
     clock: Clock = field(init=False)
     watch: EpochWatch = field(init=False)
     scorer: Scorer = field(init=False)
+    threads: ThreadChooser = field(init=False)
     saved: float = field(init=False)  # when, by the clock
 
     def __post_init__(self) -> None:
@@ -169,6 +171,7 @@ class _Running:
         self.clock = Clock(progress.length.elapsed)
         self.watch = EpochWatch(self.clock, self.batches)
         self.scorer = Scorer(task=self.task, settings=self.settings, validate=self.validate, clock=self.clock, say=self.say)
+        self.threads = ThreadChooser("training", self.trainer.device)
         self.saved = self.clock.now() if progress.step else -math.inf  # a first model after the first step
 
     @property
@@ -240,8 +243,9 @@ class _Running:
     def step(self, share: float) -> None:
         """Do one optimisation step."""
         progress = self.progress
-        batch = self.batches.batch(progress.step)
-        step = self.trainer.step(batch, learning_rate=self.learning_rate(share))
+        with self.threads.work():
+            batch = self.batches.batch(progress.step)
+            step = self.trainer.step(batch, learning_rate=self.learning_rate(share))
         safeguards.note(step, batch, progress, self.settings, self.task.processes, self.say)
         self.watch.steps += 1
         progress.step += 1

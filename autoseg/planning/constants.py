@@ -67,6 +67,7 @@ class PlannerConstants:
     smallest_voxels_2d: int = schema.key("sizing.smallest_voxels_2d")
     smallest_voxels_3d: int = schema.key("sizing.smallest_voxels_3d")
     padded_share: float = schema.key("sizing.padded_share")
+    paired_elongation: float = schema.key("sizing.paired_elongation", default=0.0)  # 0: the paired axis is as any other
     cpu_seconds: float = schema.key("sizing.cpu_seconds")
     steps: int = schema.key("sizing.steps")
     cpu_flops_per_core: float = schema.key("sizing.cpu_flops_per_core")

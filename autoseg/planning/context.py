@@ -40,6 +40,12 @@ class PlanningContext:
         return permuted(AXES, self.order)
 
     @property
+    def paired_axis(self) -> int | None:
+        """The plan axis from left to right, where labels come in left/right pairs and patches are made to see both."""
+        paired = self.fingerprint.labels.pairs and self.constants.sizing == "machine" and self.constants.paired_elongation
+        return self.order.index(2) if paired else None
+
+    @property
     def timed(self) -> bool:
         """Whether the time budget affects the networks."""
         known = self.machine.cpu or self.machine.conv_flops is not None

@@ -214,6 +214,7 @@ class _Planner:
             counted_labels=(1 + len(labels.regions) if labels.regions else labels.class_count) + (labels.ignore is not None),
             normalization=self.context.normalization,
             previous_stage="3d_lowres" if name == "3d_cascade" else None,
+            paired_axis=self.context.paired_axis,
         )
 
     def _reference(self, configuration: Configuration) -> Configuration | None:

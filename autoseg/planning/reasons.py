@@ -50,6 +50,7 @@ def of_configuration(
     sentences = (
         _resolution(c, context),
         _patch(sized),
+        _sides(c, context),
         _pooling(c, context),
         _kernels(c, context),
         _batch(sized, context),
@@ -212,6 +213,20 @@ def _patch(sized: SizingResult) -> str:
     return (
         f"{text} covers {covered:.0%} of the median {what} of {format_shape(shape)} voxels. The search started from "
         f"{format_shape(sized.start_patch[first:])} and repeatedly shortened the axis that was covered best."
+    )
+
+
+def _sides(c: Configuration, context: PlanningContext) -> str:
+    axis = context.paired_axis
+    if axis is None:
+        return ""
+    covered, name = min(1.0, c.patch_size[axis] / c.median_shape[axis]), context.axis_names[axis]
+    why = "labels come in left/right pairs, and a patch that sees one side alone cannot know which side it is"
+    if covered >= 1 - context.constants.padded_share:
+        return f"The patch reaches from side to side (along {name}): {why}."
+    return (
+        f"The patch covers {covered:.0%} of the axis from left to right ({name}), although {why}: it is at most "
+        f"{context.constants.paired_elongation:g} times as long along {name} as along its shortest other axis."
     )
 
 

@@ -8,6 +8,8 @@ For the machine at hand there is a list of *candidates*. Each one shows the netw
     4  the same patch, residual encoder (unless a time budget makes more steps worth more)
     5  the largest patch, batches growing up to a share of the data set
 
+Where labels come in left/right pairs, the axis between the sides is shortened last: a patch that sees one side alone cannot know which.
+
 The last candidate within the limits of memory and time is taken. The list does not depend on how much there is of either, so more
 memory or more time never gives less. Under a time budget it has no residual encoders, and no patches that reach far beyond the median
 case while a smaller one covers enough of it: the voxels beyond are padding, and steps are worth more.
@@ -49,6 +51,7 @@ class SizingRequest:
     counted_labels: int  # entries of the reference's `labels`
     normalization: tuple[str, ...]
     previous_stage: str | None = None
+    paired_axis: int | None = None  # plan axis along which labels come in left/right pairs
 
     @property
     def planar(self) -> bool:
@@ -191,7 +194,7 @@ def _patches(request: SizingRequest, constants: PlannerConstants) -> list[Topolo
     """Return the patches of the shrinking search, smallest first, each larger than the one before."""
     smallest = constants.smallest_voxels_2d if request.planar else constants.smallest_voxels_3d
     found: list[Topology] = []
-    for topology in _shrinking(request, _start_patch(request, constants), constants):
+    for topology in _shrinking(request, _start_patch(request, constants), constants, paired=request.paired_axis):
         volume = math.prod(topology.patch_size)
         if found and volume < smallest:
             break
@@ -217,8 +220,12 @@ def _start_patch(request: SizingRequest, constants: PlannerConstants) -> tuple[f
     return triple([1, *sizes] if request.planar else sizes)
 
 
-def _shrinking(request: SizingRequest, start: Sequence[float], constants: PlannerConstants) -> Iterator[Topology]:
+def _shrinking(
+    request: SizingRequest, start: Sequence[float], constants: PlannerConstants, *, paired: int | None = None
+) -> Iterator[Topology]:
     """Yield the starting patch, then ever smaller ones: each time the axis that covers most of the median case loses one step.
+
+    The axis `paired` is spared once the patch just covers it, as long as that does not make the patch too long along it.
 
     Source: nnU-Net 2.8.1, get_plans_for_configuration. On ties the later axis is cut.
     """
@@ -230,7 +237,8 @@ def _shrinking(request: SizingRequest, start: Sequence[float], constants: Planne
     while True:
         yield topology
         patch = list(topology.patch_size)
-        axis = max(request.axes, key=lambda a: (patch[a] / request.median_shape[a], a))
+        spared = paired if _covers_just(paired, topology, request, constants) else None
+        axis = max((a for a in request.axes if a != spared), key=lambda a: (patch[a] / request.median_shape[a], a))
         trial = list(patch)
         trial[axis] -= topology.divisor[axis]
         if trial[axis] <= 0:
@@ -239,6 +247,17 @@ def _shrinking(request: SizingRequest, start: Sequence[float], constants: Planne
         if patch[axis] <= 0:
             return
         topology = topology_of(patch)
+
+
+def _covers_just(paired: int | None, topology: Topology, request: SizingRequest, constants: PlannerConstants) -> bool:
+    """Return whether the patch would no longer cover this axis with one step less, and is not too long along it."""
+    if paired not in request.axes:
+        return False
+    patch, median = topology.patch_size, request.median_shape
+    lengths = [patch[axis] * request.spacing[axis] for axis in request.axes if axis != paired and patch[axis] < median[axis]]
+    longest = constants.paired_elongation * min(lengths, default=math.inf)
+    needed = (1 - constants.padded_share) * median[paired]
+    return patch[paired] - topology.divisor[paired] < needed and patch[paired] * request.spacing[paired] <= longest
 
 
 def _batch_cap(request: SizingRequest, patch: Shape, constants: PlannerConstants) -> int:

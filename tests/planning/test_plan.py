@@ -262,3 +262,46 @@ def test_fewer_features_for_the_same_labels_are_a_change_of_preset_alone():
     fingerprint = make_fingerprint([(60, 70, 80)] * 30, [(1.0, 1.0, 1.0)] * 30, labels=TWO_LABELS)
     c = make_plan(fingerprint, preset=preset("nnunet", "base_features=16"), machine=card(8e9)).configuration("3d_fullres")
     assert c.features_per_stage[0] == 16
+
+
+PAIRED = make_labels({"background": 0, "kidney_left": 1, "kidney_right": 2}, pairs=(("kidney_left", "kidney_right"),))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_patches_reach_from_side_to_side_where_labels_come_in_pairs(order):
+    shape, spacing = (25, 68, 66), (3.0, 1.0, 1.0) if order == (0, 1, 2) else (1.0, 1.0, 3.0)
+    shapes = [shape if order == (0, 1, 2) else (66, 68, 25)]
+    for labels, whole in ((PAIRED, True), (TWO_LABELS, False)):
+        plan = make_plan(
+            make_fingerprint(shapes * 24, [spacing] * 24, labels=labels),
+            preset=preset("default"),
+            machine=replace(CPU, conv_flops=130e9),
+            time_budget=75,
+        )
+        full = plan.configuration("3d_fullres")
+        axis = plan.axis_order.index(2)
+        if order == (0, 1, 2):
+            assert (full.patch_size[axis] >= 0.95 * full.median_shape[axis]) == whole
+        assert any("from side to side" in reason for reason in full.reasons) == whole
+        smaller = [edge for index, edge in enumerate(full.patch_size) if index != axis]
+        lengths = [edge * mm for edge, mm in zip(full.patch_size, full.spacing, strict=True)]
+        assert lengths[axis] <= 3 * min(lengths) + 1e-6 and min(smaller) > 1
+
+
+def test_a_patch_is_not_made_a_needle_to_see_both_sides():
+    shapes, spacings = [(300, 512, 512)] * 20, [(1.0, 0.8, 0.8)] * 20
+    plan = make_plan(
+        make_fingerprint(shapes, spacings, labels=PAIRED), preset=preset("default"), machine=replace(CPU, conv_flops=130e9), time_budget=600
+    )
+    full = plan.configuration("3d_fullres")
+    lengths = [edge * mm for edge, mm in zip(full.patch_size, full.spacing, strict=True)]
+    assert 1.5 * min(lengths[:2]) < lengths[2] <= 3.5 * min(lengths[:2])
+    assert any("of the axis from left to right" in reason for reason in full.reasons)
+
+
+def test_the_reference_planner_knows_no_pairs():
+    plans = [
+        make_plan(make_fingerprint([(120, 300, 320)] * 20, [(1.0, 1.0, 1.0)] * 20, labels=labels), preset=preset("nnunet"), machine=CPU)
+        for labels in (PAIRED, TWO_LABELS)
+    ]
+    assert plans[0].configuration("3d_fullres").patch_size == plans[1].configuration("3d_fullres").patch_size

@@ -2,7 +2,7 @@
 
     python benchmarks/sides.py [--seeds 0 1 2 3 4] [--time-budget 75s | --steps 500] [--cases 24 8]
 
-For each seed the phantoms are made, planned twice (the default planner, and one in which the axis from left to right is as any other),
+For each seed the phantoms are made, planned twice (patches that reach from side to side, and the default, where that axis is as any other),
 trained and predicted on cases that training never saw. Counts, over these: voxels of a kidney labelled as the other kidney, voxels well
 inside a kidney labelled as background, and the mean Dice. Ends with one line of JSON.
 """
@@ -43,17 +43,16 @@ def main() -> None:
 def measure(scratch: Path, given: argparse.Namespace, *, seed: int, elongation: float) -> dict[str, float]:
     """Voxels on the wrong side, voxels dropped, and the mean Dice, over all new cases."""
     import autoseg
-    from autoseg import demo
+    from autoseg import demo, presets
     from autoseg.pipeline.preparing import plan
     from autoseg.pipeline.reporter import NullReporter
     from autoseg.quantities import parse_duration
 
     data, new, planner = scratch / "data", scratch / "new", scratch / "planner.toml"
     demo.write_phantoms(data, new, training_cases=given.cases[0], new_cases=given.cases[1], seed=seed)
-    planner.write_text(
-        'extends = "default"\n[sizing]\n'
-        f'paired_elongation = {{ value = {elongation}, unit = "times the shortest other axis", source = "benchmarks/sides.py" }}\n'
-    )
+    unit = presets.planner().documented["sizing"]["paired_elongation"]["unit"]
+    value = f'{{ value = {elongation}, unit = "{unit}", source = "benchmarks/sides.py" }}'
+    planner.write_text(f'extends = "default"\n[sizing]\npaired_elongation = {value}\n')
     budget = parse_duration(given.time_budget)
     workspace = plan(data, output=scratch / "workspace", planner=planner, device="cpu", time_budget=budget, reporter=NullReporter())
     length = {"time_budget": budget} if given.steps is None else {"epochs": 1, "settings": {"steps_per_epoch": str(given.steps)}}

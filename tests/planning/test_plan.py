@@ -274,7 +274,7 @@ def test_patches_reach_from_side_to_side_where_labels_come_in_pairs(order):
     for labels, whole in ((PAIRED, True), (TWO_LABELS, False)):
         plan = make_plan(
             make_fingerprint(shapes * 24, [spacing] * 24, labels=labels),
-            preset=preset("default"),
+            preset=preset("default", "sizing.paired_elongation=3.0"),
             machine=replace(CPU, conv_flops=130e9),
             time_budget=75,
         )
@@ -291,7 +291,10 @@ def test_patches_reach_from_side_to_side_where_labels_come_in_pairs(order):
 def test_a_patch_is_not_made_a_needle_to_see_both_sides():
     shapes, spacings = [(300, 512, 512)] * 20, [(1.0, 0.8, 0.8)] * 20
     plan = make_plan(
-        make_fingerprint(shapes, spacings, labels=PAIRED), preset=preset("default"), machine=replace(CPU, conv_flops=130e9), time_budget=600
+        make_fingerprint(shapes, spacings, labels=PAIRED),
+        preset=preset("default", "sizing.paired_elongation=3.0"),
+        machine=replace(CPU, conv_flops=130e9),
+        time_budget=600,
     )
     full = plan.configuration("3d_fullres")
     lengths = [edge * mm for edge, mm in zip(full.patch_size, full.spacing, strict=True)]

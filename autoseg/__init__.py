@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from autoseg.version import __version__
 
 if TYPE_CHECKING:
-    from autoseg.pipeline.predicting import LoadedModel
+    from autoseg.pipeline.loading import LoadedModel
     from autoseg.workspace import Workspace
 
-__all__ = ["__version__", "evaluate", "load", "plan", "predict", "train"]
+__all__ = ["__version__", "evaluate", "export", "load", "plan", "predict", "train"]
 
 
 def plan(
@@ -170,12 +170,57 @@ def train(
     )
 
 
+def export(
+    workspace: str | Path | Workspace,
+    output: str | Path,
+    *,
+    configuration: str | None = None,
+    fold: int | None = None,
+    card: str | Path | None = None,
+    key: str | Path | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Write a trained model as one file that can be handed on: `autoseg export`. `load` and `predict` take it like a workspace.
+
+    Parameters
+    ----------
+    workspace : a workspace with trained folds
+    output : the file, FILE.autoseg
+    configuration : whose folds are written; by default the selected one
+    fold : number of one fold; None: all that are trained
+    card : TOML file with the answers for the model card; by default card.toml in the workspace, which is made where it is missing
+    key : private SSH key: a signature is written next to the file
+    overwrite : replace a file that is there
+
+    Returns
+    -------
+    the digest of the model: SHA-256 over its members
+
+    Raises
+    ------
+    autoseg.errors.ModelError, autoseg.errors.PlanMismatch, autoseg.errors.MissingPath : the model cannot be opened
+    autoseg.errors.UsageError : another suffix than .autoseg, or the file is there
+    """
+    from autoseg.pipeline import exporting
+
+    return exporting.export(
+        workspace,
+        output,
+        configuration=configuration,
+        fold=fold,
+        card=None if card is None else Path(card),
+        key=None if key is None else Path(key),
+        overwrite=overwrite,
+    )
+
+
 def load(
     model: str | Path | Workspace,
     *,
     configuration: str | None = None,
     fold: int | None = None,
     device: str = "auto",
+    verify: str | Path | None = None,
     allow_network: str | None = None,
 ) -> LoadedModel:
     """Open a trained model and keep it warm: its `predict` works in this process, without temporary files.
@@ -185,10 +230,11 @@ def load(
 
     Parameters
     ----------
-    model : a workspace with trained folds
+    model : a workspace with trained folds, or a model file
     configuration : whose folds are used, or several joined by "+", whose probabilities are averaged; by default what was selected
     fold : number of one fold; None: the mean of all that are trained
     device : "auto", "cpu", "cuda", "cuda:N" or "mps"
+    verify : of a model file: OpenSSH's allowed_signers file with those of whom one must have signed it
     allow_network : "module:callable" of a network of your own that the model may use, from now on in this process
 
     Returns
@@ -198,14 +244,16 @@ def load(
     Raises
     ------
     autoseg.errors.ModelError : no such fold, or a damaged model
+    autoseg.errors.ModelFileError : a model file that is damaged, was changed, or is not signed as it should be
     autoseg.errors.MissingPath : no workspace there
     """
     from autoseg import extensions
-    from autoseg.pipeline import predicting
+    from autoseg.pipeline import loading
 
     if allow_network is not None:
         extensions.allow(allow_network)
-    return predicting.load(model, configuration=configuration, fold=fold, device=device)
+    signers = None if verify is None else Path(verify)
+    return loading.load(model, configuration=configuration, fold=fold, device=device, verify=signers)
 
 
 def predict(
@@ -219,6 +267,7 @@ def predict(
     probabilities: bool = False,
     uncertainty: bool = False,
     postprocess: bool = True,
+    verify: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -226,7 +275,7 @@ def predict(
 
     Parameters
     ----------
-    model : a workspace with trained folds
+    model : a workspace with trained folds, or a model file
     inputs : a file, several files, or a folder; several channels of a case by the suffixes _0000, _0001, ...
     output : a file where there is one input and the name has an image suffix; else a folder
     configuration : whose folds are used, or several joined by "+", whose probabilities are averaged; by default what was selected
@@ -235,6 +284,7 @@ def predict(
     probabilities : also write NAME_probabilities.nii.gz, one volume per label or region, 0 to 1
     uncertainty : also write NAME_uncertainty.nii.gz: 0 where the model is sure, 1 where all labels are equally likely
     postprocess : apply the rules that were chosen from out-of-fold results
+    verify : of a model file: OpenSSH's allowed_signers file with those of whom one must have signed it
     device : "auto", "cpu", "cuda", "cuda:N" or "mps"
     overwrite : replace results that are there, also files that no earlier prediction made
 
@@ -260,6 +310,7 @@ def predict(
         probabilities=probabilities,
         uncertainty=uncertainty,
         postprocess=postprocess,
+        verify=None if verify is None else Path(verify),
         device=device,
         overwrite=overwrite,
     )

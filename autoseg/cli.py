@@ -252,7 +252,7 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A workspace.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A workspace or a model file.")],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Files or a folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTPUT", help="A file for one input, else a folder.")],
     configuration: Configurations = None,
@@ -271,6 +271,9 @@ def predict(
     colours: Annotated[bool, typer.Option("--colours", help="Also write label names and colours for viewers.")] = False,
     allow_network: Annotated[
         str | None, typer.Option("--allow-network", metavar="MODULE:CALLABLE", help="Let the model use this code of your own.")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="ALLOWED_SIGNERS", help="Require that one of these has signed the model file.")
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -301,6 +304,7 @@ def predict(
             max_memory=None if max_memory is None else machine.parse_memory(max_memory),
             postprocess=postprocess,
             colours=colours,
+            verify=verify,
             device=device,
             overwrite=overwrite,
             shard=part,
@@ -398,6 +402,37 @@ def report(
             output=output,
             configuration=None if configuration is None else configuration.value,
             workers=_workers(workers),
+            reporter=terminal,
+        )
+
+
+@app.command()
+def export(
+    workspace: WorkspaceArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.autoseg", help="The model file to write.")],
+    configuration: Configuration = None,
+    fold: Fold = "all",
+    card: Annotated[
+        Path | None, typer.Option("--card", metavar="card.toml", help="Answers for the model card; default: WORKSPACE/card.toml.")
+    ] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private SSH key.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the trained model as one file that can be handed on."""
+    if configuration is ConfigurationName.every:
+        raise UsageError("export writes one configuration", found="--configuration all", fix="name one, or leave it to what select chose")
+    from autoseg.pipeline import exporting
+
+    with Terminal(quiet=quiet) as terminal:
+        exporting.export(
+            workspace,
+            output,
+            configuration=None if configuration is None else configuration.value,
+            fold=_fold(fold),
+            card=card,
+            key=sign,
+            overwrite=overwrite,
             reporter=terminal,
         )
 

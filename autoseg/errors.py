@@ -16,6 +16,7 @@
     │   ├── SettingsError             a preset, recipe, setting or hand-edited plan that cannot be used
     │   ├── PlanMismatch              a plan, model or cache made for other data
     │   ├── ModelError                a model without the wanted fold, or a damaged one
+    │   │   └── ModelFileError        a .autoseg file that is damaged, was changed, or is not to be trusted
     │   ├── NotEnough                 too little memory, disk or shared memory
     │   │   └── DiskFull              no room for a file
     │   ├── TrainingFailed            the network does not learn, or its numbers stay non-finite
@@ -153,6 +154,10 @@ class PlanMismatch(InputError):
 
 class ModelError(InputError):
     """A model without the wanted fold, or a damaged one."""
+
+
+class ModelFileError(ModelError):
+    """A .autoseg file that is damaged, was changed, or is not to be trusted."""
 
 
 class NotEnough(InputError):

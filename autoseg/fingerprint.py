@@ -137,11 +137,20 @@ def read_fingerprint(path: Path) -> Fingerprint:
     ------
     MissingPath, UnreadableFile, SettingsError : it is missing, damaged, or was changed since it was measured
     """
-    value = files.read_json(path)
-    with naming(path):
+    return parse_fingerprint(files.read_json(path), file=path)
+
+
+def parse_fingerprint(value: Any, *, file: Path) -> Fingerprint:
+    """Return the fingerprint that a JSON file holds.
+
+    Raises
+    ------
+    UnreadableFile, SettingsError : it is damaged, or was changed since it was measured
+    """
+    with naming(file):
         measured = Fingerprint.from_json(value)
     fix = 'plan again from the images; a file that was changed on purpose is read once its line "checksum" is removed'
-    checked(value, file=path, what="the fingerprint", fix=fix)
+    checked(value, file=file, what="the fingerprint", fix=fix)
     return measured
 
 

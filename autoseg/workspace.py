@@ -52,6 +52,11 @@ class Workspace:
         """The post-processing rules, from out-of-fold results."""
         return self.root / "postprocessing.json"
 
+    @property
+    def card(self) -> Path:
+        """The answers for the model card, which a person writes."""
+        return self.root / "card.toml"
+
     def preprocessed(self, name: str) -> Path:
         """The cache of preprocessed cases of one configuration: safe to delete."""
         return self.root / "preprocessed" / name

@@ -58,6 +58,7 @@ ROOMS = (
     "threads",
     "tiling",
     "postprocessing",
+    "sharing",
     "prediction",
     "training",
     "evaluation",
@@ -73,7 +74,7 @@ ROOMS = (
 TORCH_FROM = "networks"
 
 # The public Python surface. A name is added here on purpose, and never taken away.
-PUBLIC = ("__version__", "evaluate", "load", "plan", "predict", "train")
+PUBLIC = ("__version__", "evaluate", "export", "load", "plan", "predict", "train")
 
 
 def test_a_room_imports_only_from_rooms_above_it() -> None:

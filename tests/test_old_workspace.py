@@ -23,7 +23,7 @@ from autoseg.pipeline import planned
 from autoseg.pipeline.records import read_rules, read_summary
 from autoseg.planning.configuration import Plan
 from autoseg.postprocessing import PostprocessingRules
-from autoseg.prediction.model import _default_configuration
+from autoseg.prediction import read_selection
 from autoseg.preprocessing import store
 from autoseg.workspace import Workspace
 
@@ -126,7 +126,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "fingerprint.json": lambda folder: Fingerprint.from_json(files.read_json(folder / "fingerprint.json")),
     "plan.json": lambda folder: planned.read_plan(Workspace(root=folder)),
     "splits.json": _splits,
-    "selection.json": lambda folder: _default_configuration(Workspace(root=folder)),
+    "selection.json": lambda folder: read_selection(Workspace(root=folder)),
     "postprocessing.json": lambda folder: read_rules(Workspace(root=folder)),
     "case.json": store._read_record,
     "summary.json": lambda folder: read_summary(folder / "summary.json"),

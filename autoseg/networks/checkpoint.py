@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -31,6 +32,7 @@ MODEL_FORMAT = 1
 _HEADER = "autoseg"  # the only key in the safetensors header: of several, the order would change from process to process
 _DIGEST = "sha256"  # key, in the JSON text under it, of the digest over the tensors
 _DESCRIPTION = "description"
+_DAMAGE = (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 def save_model(
@@ -61,11 +63,29 @@ def load_model(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ------
     ModelError : it is missing, damaged, or it was written by another format version
     """
-    weights, description = read_tensors(run.weights)
+    return _of_known_format(*read_tensors(run.weights), run.weights)
+
+
+def parse_model(content: bytes, *, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return weights and description of one trained fold from the content of its `model.safetensors`; the weights have memory of their own.
+
+    Raises
+    ------
+    ModelError : it is damaged, or was written by another format version
+    """
+    try:
+        tensors = safetensors.torch.load(content)  # checks the header's length, names, types and places
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    except _DAMAGE as error:
+        raise _damaged(file, str(error)) from None
+    return _of_known_format(*_checked(tensors, metadata, file), file)
+
+
+def _of_known_format(weights: dict[str, Tensor], description: dict[str, Any], file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if description.get("format") != MODEL_FORMAT:
         raise ModelError(
             "a model of another format",
-            file=run.weights,
+            file=file,
             found=f"format {description.get('format')}",
             expected=f"format {MODEL_FORMAT}",
             fix="use the version of autoseg that made it, or train again",
@@ -160,15 +180,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except PermissionError:
+        raise MissingPath("the model file is not readable", file=path, found="permission denied", fix=f"chmod +r {path}") from None
+    except _DAMAGE as error:
+        raise _damaged(path, str(error)) from None
+    return _checked(tensors, metadata, path)
+
+
+def _checked(tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors with the description in their metadata; raise unless both are as they were written."""
+    try:
         header = json.loads(metadata[_HEADER])
         if _DIGEST in metadata:  # how versions before the first release wrote it
             header = {_DIGEST: metadata[_DIGEST], _DESCRIPTION: header}
         elif header.keys() - {KEY} != {_DIGEST, _DESCRIPTION} or is_unchanged(header) is False:
             raise ValueError("the description in its header was changed since it was written")
         description, recorded = header[_DESCRIPTION], header[_DIGEST]
-    except PermissionError:
-        raise MissingPath("the model file is not readable", file=path, found="permission denied", fix=f"chmod +r {path}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(description, dict):
         raise _damaged(path, "the description in its header is not a table")

@@ -12,15 +12,18 @@ from typing import Any
 from autoseg import cases, evaluation, files, images, workers
 from autoseg.cases import Case
 from autoseg.checksums import with_checksum
-from autoseg.errors import AutosegError, FaultyCases, GridMismatch, LabelError, MissingPath, UsageError
+from autoseg.errors import AutosegError, FaultyCases, GridMismatch, LabelError, MissingPath, UsageError, naming
 from autoseg.images.label_values import content_of
 from autoseg.labels import Labels, make_labels
 from autoseg.metrics import ALL, METRICS, QUICK
 from autoseg.pipeline import journal
 from autoseg.pipeline.records import RECORD, csv_text, read_record, sidecar
 from autoseg.pipeline.reporter import LoggingReporter, Reporter, counter
+from autoseg.planning.configuration import Plan
 from autoseg.quantities import parse_length
 from autoseg.schema import nearest
+from autoseg.sharing import SUFFIX, open_model_file
+from autoseg.sharing.stored import read_json
 from autoseg.tables import Table
 
 _MOST_LABELS = 1000  # more different values than any atlas has structures
@@ -45,8 +48,8 @@ def evaluate(
     ----------
     predictions, references : two files, or two folders
     output : where to write the summary; a CSV table of the same name, one row per case and label, is written next to it
-    labels : a file with the label scheme (plan.json, dataset.json of a workspace or data set, prediction.json), or a data set; by default
-        the one next to the predictions, else the values that occur
+    labels : a file with the label scheme (plan.json, dataset.json of a workspace or data set, prediction.json, a model file), or a data
+        set; by default the one next to the predictions, else the values that occur
     metrics : names from `autoseg.metrics.METRICS`, "quick" or "all"; by default all, unless the largest case is so large that they
         would take more than about a second, then the quick ones
     tolerance : of the NSD and the boundary IoU, in mm; one for all labels, or one per label (the others have 2 mm)
@@ -329,6 +332,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tuple[Path, Path]]) -> Labels:
+    if given is not None and given.suffix == SUFFIX:
+        return _labels_of_model(given)
     if given is not None:
         value = files.read_json(given) if given.suffix == ".json" else None  # else a data set: a folder, or a list of cases
         return Labels.from_json(value) if isinstance(value, dict) and "pairs" in value else cases.find(given).labels
@@ -343,6 +348,13 @@ def _label_scheme(predictions: Path, given: Path | None, pairs: Mapping[str, tup
         for path in pair:
             values.update(_values_of_labels(path))
     return make_labels({"background": 0} | {f"label {value}": value for value in sorted(values) if value != 0})
+
+
+def _labels_of_model(path: Path) -> Labels:
+    """Return the labels of a model file."""
+    file, plan = open_model_file(path), path / "plan.json"
+    with naming(plan):
+        return Plan.from_json(read_json(file, plan, fix="export the model again")).labels
 
 
 def _values_of_labels(path: Path) -> Iterable[int]:

@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,18 @@ from autoseg import cases, files, images, machine, postprocessing, prediction, t
 from autoseg.cases import Case
 from autoseg.checksums import is_unchanged
 from autoseg.colours import colour_tables, segments_of
-from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, UsageError, naming, short_of_space
-from autoseg.images import Image
+from autoseg.errors import AutosegError, DiskFull, NotEnough, UnreadableFile, naming, short_of_space
 from autoseg.labels import Labels
+from autoseg.pipeline.loading import open_with_rules
 from autoseg.pipeline.maps import Maps
-from autoseg.pipeline.records import FAILED, Record, current_state, file_state, read_rules, report_failures
+from autoseg.pipeline.records import FAILED, Record, current_state, file_state, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.targets import is_one_file, refuse_to_replace, targets_of
 from autoseg.prediction import Model
 from autoseg.quantities import format_bytes, format_shape
 from autoseg.resources import free_memory, resident_memory
 from autoseg.shards import Shard
+from autoseg.sharing.stored import read_json
 from autoseg.workspace import Workspace
 
 
@@ -46,6 +47,7 @@ def predict(
     max_memory: int | None = None,
     postprocess: bool = True,
     colours: bool = False,
+    verify: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
     shard: Shard | None = None,
@@ -64,6 +66,7 @@ def predict(
     uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely; in steps of 1/255
     max_memory : bytes that this process shall not exceed; by default what it holds and 80 % of what is free
     colours : also write the names and colours of the labels as ITK-SNAP, FSLeyes and FreeSurfer read them, once per folder
+    verify : of a model file: the `allowed_signers` file with those of whom one must have signed it
     overwrite : replace results that are there, also files that no earlier prediction made
     shard : only this part of the cases; prediction.json and failed.csv are written by the same command without it, which also does
         whatever is missing
@@ -79,14 +82,16 @@ def predict(
     UsageError : a result would replace a scan, or a file that no earlier prediction made; nothing was done
     """
     reporter = reporter or LoggingReporter()
-    opened = model if isinstance(model, Model) else load(model, configuration=configuration, fold=fold, device=device).model
+    opened = model if isinstance(model, Model) else open_with_rules(model, configuration, fold, device, verify)
+    for note in opened.notes:
+        reporter.say(note)
     given = cases.find_inputs([Path(path) for path in inputs], channels=[channel.name for channel in opened.plan.channels], shard=shard)
     found = given.cases
     for note in (*given.notes, *_channels_taken_for_cases(found, opened)):
         reporter.say(note)
     rules = opened.rules if postprocess else None
     if postprocess and not isinstance(model, Model):
-        _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), reporter)
+        _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), opened, reporter)
     record = Record(
         output=Path(output),
         single=is_one_file(Path(output), found),
@@ -99,6 +104,7 @@ def predict(
         },
         labels=opened.plan.labels,
         shard=shard,
+        digest=opened.digest,
     )
     targets = targets_of(found, Path(output), single=record.single)
     files.require_writable(record.folder)
@@ -169,65 +175,11 @@ def _predict_cases(
     return failures
 
 
-def load(model: Path | str | Workspace, *, configuration: str | None = None, fold: int | None = None, device: str = "auto") -> LoadedModel:
-    """Open a trained model and keep it warm.
-
-    Raises
-    ------
-    ModelError : no such fold, or a damaged model
-    """
-    path = model.root if isinstance(model, Workspace) else Path(model)
-    opened = prediction.open_model(path, configuration=configuration, folds=None if fold is None else (fold,), device=device)
-    return LoadedModel(model=replace(opened, rules=read_rules(Workspace(root=path)).get(opened.name)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A trained model in memory; every call of `predict` works in this process and reads no file but the scan."""
-
-    model: Model
-
-    def predict(
-        self, scan: Any, affine: NDArray[Any] | None = None, *, tta: bool = True, postprocess: bool = True
-    ) -> NDArray[np.integer[Any]]:
-        """Return the label values of one scan, on the scan's own grid and in its own axis order.
-
-        Parameters
-        ----------
-        scan : a file (or one file per channel), a nibabel image, or an array `(x, y, z)` or `(x, y, z, c)` as nibabel gives it
-        affine : voxel-to-world, 4 x 4, of an array; not for the others
-
-        Returns
-        -------
-        an array `(x, y, z)` of label values, indexed as nibabel indexes the scan
-
-        Raises
-        ------
-        UnreadableFile, MissingChannel, GeometryError : the scan is at fault
-        """
-        image = _scan(scan, affine, len(self.model.plan.channels))
-        classes = prediction.segment(self.model, image, tta=tta).classes
-        if postprocess and self.model.rules is not None:
-            classes = postprocessing.apply(classes, self.model.rules, self.model.plan.labels, image.spacing)
-        return images.to_memory(self.model.plan.labels.decode(classes), like=image)
-
-
-def _note_edited_rules(workspace: Workspace, reporter: Reporter) -> None:
+def _note_edited_rules(workspace: Workspace, model: Model, reporter: Reporter) -> None:
     """Report rules that are not those that were chosen: a user may write their own."""
-    if workspace.postprocessing.exists() and is_unchanged(files.read_json(workspace.postprocessing)) is False:
-        reporter.say(f"warning: {workspace.postprocessing} was changed since autoseg select wrote it; its rules are used as they are now")
-
-
-def _scan(scan: Any, affine: NDArray[Any] | None, channels: int) -> Image:
-    if isinstance(scan, (str, Path)):
-        return images.read_channels([Path(scan)], channels=channels)
-    if isinstance(scan, (list, tuple)):
-        return images.read_channels([Path(path) for path in scan], channels=channels)
-    if affine is None and hasattr(scan, "affine"):
-        scan, affine = np.asarray(scan.dataobj), scan.affine
-    if affine is None:
-        raise UsageError("an array needs its affine", expected="predict(array, affine)", fix="give the 4 x 4 voxel-to-world matrix")
-    return images.from_memory(np.asarray(scan), np.asarray(affine), channels=channels)
+    file = workspace.postprocessing
+    if model.stored.exists(file) and is_unchanged(read_json(model.stored, file, fix="choose the rules again: autoseg select")) is False:
+        reporter.say(f"warning: {file} was changed since autoseg select wrote it; its rules are used as they are now")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from autoseg.pipeline import journal
 from autoseg.pipeline.journal import Journal, Lines
 from autoseg.postprocessing import PostprocessingRules
 from autoseg.shards import Shard
+from autoseg.sharing import DISK, Stored
+from autoseg.sharing.stored import read_json
 from autoseg.version import __version__
 from autoseg.workspace import Workspace
 
@@ -40,6 +42,7 @@ class Record:
     settings: dict[str, Any]
     labels: Labels
     shard: Shard | None = None
+    digest: str = ""  # of the model file that is used; empty for a workspace
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)  # name of a result's file, also of one that is still to be made -> model
     _somebody_elses: bool = False  # the file that happens to have the record's name
@@ -87,14 +90,18 @@ class Record:
             self.journal.note(results=new, flush=True)
 
     def keep(self, name: str, facts: dict[str, Any], *, earlier: Mapping[str, Any] | None = None) -> None:
-        """Note one case, with the settings it was predicted with, unless that is what was recorded earlier."""
+        """Note one case, with the settings it was predicted with and the model file, unless that is what was recorded earlier."""
+        facts = {key: value for key, value in facts.items() if key not in ("settings", "model_digest")} | self._of_file()
         self.cases[name] = {**facts, "settings": self.settings}
         if self.cases[name] != earlier:
-            self.journal.note(case=name, facts={key: value for key, value in facts.items() if key != "settings"})
+            self.journal.note(case=name, facts=facts)
 
     def fail(self, name: str, stage: str, error: AutosegError) -> None:
         """Note a case without a result."""
         self.journal.note(case=name, failed={"stage": stage, "reason": error.summary})
+
+    def _of_file(self) -> dict[str, str]:
+        return {"model_digest": self.digest} if self.digest else {}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for the file."""
@@ -102,6 +109,7 @@ class Record:
             "made_by": MADE_BY,
             "version": __version__,
             **self.settings,
+            **self._of_file(),
             **self.labels.to_json(),
             "results": self.results,
             "cases": self.cases,
@@ -161,7 +169,7 @@ def read_summary(file: Path) -> Summary:
     return summary
 
 
-def read_rules(workspace: Workspace) -> dict[str, PostprocessingRules]:
+def read_rules(workspace: Workspace, stored: Stored = DISK) -> dict[str, PostprocessingRules]:
     """Return the post-processing rules in postprocessing.json by configuration; none where nothing was chosen yet.
 
     Raises
@@ -169,9 +177,9 @@ def read_rules(workspace: Workspace) -> dict[str, PostprocessingRules]:
     UnreadableFile, SettingsError : the file is damaged, or holds what is no rule
     """
     file, fix = workspace.postprocessing, "choose the rules again: autoseg select"
-    if not file.exists():
+    if not stored.exists(file):
         return {}
-    chosen = schema.read(dict[str, Any], file, what="the post-processing rules", fix=fix)
+    chosen = schema.parse(dict[str, Any], read_json(stored, file, fix=fix), what="the post-processing rules", fix=fix, file=file)
     with naming(file):
         return {name: PostprocessingRules.from_json(rules) for name, rules in without_checksum(chosen).items()}
 

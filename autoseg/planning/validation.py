@@ -16,6 +16,8 @@ from autoseg.planning.constants import Norm
 from autoseg.planning.memory import Footprint, modelled_footprint
 from autoseg.quantities import format_bytes
 
+LARGEST = 1_000_000  # of any size, number of features or blocks: far beyond all that can be trained
+
 
 def validate_plan(
     plan: Plan, *, machine: Machine | None = None, footprint: Callable[[Configuration, int, int], Footprint] | None = None
@@ -105,6 +107,8 @@ def _of_one(plan: Plan, c: Configuration) -> Iterator[str]:
     numbers = (c.batch_size, *c.patch_size, *c.features_per_stage, *c.blocks_per_stage, *c.decoder_blocks_per_stage)
     if any(not isinstance(n, int) or n < 1 for n in (*numbers, *chain(*c.strides, *c.kernel_sizes))):
         yield "sizes, strides, kernels, features and blocks must be whole numbers of at least 1"
+    elif max((*numbers, *chain(*c.strides, *c.kernel_sizes))) > LARGEST:
+        yield f"sizes, strides, kernels, features and blocks must be at most {LARGEST:,}"
     elif not wrong:
         yield from _of_the_shape(c)
     yield from unknown_names(c)

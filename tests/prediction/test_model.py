@@ -11,7 +11,7 @@ import pytest
 
 from autoseg import files
 from autoseg.checksums import with_checksum
-from autoseg.errors import MissingPath, ModelError, PlanMismatch, SettingsError, UnreadableFile
+from autoseg.errors import MissingPath, ModelError, ModelFileError, PlanMismatch, SettingsError, UnreadableFile
 from autoseg.labels import make_labels
 from autoseg.networks import checkpoint
 from autoseg.planning.configuration import Plan
@@ -70,8 +70,11 @@ def test_nothing_trained_and_nothing_there_are_different_errors(tmp_path: Path) 
     with pytest.raises(MissingPath):
         open_model(tmp_path / "nowhere", device="cpu")
     (tmp_path / "model.autoseg").write_bytes(b"")
-    with pytest.raises(ModelError, match="not a workspace"):
+    with pytest.raises(ModelFileError, match="damaged, or is not one"):
         open_model(tmp_path / "model.autoseg", device="cpu")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="neither a workspace nor a model file"):
+        open_model(tmp_path / "model.safetensors", device="cpu")
 
 
 def test_folds_trained_for_other_labels_are_not_mixed(make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace]) -> None:

@@ -410,7 +410,7 @@ def report(
 def export(
     workspace: WorkspaceArgument,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.autoseg", help="The model file to write.")],
-    configuration: Configuration = None,
+    configuration: Configurations = None,
     fold: Fold = "all",
     card: Annotated[
         Path | None, typer.Option("--card", metavar="card.toml", help="Answers for the model card; default: WORKSPACE/card.toml.")
@@ -420,15 +420,13 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write the trained model as one file that can be handed on."""
-    if configuration is ConfigurationName.every:
-        raise UsageError("export writes one configuration", found="--configuration all", fix="name one, or leave it to what select chose")
     from autoseg.pipeline import exporting
 
     with Terminal(quiet=quiet) as terminal:
         exporting.export(
             workspace,
             output,
-            configuration=None if configuration is None else configuration.value,
+            configuration=configuration,
             fold=_fold(fold),
             card=card,
             key=sign,

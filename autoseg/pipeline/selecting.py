@@ -126,6 +126,8 @@ def _with_pairs(
         return tried
     found = pairing.compared_pairs(workspace, plan, dataset, folds, predict_missing=pairs == "all", device=device, workers=workers,
                                    reporter=reporter)  # fmt: skip
+    if pairs == "predicted" and not found:
+        reporter.say(f"pairs of configurations are not compared yet; once all is trained: autoseg select {workspace.root}")
     return tried | {pair.name: _Tried(paths=[pair.run.root], folds=pair.folds) for pair in found}
 
 

@@ -55,6 +55,7 @@ class Work:
     shape: Shape  # voxels of the preprocessed volume
     target: Shape  # voxels of the scan, as far as it is predicted
     heads: int
+    summed: int  # channels that the network gives and the slab holds: the heads, or fewer features (`heads`)
     device: str
     step: float
     along: int | None = None  # the axis along which the slab must move
@@ -144,7 +145,7 @@ def _layouts(work: Work) -> Iterator[tuple[Layout, int]]:
     if work.along is not None:
         axes = (work.along,)
     else:
-        axes = (0,) if first.held_bytes(work.heads) <= SMALL else sorted(range(3), key=lambda axis: _ratio(work, axis))
+        axes = (0,) if first.held_bytes(work.summed) <= SMALL else sorted(range(3), key=lambda axis: _ratio(work, axis))
     for along in axes:
         rows = work.shape[first.axes[1] if along == 0 else 0]
         for number in sorted({1, *(-(-rows // length) for length in _lengths(rows))}):
@@ -184,7 +185,7 @@ def _needed(work: Work, tiles: Tiles) -> int:
     """Return about how many bytes predicting takes on its device: the slab, a call of the network, slices on the way back."""
     itemsize = choose_precision("auto", torch.device(work.device)).itemsize
     features = work.configuration.features_per_stage[0]
-    per_voxel = itemsize * (_FEATURE_MAPS * features + _LOGITS * work.heads)
+    per_voxel = itemsize * (_FEATURE_MAPS * features + _LOGITS * work.summed)
     network = tiles.at_once * math.prod(work.configuration.patch_size) * per_voxel
     _, rows, columns = tiles.held
     planes = _PLANES * 4 * work.heads * rows * columns
@@ -192,4 +193,4 @@ def _needed(work: Work, tiles: Tiles) -> int:
         _, height, width = (work.target[axis] for axis in tiles.axes)
         share = rows / work.shape[tiles.axes[1]]
         planes += int(_DENSE * 4 * work.heads * height * width * share)
-    return tiles.held_bytes(work.heads) + network + planes + _OVERHEAD
+    return tiles.held_bytes(work.summed) + network + planes + _OVERHEAD

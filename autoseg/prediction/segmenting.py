@@ -20,6 +20,7 @@ from autoseg.labels import Labels
 from autoseg.networks.inputs import choose_precision, one_hot
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.prediction.checks import unusual
+from autoseg.prediction.heads import split_heads
 from autoseg.prediction.memory import Layout, Work, layout_within
 from autoseg.prediction.model import Model
 from autoseg.prediction.scores import class_type, classes_on_grid, decided, probabilities_on_grid
@@ -91,7 +92,7 @@ def segment(
             if image.array.nbytes > _LARGE:
                 give_back_freed_memory()
         wanted = receive if stage is model.stages[-1] else None
-        work = _work(model.plan, stage.configuration, prepared.geometry, model.device, dense=wanted is not None)
+        work = _work(stage.networks, model.plan, stage.configuration, prepared.geometry, model.device, tta=tta, dense=wanted is not None)
         layout = layout_within(work, limit=max_memory, reserved=2 * image.array[0].size)  # the result, and in the order of its file
         classes = _segment_volume(
             stage.networks,
@@ -149,7 +150,7 @@ def segment_preprocessed(
         volume = with_previous(volume, previous, plan.labels)
     training = network.training
     network.eval()
-    work = _work(plan, configuration, stored.geometry, device)
+    work = _work([network], plan, configuration, stored.geometry, device, tta=tta)
     try:
         return _segment_volume(
             [network],
@@ -226,18 +227,23 @@ def logits_of(
     ------
     ModelError : values that are not finite
     """
+    flips = flips_of(plan, configuration, tta=tta)
+    split = split_heads(networks, flips)
+    bodies = in_safe_precision(networks if split is None else split.bodies, device)
+    run = [chooser("prediction", device).watched(network) for network in bodies]
     slabs = predict_slabs(
-        [chooser("prediction", device).watched(network) for network in in_safe_precision(networks, device)],
+        run if split is None else lambda x: torch.cat([body(x) for body in run], dim=1),
         volume,
         patch=configuration.patch_size,
-        heads=plan.labels.output_channels,
+        heads=plan.labels.output_channels if split is None else split.features,
         step=STEP,
-        flips=flips_of(plan, configuration, tta=tta),
+        flips=flips,
         device=device,
         batch=layout.at_once if layout else None,
         along=layout.along if layout else 0,
         rows=rows,
     )
+    slabs = slabs if split is None else split.scores(slabs)
     return _finite(slabs)
 
 
@@ -279,12 +285,23 @@ def placed(
     return (where[0], where[1], where[2]), piece[:, None].permute(0, *(1 + list(axes).index(axis) for axis in of_canonical)).numpy()
 
 
-def _work(plan: Plan, configuration: Configuration, geometry: GridTransform, device: str, *, dense: bool = False) -> Work:
+def _work(
+    networks: Sequence[nn.Module],
+    plan: Plan,
+    configuration: Configuration,
+    geometry: GridTransform,
+    device: str,
+    *,
+    tta: bool,
+    dense: bool = False,
+) -> Work:
+    split = split_heads(networks, flips_of(plan, configuration, tta=tta))
     return Work(
         configuration=configuration,
         shape=geometry.shape,
         target=geometry.box.shape,
         heads=plan.labels.output_channels,
+        summed=plan.labels.output_channels if split is None else split.features,
         device=device,
         step=STEP,
         along=geometry.axis_order.index(0) if dense else None,  # slices as files have them

@@ -17,7 +17,7 @@ from autoseg.resources import resident_memory
 def work(make_plan: Callable[..., Plan]) -> Work:
     """A hundred classes in 300 x 500 x 400 voxels."""
     configuration = replace(make_plan().configuration("3d_fullres"), patch_size=(64, 96, 96))
-    return Work(configuration=configuration, shape=(300, 500, 400), target=(300, 500, 400), heads=100, device="cpu", step=0.5)
+    return Work(configuration=configuration, shape=(300, 500, 400), target=(300, 500, 400), heads=100, summed=100, device="cpu", step=0.5)
 
 
 def test_bands_share_one_row_and_cover_all() -> None:
@@ -29,7 +29,7 @@ def test_bands_share_one_row_and_cover_all() -> None:
 
 
 def test_a_small_volume_moves_along_the_first_axis_in_one_band(work: Work) -> None:
-    layout = choose_layout(replace(work, shape=(40, 60, 50), heads=3), 10**10)
+    layout = choose_layout(replace(work, shape=(40, 60, 50), heads=3, summed=3), 10**10)
     assert (layout.along, layout.bands) == (0, ((0, 60),))
 
 

@@ -7,6 +7,7 @@ fingerprint, whatever the number of workers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,7 @@ from autoseg.checksums import checked, without_checksum
 from autoseg.errors import AutosegError, FaultyCases, SettingsError, UnreadableFile, naming
 from autoseg.geometry import Shape, Spacing, nonzero_box
 from autoseg.labels import Labels, LabelsRecord
+from autoseg.looks import FEWEST, Familiar, Look, measure
 from autoseg.version import __version__
 from autoseg.workers import map_cases
 
@@ -56,6 +58,7 @@ class CaseFacts:
     shape_after_crop: Shape  # voxels, of the box around everything that is not zero
     label_voxels: Mapping[str, int]  # label name -> voxels in this case
     files: Mapping[str, str]  # file, from the data set's folder -> SHA-256 of its bytes
+    looks: tuple[Look | None, ...] = ()  # per channel; empty where an earlier version measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,16 @@ class Fingerprint:
         """The foreground labels that occur in each case, by case."""
         names = [label.name for label in self.labels.foreground]
         return {case.name: frozenset(name for name in names if case.label_voxels.get(name, 0)) for case in self.cases}
+
+    @functools.cached_property
+    def familiar(self) -> tuple[Familiar | None, ...]:
+        """How each channel usually looks; None where too few cases say so."""
+        found: list[Familiar | None] = []
+        for channel in range(len(self.channels)):
+            known = [(look, case) for case in self.cases if channel < len(case.looks) and (look := case.looks[channel]) is not None]
+            extents = np.array([np.multiply(case.shape, case.spacing) for _, case in known])
+            found.append(Familiar([look for look, _ in known], extents) if len(known) >= FEWEST else None)
+        return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for fingerprint.json."""
@@ -316,6 +329,7 @@ def _measure(case: Case, *, labels: Labels, channels: int, root: Path) -> _Measu
             shape=image.shape,
             shape_after_crop=box.shape,
             files=_hashes(case, root),
+            looks=tuple(measure(channel) for channel in image.array),
             label_voxels={name: int(counts[index]) for index, name in enumerate(labels.names)},
         ),
         left=float(np.prod(box.shape) / np.prod(image.shape)),

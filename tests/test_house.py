@@ -51,6 +51,7 @@ ROOMS = (
     "images",
     "cases",
     "checking",
+    "looks",
     "fingerprint",
     "planning",
     "preprocessing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from autoseg.images import Image
 from autoseg.pipeline.records import read_rules
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.prediction import Model
+from autoseg.prediction.checks import unusual_volumes
 from autoseg.workspace import Workspace
 
 
@@ -67,16 +69,21 @@ class LoadedModel:
 
         Returns
         -------
-        an array `(x, y, z)` of label values, indexed as nibabel indexes the scan
+        an array `(x, y, z)` of label values, indexed as nibabel indexes the scan; what is unusual about it is a `UserWarning`
 
         Raises
         ------
         UnreadableFile, MissingChannel, GeometryError : the scan is at fault
         """
         image = _scan(scan, affine, len(self.model.plan.channels))
-        classes = prediction.segment(self.model, image, tta=tta).classes
+        result = prediction.segment(self.model, image, tta=tta)
+        classes = result.classes
         if postprocess and self.model.rules is not None:
             classes = postprocessing.apply(classes, self.model.rules, self.model.plan.labels, image.spacing)
+        counts = np.bincount(classes.reshape(-1), minlength=self.model.plan.labels.class_count)
+        voxels = {label.name: int(counts[index + 1]) for index, label in enumerate(self.model.plan.labels.foreground)}
+        for sentence in (*result.warnings, *unusual_volumes(voxels, image.spacing, self.model.fingerprint)):
+            warnings.warn(sentence, stacklevel=2)
         return images.to_memory(self.model.plan.labels.decode(classes), like=image)
 
 

@@ -27,6 +27,7 @@ from autoseg.pipeline.records import FAILED, Record, current_state, file_state, 
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.pipeline.targets import is_one_file, refuse_to_replace, targets_of
 from autoseg.prediction import Model
+from autoseg.prediction.checks import unusual_volumes
 from autoseg.quantities import format_bytes, format_shape
 from autoseg.resources import free_memory, resident_memory
 from autoseg.shards import Shard
@@ -222,13 +223,14 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
         return _Failed(stage, error)
     except (OSError, MemoryError, RuntimeError) as error:
         return _Failed(stage, _fault_of_case(error, case))
+    volumes = _volumes(classes, plan.labels)
     return {
         "file": str(target),
         "input": key,
         "result": file_state([target]),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "warnings": [*image.notes, *result.warnings],
-        "voxels": _volumes(classes, plan.labels),
+        "warnings": [*image.notes, *result.warnings, *unusual_volumes(volumes, image.spacing, model.fingerprint)],
+        "voxels": volumes,
     }
 
 

@@ -105,7 +105,7 @@ class Fingerprint:
             "relative_size_after_crop": self.relative_size_after_crop,
             "label_voxels": self.label_voxels,
             "intensities": schema.dump(self.intensities),
-            "cases": schema.dump(self.cases),
+            "cases": [{key: item for key, item in case.items() if key != "looks" or item} for case in schema.dump(self.cases)],
         }
 
     @staticmethod

@@ -45,7 +45,8 @@ def measure(array: NDArray[np.generic]) -> Look | None:
     """Return the look of one channel `(z, y, x)`; None where it has the same value everywhere, or values that are no numbers."""
     flat = array.reshape(-1)
     sample = flat[:: -(-flat.size // _MOST_SAMPLED)].astype(np.float64)
-    mean, std = float(sample.mean()), float(sample.std())
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean, std = float(sample.mean()), float(sample.std())
     if not np.isfinite([mean, std]).all() or std == 0:
         return None
     return Look(
@@ -133,11 +134,11 @@ class Familiar:
             return [f"looks like a label map: it has {count} different values, the training scans about {usual}"]
         if "roughness" in far and min(look.roughness) > NOISY:
             return ["looks like noise: neighbouring voxels differ as much as any two"]
+        if self._inversion(scan) < self._inverted:
+            return ["looks inverted, dark where the training scans are bright"]
         ratio, turn = self._turns(scan)
         if ratio < self._turned:
             return [f"looks as if {turn}: after that it resembles the training scans more"]
-        if self._inversion(scan) < self._inverted and far & {"histogram", "thumbnail"}:
-            return ["looks inverted, dark where the training scans are bright"]
         words = {
             "histogram": "its histogram is unlike that of the training scans: another modality or sequence, or other contents",
             "thumbnail": "what is bright where is unlike the training scans: another part of the body, or another field of view",

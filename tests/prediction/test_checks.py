@@ -23,10 +23,9 @@ def facts(count: int) -> Fingerprint:
         )
         for index in range(count)
     )  # fmt: skip
+    channels = (Channel(name="CT", modality="ct"),)
     labels = make_labels({"background": 0, "liver": 1, "tumour": 2})
-    return Fingerprint(
-        name="x", channels=(Channel(name="CT"),), labels=labels, cases=cases, intensities=(INTENSITIES,), relative_size_after_crop=1.0
-    )
+    return Fingerprint(name="x", channels=channels, labels=labels, cases=cases, intensities=(INTENSITIES,), relative_size_after_crop=1.0)
 
 
 def test_a_result_within_the_range_of_the_training_is_not_unusual() -> None:

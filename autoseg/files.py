@@ -382,7 +382,7 @@ def empty_folder(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        elif path.name not in (".lock", ".lease"):
             path.unlink()
 
 

@@ -1,4 +1,8 @@
-"""Locks on folders, which end with the process that holds them, however it ends. Where a file system has none, nothing is locked."""
+"""Locks on folders, which end with the process that holds them, however it ends.
+
+`exclusive_lock` also takes a lease (see `leases`), because locks of a file system may reach one machine only, or not exist. The others do
+nothing where a file system has no locks.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from autoseg import leases
 from autoseg.errors import SettingsError
 
 try:
@@ -17,16 +22,17 @@ except ImportError:  # Windows
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path, *, doing: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, *, doing: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Lock `folder` for this process.
 
     Parameters
     ----------
     doing : what is done there, in the user's words, for the message of the one who comes second
+    waiting : given a sentence before the sign of life of a process on another machine is awaited, which takes up to a minute
 
     Raises
     ------
-    SettingsError : another process holds it
+    SettingsError : another process holds it, on whichever machine
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as file:
@@ -34,13 +40,14 @@ def exclusive_lock(folder: Path, *, doing: str) -> Iterator[None]:
             raise SettingsError(
                 f"another process is {doing}", file=folder, fix="wait for it, end it, or choose another fold or workspace"
             ) from None
-        yield
+        with leases.lease(folder, doing=doing, waiting=waiting):
+            yield
 
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process holds `exclusive_lock` on a folder."""
     with contextlib.suppress(OSError), open(folder / ".lock") as file:
-        return not _locked(file.fileno())
+        return not _locked(file.fileno()) or leases.is_held(folder)
     return False
 
 

@@ -35,6 +35,7 @@ ROOMS = (
     "labels",
     "colours",
     "metrics",
+    "leases",
     "locks",
     "shards",
     "workspace",

@@ -226,7 +226,8 @@ def _held(work: _Work, name: str, fold: int) -> Iterator[None]:
         yield
         return
     cases = work.workspace.preprocessed(cache_name(work.plan.configuration(name)))
-    with locks.exclusive_lock(work.workspace.run(name, fold).root, doing=f"training {name} fold {fold}"), locks.in_use(cases):
+    root, doing = work.workspace.run(name, fold).root, f"training {name} fold {fold}"
+    with locks.exclusive_lock(root, doing=doing, waiting=work.reporter.say), locks.in_use(cases):
         yield
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from autoseg import leases
 from autoseg.errors import PlanMismatch
 from autoseg.networks import checkpoint
 from autoseg.quantities import format_duration
@@ -35,6 +36,7 @@ def save(task: TrainingTask, trainer: Trainer, progress: Progress, clock: Clock)
         "origin": _origin(task),
         "settings": settings_of(check_settings(task.plan, task.settings or {})),
     }
+    leases.require(task.run.root)
     checkpoint.save_state(task.run.state, state)
     _save_model(task, trainer, progress)
 

@@ -50,6 +50,13 @@ class ConfigurationName(enum.StrEnum):
     every = "all"
 
 
+class SegmentationType(enum.StrEnum):
+    """What can be given to --seg."""
+
+    binary = "binary"
+    labelmap = "labelmap"
+
+
 DataSetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder in a known layout, or a CSV/JSON list of cases.")]
 WorkspaceArgument = Annotated[Path, typer.Argument(metavar="WORKSPACE", help="The folder that 'autoseg plan' made.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
@@ -272,6 +279,8 @@ def predict(
     allow_network: Annotated[
         str | None, typer.Option("--allow-network", metavar="MODULE:CALLABLE", help="Let the model use this code of your own.")
     ] = None,
+    seg: Annotated[SegmentationType | None, typer.Option("--seg", help="Of DICOM series: write DICOM SEG of this type.")] = None,
+    rtstruct: Annotated[bool, typer.Option("--rtstruct", help="Of DICOM series: write contours, RTSTRUCT.")] = False,
     verify: Annotated[
         Path | None, typer.Option("--verify", metavar="ALLOWED_SIGNERS", help="Require that one of these has signed the model file.")
     ] = None,
@@ -282,6 +291,8 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Segment new scans on their own grid."""
+    if rtstruct and seg is not None:
+        raise UsageError("--seg and --rtstruct exclude each other", fix="give one of them")
     part = parse_shard(shard)
     if configuration is not None:
         _require_configurations(configuration)
@@ -304,6 +315,7 @@ def predict(
             max_memory=None if max_memory is None else machine.parse_memory(max_memory),
             postprocess=postprocess,
             colours=colours,
+            dicom="rtstruct" if rtstruct else None if seg is None else seg.value,
             verify=verify,
             device=device,
             overwrite=overwrite,

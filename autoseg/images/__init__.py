@@ -5,6 +5,7 @@ orientation, and back when writing. `formats` lists the formats.
 """
 
 from autoseg.images.canonical import from_memory, to_memory
+from autoseg.images.dicom_seg import require_highdicom
 from autoseg.images.formats import (
     PICTURES,
     SUFFIXES,
@@ -19,12 +20,13 @@ from autoseg.images.formats import (
 from autoseg.images.grids import grid_gap, require_same_grid
 from autoseg.images.reading import read, read_channels, read_header, read_label
 from autoseg.images.signatures import is_series
-from autoseg.images.types import Header, Image, Stored
+from autoseg.images.types import DicomObject, Header, Image, Stored
 from autoseg.images.writing import write_image, write_label
 
 __all__ = [
     "PICTURES",
     "SUFFIXES",
+    "DicomObject",
     "Header",
     "Image",
     "Stored",
@@ -39,6 +41,7 @@ __all__ = [
     "read_channels",
     "read_header",
     "read_label",
+    "require_highdicom",
     "require_same_grid",
     "size_and_time",
     "stem_of",

@@ -1,4 +1,4 @@
-"""DICOM: a folder with the slices of one series, or a single file. Read only; SimpleITK (GDCM) decodes the pixels.
+"""DICOM: a folder with the slices of one series, or a single file. SimpleITK (GDCM) decodes the pixels.
 
 The slices' order comes from their positions, never from their names or instance numbers. What would be guessed silently elsewhere
 is named here: several series in a folder, two slices at one place, a gap, a tilted gantry.
@@ -19,7 +19,7 @@ from autoseg.geometry import Affine, Shape
 from autoseg.images import itk
 from autoseg.images.grids import usable_affine
 from autoseg.images.signatures import looks_like_dicom
-from autoseg.images.types import StoredImage
+from autoseg.images.types import Order, StoredImage
 
 IRREGULAR = 0.05  # of the median distance between slices: positions are written with two or three decimals
 SAME_PLACE = 0.01  # mm
@@ -76,8 +76,16 @@ def read(path: Path, *, voxels: bool = True, label: bool = False) -> StoredImage
         dtype=np.result_type(*(item.dtype for item in slices)) if array is None else array.dtype,
         affine=usable,
         array=array,
+        header=tuple(item.path for item in slices),
         notes=(*notes, *more),
     )
+
+
+def write(order: Order) -> None:
+    """Write a label map on the grid of its series: see `dicom_seg`."""
+    from autoseg.images import dicom_seg
+
+    dicom_seg.write(order)
 
 
 def _slices(path: Path) -> tuple[list[_Slice], tuple[str, ...]]:

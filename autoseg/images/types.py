@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,15 @@ class Header:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DicomObject:
+    """What becomes of a label map that is written as DICOM, and what it says of its making."""
+
+    form: Literal["binary", "labelmap", "rtstruct"] = "binary"  # the two types of SEG; contours
+    model: str = ""
+    identity: str = ""  # of the model: its digest
+
+
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """What a format's module is asked to write; in place, the caller renames."""
 
@@ -80,6 +89,7 @@ class Order:
     header: Any  # the input's, when it has the same format; else None
     label: bool
     segments: tuple[Segment, ...] = ()  # of a label map, where they are known: names and colours for `.seg.nrrd`
+    dicom: DicomObject = DicomObject()
     scale: float = 1.0  # what the numbers are multiplied with to give values; NIfTI alone
 
 

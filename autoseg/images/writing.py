@@ -15,10 +15,12 @@ from autoseg.errors import GridMismatch, UnreadableFile
 from autoseg.geometry import Affine, undo_reorient
 from autoseg.images.formats import FORMATS, name_of
 from autoseg.images.label_values import as_label_values
-from autoseg.images.types import Image, Order, Stored
+from autoseg.images.types import DicomObject, Image, Order, Stored
 
 
-def write_label(path: Path, array: NDArray[Any], *, like: Image, segments: tuple[Segment, ...] = ()) -> None:
+def write_label(
+    path: Path, array: NDArray[Any], *, like: Image, segments: tuple[Segment, ...] = (), dicom: DicomObject | None = None
+) -> None:
     """Write a label map on exactly the grid of an image: shape, affine and header codes of its file.
 
     Parameters
@@ -26,7 +28,8 @@ def write_label(path: Path, array: NDArray[Any], *, like: Image, segments: tuple
     path : its suffix chooses the format
     array : (z, y, x), integer label values, canonical; written in the smallest type that holds them
     like : the image as it was read
-    segments : names and colours of the labels, which a `.seg.nrrd` shows in 3D Slicer
+    segments : names and colours of the labels, which a `.seg.nrrd` or a DICOM object shows in viewers
+    dicom : for `.dcm`: which object is written, and by which model
 
     Raises
     ------
@@ -39,7 +42,7 @@ def write_label(path: Path, array: NDArray[Any], *, like: Image, segments: tuple
             "the label map has another shape than its image", file=path, found=f"{array.shape}", expected=f"{like.shape} (z, y, x)"
         )
     values = as_label_values(array, path=Path(path))
-    _write(Path(path), values[None], affine=like.affine, stored=like.stored, label=True, segments=segments)
+    _write(Path(path), values[None], affine=like.affine, stored=like.stored, label=True, segments=segments, dicom=dicom)
 
 
 def write_image(path: Path, array: NDArray[Any], *, affine: Affine, like: Image | None = None, scale: float = 1.0) -> None:
@@ -70,6 +73,7 @@ def _write(
     label: bool,
     segments: tuple[Segment, ...] = (),
     scale: float = 1.0,
+    dicom: DicomObject | None = None,
 ) -> None:
     """Turn a canonical array back to the stored orientation and write it, whole or not at all."""
     name = name_of(path)
@@ -86,5 +90,15 @@ def _write(
     kind = {"bool": "uint8", "float16": "float32"}.get(array.dtype.name, array.dtype)
     array = array.astype(np.dtype(kind).newbyteorder("<"), copy=False)
     with files.atomic_write(path) as temporary:
-        order = Order(path=temporary, target=path, array=array, affine=affine, header=header, label=label, segments=segments, scale=scale)
+        order = Order(
+            path=temporary,
+            target=path,
+            array=array,
+            affine=affine,
+            header=header,
+            label=label,
+            segments=segments,
+            scale=scale,
+            dicom=dicom or DicomObject(),
+        )
         module.write(order)

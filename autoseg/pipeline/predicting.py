@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ def predict(
     max_memory: int | None = None,
     postprocess: bool = True,
     colours: bool = False,
+    dicom: Literal["binary", "labelmap", "rtstruct"] | None = None,
     verify: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -67,6 +68,8 @@ def predict(
     uncertainty : also write `NAME_uncertainty.nii.gz`: 0 where the model is sure, 1 where all labels are equally likely; in steps of 1/255
     max_memory : bytes that this process shall not exceed; by default what it holds and 80 % of what is free
     colours : also write the names and colours of the labels as ITK-SNAP, FSLeyes and FreeSurfer read them, once per folder
+    dicom : of DICOM series, which object is written: SEG of one type or the other, or contours; by default "binary" for one file .dcm,
+        and label maps in NIfTI for a folder
     verify : of a model file: the `allowed_signers` file with those of whom one must have signed it
     overwrite : replace results that are there, also files that no earlier prediction made
     shard : only this part of the cases; prediction.json and failed.csv are written by the same command without it, which also does
@@ -102,12 +105,13 @@ def predict(
             "probabilities": probabilities,
             "uncertainty": uncertainty,
             "postprocessing": None if rules is None else list(rules.sentences()),
+            **({} if dicom is None else {"dicom": dicom}),
         },
         labels=opened.plan.labels,
         shard=shard,
         digest=opened.digest,
     )
-    targets = targets_of(found, Path(output), single=record.single)
+    targets = targets_of(found, Path(output), single=record.single, dicom=dicom is not None)
     files.require_writable(record.folder)
     files.sweep(record.folder)
     earlier = record.read()
@@ -115,7 +119,9 @@ def predict(
         refuse_to_replace(targets, record)
     record.begin(targets.values())
     reporter.say(f"{len(found)} to segment with {opened.describe()}")
-    options = _Options(rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory)
+    options = _Options(
+        rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory, dicom=dicom or "binary"
+    )
     try:
         failures = _predict_cases(opened, found, targets, {} if overwrite else earlier, record, options, reporter)
     except BaseException as error:
@@ -142,6 +148,7 @@ class _Options:
     probabilities: bool
     uncertainty: bool
     max_memory: int | None
+    dicom: Literal["binary", "labelmap", "rtstruct"]
 
 
 def _predict_cases(
@@ -215,7 +222,9 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
             started = time.perf_counter()
             maps.write(target)
             values = plan.labels.decode(classes)
-            images.write_label(target, values, like=image, segments=segments_of(plan.labels))  # last: where it is, the others are
+            made_by = images.DicomObject(form=options.dicom, model=f"{plan.name} {model.name}", identity=model.digest or model.identity)
+            # last: where it is, the others are
+            images.write_label(target, values, like=image, segments=segments_of(plan.labels), dicom=made_by)
         seconds = {"read": read, **result.seconds, "write": time.perf_counter() - started}
     except DiskFull:
         raise  # of every case that would follow as well

@@ -26,14 +26,16 @@ def is_one_file(output: Path, found: Sequence[Case]) -> bool:
     return bool(suffix)
 
 
-def targets_of(found: Sequence[Case], output: Path, *, single: bool) -> dict[str, Path]:
-    """Return where each result goes; refuse before any work where that cannot be."""
+def targets_of(found: Sequence[Case], output: Path, *, single: bool, dicom: bool = False) -> dict[str, Path]:
+    """Return where each result goes; refuse before any work where that cannot be. `dicom`: results in a folder are DICOM objects."""
+    if dicom or (single and images.suffix_of(output) == ".dcm"):
+        _require_series(found, output, single=single)
     if single:
         for case in found:
             _require_label_format(output, case)
         targets = {case.name: output for case in found}
     else:
-        targets = {case.name: output / f"{case.name}{images.label_suffix(case.images[0])}" for case in found}
+        targets = {case.name: output / f"{case.name}{'.dcm' if dicom else images.label_suffix(case.images[0])}" for case in found}
     taken = set(_resolved(path for case in found for path in case.images))
     clash = [str(path) for path, place in zip(targets.values(), _resolved(targets.values()), strict=True) if place in taken]
     if clash:
@@ -55,9 +57,22 @@ def _resolved(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def _require_series(found: Sequence[Case], output: Path, *, single: bool) -> None:
+    """Raise unless all scans are DICOM, the result is to be, and can be written."""
+    images.require_highdicom()
+    other = [case.images[0] for case in found if not (case.images[0].is_dir() or images.suffix_of(case.images[0]) in ("", ".dcm"))]
+    if other:
+        raise UsageError(
+            "a DICOM object is on the grid of a DICOM series", file=other[0], found="a scan of another format",
+            expected="a folder of DICOM slices", fix="give -o another suffix, such as .nii.gz",
+        )  # fmt: skip
+    if single and images.suffix_of(output) != ".dcm":
+        raise UsageError("a DICOM object has the suffix .dcm", file=output, fix=f"-o {output.with_name(images.stem_of(output) + '.dcm')}")
+
+
 def _require_label_format(output: Path, case: Case) -> None:
     suffix = images.suffix_of(output)
-    holds_labels = images.label_suffix(output) == suffix
+    holds_labels = images.label_suffix(output) == suffix or suffix == ".dcm"
     if holds_labels and suffix in (".png", ".bmp"):
         holds_labels = images.suffix_of(case.images[0]) == suffix or images.read_header(case.images[0]).shape[0] == 1
     if not holds_labels:

@@ -432,6 +432,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write the trained model as one file that can be handed on."""
+    if configuration is not None:
+        _require_configurations(configuration)
     from autoseg.pipeline import exporting
 
     with Terminal(quiet=quiet) as terminal:

@@ -94,7 +94,7 @@ def load_stage(place: Place, name: str, folds: Sequence[int] | None) -> tuple[St
         fold_plan = _usable_plan(head.plan, run)
         plan = fold_plan if plan is None else together(plan, fold_plan, name, run.root)
         digests.append(checkpoint.digest(weights))
-        loaded.append(_network(fold_plan, head.configuration, weights, place.device, run))
+        loaded.append(_network(fold_plan, head.configuration, weights, place.device, run, keep=stored is not DISK))
     assert plan is not None, "at least one fold was wanted"
     return Stage(configuration=plan.configuration(name), folds=wanted, networks=tuple(loaded)), plan, digests
 
@@ -148,8 +148,11 @@ def _usable_plan(value: Mapping[str, Any], run: Run) -> Plan:
     return plan
 
 
-def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device: str, run: Run) -> Network:
-    """Return a network with its weights, which are compared with those that the plan asks for before any memory is taken."""
+def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device: str, run: Run, *, keep: bool) -> Network:
+    """Return a network with its weights, which are compared with those that the plan asks for before any memory is taken.
+
+    `keep`: the network uses their memory; else it gets a copy, because they are a view of a file that may be replaced.
+    """
     planned = plan.configuration(configuration)
     own = planned.architecture is not None and bool(planned.architecture.entry)
     if own and planned.architecture is not None:
@@ -177,8 +180,8 @@ def _network(plan: Plan, configuration: str, weights: Mapping[str, Any], device:
             found="\n".join(different[:3]),
             fix="train this fold again: the file was changed, or made by another version",
         )
-    network = network if own else network.to_empty(device="cpu")
-    network.load_state_dict(dict(weights))
+    network = network if own or keep else network.to_empty(device="cpu")
+    network.load_state_dict(dict(weights), assign=keep)
     return networks.place(network, device).eval().requires_grad_(False)
 
 

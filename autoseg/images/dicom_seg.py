@@ -158,14 +158,14 @@ def _code(value: str, scheme: str, meaning: str) -> Any:
 def _structures(sources: Sequence[Dataset], array: NDArray[np.uint16], segments: Sequence[Segment], order: Order) -> Dataset:
     """Return an RTSTRUCT: closed planar contours halfway between inner and outer voxels; holes are further contours of their slice."""
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     if len(sources) != len(array):
         raise ValueError("NumberOfFrames: contours refer to slices, and this is one file with all of them; write a SEG instead")
     made, first, now = Dataset(), sources[0], datetime.datetime.now()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = _CONTOURS
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = UID(_CONTOURS)
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = _uid(order, sources, "instance")
     for name in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
                  "ReferringPhysicianName", "SpecificCharacterSet"):  # fmt: skip
@@ -243,12 +243,12 @@ def _references(sources: Sequence[Dataset]) -> Dataset:
     return frame
 
 
-def _uid(order: Order, sources: Sequence[Dataset], what: str) -> str:
+def _uid(order: Order, sources: Sequence[Dataset], what: str) -> Any:
     """Return an identifier that the same model, series, result and type of object give again."""
     from pydicom.uid import generate_uid
 
     content = hashlib.sha256(order.array.tobytes()).hexdigest()
-    return str(generate_uid(entropy_srcs=[order.dicom.identity, sources[0].SeriesInstanceUID, order.dicom.form, content, what]))
+    return generate_uid(entropy_srcs=[order.dicom.identity, sources[0].SeriesInstanceUID, order.dicom.form, content, what])
 
 
 def _model(order: Order) -> str:

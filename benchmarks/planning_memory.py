@@ -1,6 +1,9 @@
 """Predicted against measured memory and time of one training step, for plans of many kinds.
 
-    python benchmarks/planning_memory.py [--device cpu|cuda] [--time] [--only NAME ...]
+    python benchmarks/planning_memory.py [--device cpu|cuda] [--time] [--only NAME ...] [--networks [NAME ...]]
+
+`--networks` measures networks of `planners/networks` in three shapes instead (all of them without a name), with the processor time of a
+step over that of the plain U-Net, predicted and measured: this ratio is what the planner corrects its model by.
 
 Memory is the peak of torch's allocator over the third step of the real trainer (network, loss, optimizer, averaged weights),
 from the profiler on a processor, from `torch.cuda.max_memory_allocated` on a card. The last line is JSON.
@@ -15,6 +18,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from _report import report
@@ -55,7 +61,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--time", action="store_true", help="measure seconds per step, too")
     parser.add_argument("--only", nargs="*", default=list(PLANS))
+    parser.add_argument("--networks", nargs="*", help="networks to measure; all without a name")
     arguments = parser.parse_args()
+    if arguments.networks is not None:
+        return of_networks(arguments.networks or list(presets.network_names()), arguments.device)
     offered = machine.describe(arguments.device)
     preset = presets.planner("default")
     constants = read_constants(preset.values)
@@ -87,8 +96,54 @@ def main() -> None:
     )
 
 
-def make(name: str, preset: presets.Preset) -> tuple[Plan, Configuration, int, int]:
-    patch, spacing, batch, base, network, channels, labels = PLANS[name]
+SHAPES = {"isotropic": ((24, 32, 24), (1, 1, 1), 2), "anisotropic": ((8, 64, 48), (4, 1, 1), 2), "2d": ((1, 96, 128), (1, 1, 1), 4)}
+
+
+def of_networks(names: list[str], device: str) -> None:
+    """Measure networks in three shapes against the plain U-Net of the same size."""
+    torch.set_num_threads(1)
+    offered = replace(machine.describe(device), cores=1)
+    trace = tracer(offered)
+    constants = read_constants(presets.planner("default").values)
+    memory: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    print(f"{'network':40} {'measured':>9} {'traced':>9} {'ratio':>6}   {'x plain':>8} {'predicted':>9} {'ratio':>6}")
+    for shape, (patch, spacing, batch) in SHAPES.items():
+        plain: tuple[float, float] | None = None
+        for name in dict.fromkeys(["unet", *names]):
+            preset = presets.planner("default", network=name)
+            made_of = read_constants(preset.values)
+            plan, configuration, channels, labels = make(shape, preset, given=(patch, spacing, batch, 16, made_of.network, 1, 3))
+            stages = configuration.stages
+            configuration = replace(
+                configuration, architecture=made_of.made_of, blocks_per_stage=first_entries(made_of.blocks, stages),
+                decoder_blocks_per_stage=first_entries(made_of.decoder_blocks, stages - 1))  # fmt: skip
+            plan = replace(plan, configurations=(configuration,))
+            predicted = trace(configuration, channels, labels)
+            expected = seconds_per_step(predicted, offered, constants)
+            assert expected is not None
+            step = statistics.median(steps(plan, configuration, device, 6, clock=time.process_time)[2:])
+            peak = measured_bytes(plan, configuration, device)
+            plain = plain or (step, expected)
+            key = f"{name} {shape}"
+            memory[key] = predicted.training_bytes / peak
+            seconds[key] = (expected / plain[1]) / (step / plain[0])
+            print(f"{key:40} {peak / 1e6:7.0f}MB {predicted.training_bytes / 1e6:7.0f}MB {memory[key]:6.2f}   "
+                  f"{step / plain[0]:8.2f} {expected / plain[1]:9.2f} {seconds[key]:6.2f}", flush=True)  # fmt: skip
+    report(
+        "planning_memory_networks",
+        {
+            "predicted_over_measured_bytes": {name: round(ratio, 3) for name, ratio in memory.items()},
+            "worst_bytes": round(max(abs(ratio - 1) for ratio in memory.values()), 3),
+            "predicted_over_measured_time_ratio": {name: round(ratio, 3) for name, ratio in seconds.items()},
+            "worst_time_ratio": round(max(abs(ratio - 1) for ratio in seconds.values()), 3),
+            "device": offered.to_json(),
+        },
+    )
+
+
+def make(name: str, preset: presets.Preset, *, given: Any = None) -> tuple[Plan, Configuration, int, int]:
+    patch, spacing, batch, base, network, channels, labels = given or PLANS[name]
     planar = patch[0] == 1
     topology = plan_topology(spacing, patch, min_edge=4, planar=planar)
     stages = len(topology.strides)
@@ -124,7 +179,9 @@ def make(name: str, preset: presets.Preset) -> tuple[Plan, Configuration, int, i
     return plan, configuration, channels, labels
 
 
-def steps(plan: Plan, configuration: Configuration, device: str, count: int) -> list[float]:
+def steps(
+    plan: Plan, configuration: Configuration, device: str, count: int, *, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Seconds of each of `count` real optimisation steps on random data."""
     trainer = Trainer(
         plan=plan, configuration=configuration, settings=read_settings(plan.settings or {}), device=torch.device(device), seed=0
@@ -138,9 +195,9 @@ def steps(plan: Plan, configuration: Configuration, device: str, count: int) -> 
     )
     taken = []
     for _ in range(count):
-        start = time.perf_counter()
+        start = clock()
         trainer.step(batch, learning_rate=1e-3)
-        taken.append(time.perf_counter() - start)
+        taken.append(clock() - start)
     return taken
 
 

@@ -264,6 +264,15 @@ def _batch_cap(request: SizingRequest, patch: Shape, constants: PlannerConstants
     return max(round(request.dataset_voxels * constants.dataset_share / math.prod(patch)), constants.fewest_in_batch)
 
 
+def _divisible(topology: Topology, constants: PlannerConstants, axes: Sequence[int]) -> Shape:
+    """Return the patch, its edges rounded up to what a network from elsewhere divides them by."""
+    divides = constants.architecture.divides
+    if divides == 1:
+        return topology.patch_size
+    steps = [math.lcm(divides, divisor) if axis in axes else 1 for axis, divisor in enumerate(topology.divisor)]
+    return triple(-(-edge // step) * step for edge, step in zip(topology.patch_size, steps, strict=True))
+
+
 def _configuration(request: SizingRequest, topology: Topology, constants: PlannerConstants, *, base: int, batch: int) -> Configuration:
     stages = len(topology.strides)
     most = constants.most_features(planar=request.planar) * base // constants.base_features  # the taper of the full width
@@ -271,7 +280,7 @@ def _configuration(request: SizingRequest, topology: Topology, constants: Planne
         name=request.name,
         spacing=request.spacing,
         median_shape=request.median_shape,
-        patch_size=topology.patch_size,
+        patch_size=_divisible(topology, constants, request.axes),
         batch_size=batch,
         strides=topology.strides,
         kernel_sizes=topology.kernel_sizes,

@@ -24,12 +24,14 @@ from autoseg.networks.parts import Parts
 from autoseg.networks.resampling import Gated, GatedFine, SkipPlace
 from autoseg.planning.configuration import Configuration
 from autoseg.planning.constants import read_constants
+from autoseg.planning.sizing import SizingRequest, candidates
 from autoseg.training.loss import deep_supervision_weights
 from tests.networks.test_networks import make_configuration
 
 nets = pytest.importorskip("monai.networks.nets", reason="MONAI is not installed: pip install -e '.[dev]'")
 pytestmark = pytest.mark.slow
 
+OURS = [name for name in presets.network_names() if not name.startswith("monai-")]
 SHAPES: dict[str, dict[str, Any]] = {
     "isotropic": {"patch_size": (8, 8, 8), "strides": ((1, 1, 1), (2, 2, 2)), "kernel_sizes": ((3, 3, 3),) * 2},
     "thick slices": {"patch_size": (4, 16, 8), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
@@ -68,7 +70,7 @@ def learned(network: Network, configuration: Configuration, steps: int) -> tuple
     return losses[0], losses[-1], [name for name, weight in network.named_parameters() if weight.grad is None]
 
 
-@pytest.mark.parametrize(("index", "name"), list(enumerate(presets.network_names())))
+@pytest.mark.parametrize(("index", "name"), list(enumerate(OURS)))
 def test_every_network_learns_in_bfloat16_and_gives_the_grid_of_its_input(index: int, name: str) -> None:
     """The shapes take turns; every network has each of them in `benchmarks/planning_memory.py --networks`."""
     shape = list(SHAPES)[index % len(SHAPES)]
@@ -82,7 +84,7 @@ def test_every_network_learns_in_bfloat16_and_gives_the_grid_of_its_input(index:
         assert network(torch.zeros(1, 2, *configuration.patch_size)).shape == (1, 3, *configuration.patch_size)
 
 
-@pytest.mark.parametrize("name", presets.network_names())
+@pytest.mark.parametrize("name", OURS)
 def test_every_network_is_built_for_every_shape(name: str) -> None:
     for shape in SHAPES:
         configuration = small(name, shape)
@@ -90,6 +92,24 @@ def test_every_network_is_built_for_every_shape(name: str) -> None:
             outputs = networks.build(configuration, channels=2, heads=3)(torch.zeros(1, 2, *configuration.patch_size))
         first = outputs[0] if isinstance(outputs, list) else outputs
         assert first.shape == (1, 3, *configuration.patch_size), shape
+
+
+def test_a_network_of_monai_is_planned_for_patches_that_it_divides_and_learns() -> None:
+    constants = read_constants(presets.planner(network="monai-segresnet").values)
+    request = SizingRequest(
+        name="3d_fullres",
+        spacing=(1.0, 1.0, 1.0),
+        median_shape=(36.0, 50.0, 35.0),
+        dataset_voxels=1e7,
+        counted_labels=3,
+        normalization=("zscore",),
+    )
+    for candidate in candidates(request, constants, timed=True):
+        assert all(edge % 16 == 0 for edge in candidate.patch_size)
+    configuration = replace(small("monai-segresnet", "isotropic"), patch_size=(16, 16, 16))
+    network = networks.build(configuration, channels=2, heads=3, generator=torch.Generator().manual_seed(1))
+    before, after, _ = learned(network, configuration, 15)
+    assert after < before
 
 
 def published(name: str, features: Sequence[int], *, planar: bool, channels: int, heads: int, changes: Any, blocks: Any) -> tuple[int, int]:

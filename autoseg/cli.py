@@ -418,6 +418,27 @@ def report(
         )
 
 
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NNUNET_FOLDER", help="A trained model of nnU-Net v2: TRAINER__PLANS__CONFIGURATION, or the folder of these."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="WORKSPACE", help="The folder to create.")],
+    postprocessing: Annotated[bool, typer.Option("--postprocessing", help="Also take over nnU-Net's post-processing.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Import a model that nnU-Net v2 trained; nothing in its files is run."""
+    from autoseg.pipeline import importing
+
+    with Terminal(quiet=quiet) as terminal:
+        importing.import_model(source, output, postprocessing=postprocessing, overwrite=overwrite, reporter=terminal)
+        terminal.say(f"imported into {output}; next: autoseg predict {output} SCANS -o RESULTS")
+
+
 @app.command()
 def export(
     workspace: WorkspaceArgument,

@@ -11,7 +11,7 @@ import pytest
 
 from autoseg import cli, terminal
 
-COMMANDS = ("check", "plan", "train", "predict", "evaluate", "select", "export", "demo")
+COMMANDS = ("check", "plan", "train", "predict", "evaluate", "select", "export", "import", "demo")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -15,7 +15,19 @@ from autoseg.pipeline.planned import read_dataset, read_plan, require_fit
 from autoseg.planning.configuration import Plan
 from autoseg.workspace import Run, Workspace
 
-_USED = ("channels", "labels", "regions", "ignore", "pairs", "axis_order", "mirror_axes", "swap_axis", "intensities", "settings")
+_USED = (
+    "channels",
+    "labels",
+    "regions",
+    "ignore",
+    "pairs",
+    "axis_order",
+    "orientation",
+    "mirror_axes",
+    "swap_axis",
+    "intensities",
+    "settings",
+)
 Folds = Sequence[Mapping[str, Sequence[str]]]
 _ELSEWHERE = "choose another folder with -o, or give --overwrite"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from autoseg import schema
 from autoseg.architectures import Architecture
@@ -22,6 +22,7 @@ from autoseg.labels import Labels, LabelsRecord
 from autoseg.planning.mirroring import Mirroring
 
 PLAN_FORMAT = 1
+Turning = Literal["canonical", "stored"]
 CONFIGURATION_NAMES = ("2d", "3d_lowres", "3d_fullres", "3d_cascade")
 
 
@@ -81,8 +82,9 @@ class Plan:
     channels: tuple[Channel, ...]
     labels: Labels
     intensities: tuple[ChannelIntensities, ...]  # foreground, per channel
-    axis_order: Axes
+    axis_order: Axes  # canonical axis of each plan axis; where `orientation` is "stored", the stored one
     configurations: tuple[Configuration, ...]
+    orientation: Turning = "canonical"  # how a network sees a scan: turned to RAS+, or in the order and direction of axes of its file
     mirror_axes: Axes | tuple[int, ...] = (0, 1, 2)  # plan axes that may be flipped in training and prediction
     swap_axis: int | None = None  # plan axis whose flip swaps left/right labels; None: nothing to swap
     settings: Mapping[str, Any] | None = None  # training settings of the preset
@@ -139,6 +141,7 @@ class Plan:
             **self.labels.to_json(),
             "reasons": list(self.reasons),
             "axis_order": list(self.axis_order),
+            **({"orientation": self.orientation} if self.orientation != "canonical" else {}),
             "mirror_axes": list(self.mirror_axes),
             "swap_axis": self.swap_axis,
             "configurations": configurations,
@@ -183,6 +186,7 @@ class _PlanRecord(LabelsRecord):
     channels: tuple[Channel, ...]
     reasons: tuple[str, ...] = ()
     axis_order: Axes
+    orientation: Turning = "canonical"
     mirror_axes: tuple[int, ...]
     swap_axis: int | None = None
     configurations: Mapping[str, Configuration]

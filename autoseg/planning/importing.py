@@ -1,8 +1,8 @@
-"""Imports `nnUNetPlans.json`, the plans file of nnU-Net, as a `Plan` that is trained unchanged."""
+"""Imports `nnUNetPlans.json`, the plans file of nnU-Net, as a `Plan` that is trained unchanged; or as that of a model it trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, Literal, TypeVar
@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from autoseg import schema
+from autoseg.cases import Channel
 from autoseg.errors import PlanMismatch, SettingsError
-from autoseg.fingerprint import Fingerprint
+from autoseg.fingerprint import ChannelIntensities, Fingerprint
 from autoseg.geometry import Axes, permuted, triple
+from autoseg.labels import Labels
 from autoseg.machine import Machine
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import CONFIGURATION_NAMES, Configuration, Plan, input_channels
@@ -24,8 +26,23 @@ from autoseg.planning.timing import seconds_per_step
 from autoseg.planning.validation import validate_plan
 from autoseg.presets import Preset
 from autoseg.quantities import format_spacing
+from autoseg.version import __version__
 
 T = TypeVar("T")
+
+_RESAMPLING = "resample_data_or_seg_to_shape"
+_USUAL_NETWORK: Mapping[str, tuple[Any, ...]] = {
+    "norm_op": ("torch.nn.modules.instancenorm.InstanceNorm3d", "torch.nn.modules.instancenorm.InstanceNorm2d"),
+    "norm_op_kwargs": ({"eps": 1e-5, "affine": True},),
+    "nonlin": ("torch.nn.LeakyReLU",),
+    "nonlin_kwargs": ({"inplace": True}, {}, None),
+    "conv_bias": (True,),
+    "conv_op": ("torch.nn.modules.conv.Conv3d", "torch.nn.modules.conv.Conv2d"),
+}
+_KNOWN_ARGUMENTS = {
+    *_USUAL_NETWORK, "strides", "kernel_sizes", "features_per_stage", "n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder",
+    "n_stages", "deep_supervision", "dropout_op_kwargs",
+}  # fmt: skip
 
 NAMES = {"2d": "2d", "3d_fullres": "3d_fullres", "3d_lowres": "3d_lowres", "3d_cascade_fullres": "3d_cascade"}
 NETWORKS = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "residual_unet"}
@@ -38,6 +55,83 @@ SCHEMES = {
 }
 _FIX = "plan these data with a planner instead: --planner nnunet"
 TOLERANCE = 0.02  # relative, of the median spacing: the same data measured by two programs
+
+
+READERS: Mapping[str, Literal["canonical", "stored"]] = {  # whether a reader of nnU-Net turns scans to RAS+
+    "SimpleITKIO": "stored", "SimpleITKIOWithReorient": "canonical", "NibabelIO": "stored", "NibabelIOWithReorient": "canonical",
+    "NaturalImage2DIO": "stored", "Tiff3DIO": "stored",
+}  # fmt: skip
+
+
+def plan_of_model(value: Any, names: Sequence[str], *, channels: tuple[Channel, ...], labels: Labels, preset: Preset) -> Plan:
+    """Return the plan by which models that nnU-Net trained predict as they do there.
+
+    Parameters
+    ----------
+    value : the JSON of the plans.json next to the models, of nnU-Net 2.0 to 2.8
+    names : configurations, as nnU-Net calls them
+    preset : whose training settings are taken where the models are trained further
+
+    Raises
+    ------
+    SettingsError : not such a file, or it asks for something that autoseg does not do as nnU-Net does; named
+    PlanMismatch : the plans file has another number of channels
+    """
+    file = _parsed(_ModelPlans, value)
+    tables = {name: _resolved(name, file.configurations) for name in names}
+    if file.image_reader_writer not in READERS:
+        raise SettingsError("a reader of images that autoseg does not have", found=file.image_reader_writer, expected=", ".join(READERS))
+    figures = file.foreground_intensity_properties_per_channel
+    if sorted(figures) != [str(index) for index in range(len(channels))]:
+        raise PlanMismatch("the plans file was made for other data", found=f"{len(channels)} channels", expected=f"{len(figures)} channels")
+    for name, table in tables.items():
+        _refuse_unlike(name, table)
+    configurations = [_planned(NAMES[name], _parsed(_Table, table), len(channels), across=None) for name, table in tables.items()]
+    plan = Plan(
+        planner=file.plans_name,
+        planner_values=preset.documented,
+        device={},
+        name=file.dataset_name,
+        channels=channels,
+        labels=labels,
+        intensities=tuple(_parsed(ChannelIntensities, figures[str(index)]) for index in range(len(channels))),
+        axis_order=file.transpose_forward,
+        orientation=READERS[file.image_reader_writer],
+        configurations=tuple(sorted(configurations, key=lambda c: CONFIGURATION_NAMES.index(c.name))),
+        settings=dict(preset.values.get("training", {})),
+        reasons=(f"Imported with models that nnU-Net trained by '{file.plans_name}' of {file.dataset_name}.",),
+        version=__version__,
+    )
+    validate_plan(plan)
+    return plan
+
+
+def _refuse_unlike(name: str, table: Mapping[str, Any]) -> None:
+    """Raise where a configuration asks for a network or a resampling that autoseg does not have.
+
+    Raises
+    ------
+    SettingsError : all of it, by name
+    """
+    faults = []
+    for part, order in (("data", 3), ("probabilities", 1)):
+        function = table.get(f"resampling_fn_{part}", _RESAMPLING)
+        asked = table.get(f"resampling_fn_{part}_kwargs") or {}
+        usual = {"is_seg": False, "order": order, "order_z": 0, "force_separate_z": None}
+        if function != _RESAMPLING or any(usual.get(key) != given for key, given in asked.items()):
+            faults.append(f"resampling_fn_{part}: {function} {dict(asked)}")
+    made_of = (table.get("architecture") or {}).get("arch_kwargs") or {}
+    for key, usual_values in _USUAL_NETWORK.items():
+        if key in made_of and made_of[key] not in usual_values:
+            faults.append(f"{key}: {made_of[key]}")
+    faults += [f"{key}: {made_of[key]}" for key in made_of if key not in _KNOWN_ARGUMENTS and made_of[key] not in (None, False)]
+    if faults:
+        raise SettingsError(
+            f"the model of {name} does what autoseg does not do in the same way",
+            found="\n".join(faults),
+            expected=f"{_RESAMPLING} with its usual orders; instance norm, LeakyReLU, no dropout",
+            fix="predict with nnU-Net, or train the data set here: autoseg plan DATASET -o WORKSPACE",
+        )
 
 
 def import_plan(
@@ -98,6 +192,14 @@ class _PlansFile:
     configurations: Mapping[str, Mapping[str, Any]]
     transpose_forward: Axes
     original_median_spacing_after_transp: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelPlans(_PlansFile):
+    """What is read of it besides, with a trained model."""
+
+    image_reader_writer: str
+    foreground_intensity_properties_per_channel: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,13 +287,26 @@ def _configuration(
     machine: Machine,
     footprint: Callable[[Configuration, int, int], Footprint],
 ) -> Configuration:
-    planar = name == "2d"
-    schemes = _schemes(table, len(fingerprint.channels))
     across = float(np.median([permuted(case.spacing, order)[0] for case in fingerprint.cases]))
+    configuration = _planned(name, table, len(fingerprint.channels), across=across)
+    cost = footprint(configuration, input_channels(fingerprint, configuration), fingerprint.labels.output_channels)
+    constants = read_constants(preset.values)
+    step = seconds_per_step(cost, machine, constants)
+    return replace(configuration, predicted=predict_cost(cost, step, constants))
+
+
+def _planned(name: str, table: _Table, channels: int, *, across: float | None) -> Configuration:
+    """Return a configuration of the file.
+
+    Parameters
+    ----------
+    across : spacing between the slices of a planar one; None: that of its slices, where the data are not known
+    """
+    planar = name == "2d"
     network, architecture = _architecture(table)
-    configuration = Configuration(
+    return Configuration(
         name=name,
-        spacing=_triple(table.spacing, planar, across),
+        spacing=_triple(table.spacing, planar, table.spacing[0] if across is None else across),
         median_shape=_triple(table.median_image_size_in_voxels, planar, 1.0),
         patch_size=_triple(table.patch_size, planar, 1),
         batch_size=table.batch_size,
@@ -202,15 +317,11 @@ def _configuration(
         decoder_blocks_per_stage=architecture.n_conv_per_stage_decoder[::-1],  # the reference begins at the bottom
         network=network,
         norm="instance",
-        normalization=schemes,
+        normalization=_schemes(table, channels),
         batch_dice=table.batch_dice,
         previous_stage=NAMES[table.previous_stage] if table.previous_stage else None,
         reasons=("As in the plans file.",),
     )
-    cost = footprint(configuration, input_channels(fingerprint, configuration), fingerprint.labels.output_channels)
-    constants = read_constants(preset.values)
-    step = seconds_per_step(cost, machine, constants)
-    return replace(configuration, predicted=predict_cost(cost, step, constants))
 
 
 def _schemes(table: _Table, channels: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from autoseg.images import Image
 from autoseg.looks import FEWEST, measure
 from autoseg.normalization import NORMALIZATIONS
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.preprocessing.case import plan_axes
 
 SPACING_TOLERANCE = 1.5  # times finer than the finest training scan, or coarser than the coarsest, along an axis
 EXTENT_TOLERANCE = 1.5  # times the largest or smallest field of view, or result, of the training; of n scans, 4 / n more
@@ -49,7 +50,7 @@ def _unusual_spacing(image: Image, plan: Plan, configuration: Configuration, fin
         lowest, highest = known.min(0), known.max(0)
     else:
         planned = np.empty(3)
-        planned[list(plan.axis_order)] = configuration.spacing
+        planned[list(plan_axes(plan, image).order)] = configuration.spacing
         finest, coarsest = planned / PLANNED_TOLERANCE, planned * PLANNED_TOLERANCE
         lowest = highest = planned
     found = []

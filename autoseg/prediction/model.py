@@ -176,7 +176,7 @@ def _require_same_meaning(one: Model, other: Model, workspace: Workspace) -> Non
     ------
     PlanMismatch : their probabilities cannot be averaged
     """
-    pairs = [(what, getattr(one.plan, what), getattr(other.plan, what)) for what in ("labels", "channels", "axis_order")]
+    pairs = [(what, getattr(one.plan, what), getattr(other.plan, what)) for what in ("labels", "channels", "axis_order", "orientation")]
     different = [pair for pair in pairs if pair[1] != pair[2]]
     if different:
         names = " and ".join(member.configuration.name for member in (one, other))

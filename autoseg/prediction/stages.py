@@ -18,7 +18,7 @@ from autoseg.sharing import DISK, Stored
 from autoseg.workspace import Run, Workspace
 
 # What a fold's result depends on: one preprocessing and one tiling serve all folds of a stage.
-_OF_A_PLAN = ("labels", "channels", "axis_order", "intensities")
+_OF_A_PLAN = ("labels", "channels", "axis_order", "orientation", "intensities")
 _OF_A_CONFIGURATION = ("spacing", "normalization", "patch_size", "network", "norm", "strides", "kernel_sizes", "features_per_stage",
                        "blocks_per_stage", "decoder_blocks_per_stage", "previous_stage", "architecture")  # fmt: skip
 

@@ -34,10 +34,43 @@ class _Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanAxes:
+    """How a canonical array is turned to the axes of a plan."""
+
+    order: Axes  # canonical axis of each plan axis
+    flips: tuple[int, ...] = ()  # plan axes that are reversed after that
+
+    def turned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of a canonical array `(..., z, y, x)` in plan axes."""
+        lead = array.ndim - 3
+        return np.flip(array.transpose(*range(lead), *(lead + axis for axis in self.order)), tuple(lead + axis for axis in self.flips))
+
+    def turned_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a view of an array in plan axes `(..., z, y, x)`, canonical: the inverse of `turned`."""
+        lead = array.ndim - 3
+        straight = np.flip(array, tuple(lead + axis for axis in self.flips))
+        return straight.transpose(*range(lead), *(lead + axis for axis in inverse_axes(self.order)))
+
+
+def plan_axes(plan: Plan, image: Image) -> PlanAxes:
+    """Return how an image is turned to the axes of a plan.
+
+    A plan with orientation "stored" sees the array as the file holds it, as models that nnU-Net trained do; then its `axis_order`
+    is a permutation of the stored axes.
+    """
+    if plan.orientation == "canonical" or image.stored is None:
+        return PlanAxes(order=plan.axis_order)
+    turn = image.stored.orientation
+    order = permuted(inverse_axes(turn.axes), plan.axis_order)
+    return PlanAxes(order=order, flips=tuple(axis for axis in range(3) if turn.flips[order[axis]]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class GridTransform:
     """What happened to the grid, in order: axes permuted, cropped to `box`, resampled to `shape`."""
 
     axis_order: Axes  # canonical axis of each plan axis
+    flips: tuple[int, ...] = ()  # plan axes that run against the canonical ones
     canonical_shape: Shape  # voxels, canonical (z, y, x), of the image as read
     affine: Annotated[Affine, _Rows()]  # canonical index -> world, of the image as read
     box: Box  # plan axes
@@ -62,7 +95,7 @@ class GridTransform:
 
     def preprocess_classes(self, classes: NDArray[Any]) -> NDArray[Any]:
         """Return a class map on the image's own canonical grid `(z, y, x)`, brought onto the preprocessed grid (plan axes)."""
-        cropped = classes.transpose(self.axis_order)[self.box.slices]
+        cropped = PlanAxes(order=self.axis_order, flips=self.flips).turned(classes)[self.box.slices]
         return resample_labels(cropped, self.shape, anisotropic_axis=self.anisotropic_axis)
 
     def restore(self, inside: NDArray[Any], *, outside: float | NDArray[Any] = 0) -> NDArray[Any]:
@@ -70,11 +103,11 @@ class GridTransform:
 
         What was cropped away is filled with `outside`, which may be an array. Resampling comes before it.
         """
-        leading = tuple(range(inside.ndim - 3))
+        axes = PlanAxes(order=self.axis_order, flips=self.flips)
         if self.box.shape == tuple(self.canonical_shape[axis] for axis in self.axis_order):
-            return np.ascontiguousarray(inside.transpose(*leading, *(len(leading) + axis for axis in inverse_axes(self.axis_order))))
+            return np.ascontiguousarray(axes.turned_back(inside))
         result = np.empty((*inside.shape[:-3], *self.canonical_shape), dtype=inside.dtype)
-        turned = result.transpose(*leading, *(len(leading) + axis for axis in self.axis_order))
+        turned = axes.turned(result)
         turned[...] = outside
         turned[(..., *self.box.slices)] = inside
         return result
@@ -113,9 +146,9 @@ def preprocess_case(image: Image, label_classes: NDArray[Any] | None, *, plan: P
             expected=f"{len(plan.channels)}: {', '.join(c.name for c in plan.channels)}",
             fix="give one file per channel, in the order of the plan",
         )
-    turned = image.array.transpose(0, *(1 + axis for axis in plan.axis_order))
-    cropped, inside, box = crop(turned)
-    geometry = _geometry(image, plan, configuration, box)
+    axes = plan_axes(plan, image)
+    cropped, inside, box = crop(axes.turned(image.array))
+    geometry = _geometry(image, axes, configuration, box)
     apart = geometry.anisotropic_axis
     masked = any(NORMALIZATIONS[scheme].masked for scheme in configuration.normalization)
     result = np.empty((len(cropped), *geometry.shape), dtype=np.float32)
@@ -127,7 +160,7 @@ def preprocess_case(image: Image, label_classes: NDArray[Any] | None, *, plan: P
         del normalized
     label, outside, mask = None, None, None
     if label_classes is not None:
-        classes = label_classes.transpose(plan.axis_order)[box.slices]
+        classes = axes.turned(label_classes)[box.slices]
         label, resampled_inside = split_outside(resample_labels(mark_outside(classes, inside), geometry.shape, anisotropic_axis=apart))
         outside = ~resampled_inside
         mask = resampled_inside if masked else None
@@ -136,11 +169,12 @@ def preprocess_case(image: Image, label_classes: NDArray[Any] | None, *, plan: P
     return Preprocessed(image=result, label=label, mask=mask, outside=outside, steps=tuple(steps), geometry=geometry)
 
 
-def _geometry(image: Image, plan: Plan, configuration: Configuration, box: Box) -> GridTransform:
-    spacing = permuted(image.spacing, plan.axis_order)
+def _geometry(image: Image, axes: PlanAxes, configuration: Configuration, box: Box) -> GridTransform:
+    spacing = permuted(image.spacing, axes.order)
     target = (spacing[0], *configuration.spacing[1:]) if configuration.planar else configuration.spacing
     return GridTransform(
-        axis_order=plan.axis_order,
+        axis_order=axes.order,
+        flips=axes.flips,
         canonical_shape=image.shape,
         affine=image.affine,
         box=box,

@@ -253,6 +253,7 @@ class _Recipe:
         return {
             "format": STORE_FORMAT,
             "axis_order": list(plan.axis_order),
+            **({"orientation": plan.orientation} if plan.orientation != "canonical" else {}),
             "planar": configuration.planar,
             "spacing": list(configuration.spacing[1:] if configuration.planar else configuration.spacing),
             "normalization": list(normal),
@@ -418,7 +419,10 @@ def _write_arrays(place: Path, prepared: Preprocessed, labels: Labels, *, planar
 
 def _write_record(place: Path, record: _Record) -> None:
     """Write the record, then give all files one time: the seal that `_sealed` looks for."""
-    (place / RECORD).write_text(json.dumps(with_checksum(schema.dump(record)), allow_nan=False) + "\n")
+    written = schema.dump(record)
+    if not record.geometry.flips:  # cases of earlier versions know nothing of it
+        del written["geometry"]["flips"]
+    (place / RECORD).write_text(json.dumps(with_checksum(written), allow_nan=False) + "\n")
     now = time.time_ns()
     for name in (*record.files, RECORD):
         os.utime(place / name, ns=(now, now))

@@ -18,7 +18,8 @@ from autoseg.planning.configuration import Configuration, Plan
 from autoseg.training.settings import TrainingSettings
 
 # of the plan and its configuration: neither explanations and forecasts, nor settings, which may change while a run is under way
-_OF_PLAN = ("channels", "labels", "regions", "ignore", "pairs", "aliases", "axis_order", "mirror_axes", "swap_axis", "intensities")
+_OF_PLAN = ("channels", "labels", "regions", "ignore", "pairs", "aliases", "axis_order", "orientation", "mirror_axes", "swap_axis",
+            "intensities")  # fmt: skip
 _NOT_OF_CONFIGURATION = ("predicted", "reasons")
 # settings without which the saved state cannot be understood
 _OF_STATE = ("ema", "optimizer.name", "optimizer.momentum", "optimizer.beta2", "optimizer.nesterov", "optimizer.weight_decay")

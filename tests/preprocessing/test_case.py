@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from nibabel import Nifti1Image, orientations
 
-from autoseg import schema
+from autoseg import images, schema
 from autoseg.errors import PlanMismatch
 from autoseg.geometry import affine_from_spacing, permuted
 from autoseg.images import Image
 from autoseg.planning.configuration import Plan
-from autoseg.preprocessing.case import GridTransform, preprocess_case
+from autoseg.preprocessing.case import GridTransform, plan_axes, preprocess_case
 from autoseg.preprocessing.resampling import resample_image, resample_labels
 
 PlanMaker = Callable[..., Plan]
@@ -101,3 +103,17 @@ def test_another_number_of_channels_is_refused(make_plan: PlanMaker) -> None:
     with pytest.raises(PlanMismatch, match="channels") as raised:
         preprocess_case(image, None, plan=plan, configuration=plan.configuration("3d_fullres"))
     assert raised.value.found == "2"
+
+
+@pytest.mark.parametrize("order", ["RAS", "LPS", "SAL", "PIR"])
+def test_stored_orientation_is_undone_on_the_way_back(order: str, make_plan: PlanMaker) -> None:
+    """A plan that sees scans as stored gets the array of the file, and its result is on the canonical grid again."""
+    shape = (5, 6, 7)
+    made = Nifti1Image(np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + 1, np.diag([1.5, 1.0, 2.0, 1.0]))
+    turned = made.as_reoriented(orientations.axcodes2ornt(order))
+    image = images.from_memory(turned.get_fdata(dtype=np.float32), turned.affine)
+    for axis_order in ((0, 1, 2), (2, 0, 1)):
+        axes = plan_axes(replace(make_plan(), orientation="stored", axis_order=axis_order), image)
+        seen = axes.turned(image.array[0])
+        assert np.array_equal(seen, turned.get_fdata(dtype=np.float32).transpose(2, 1, 0).transpose(axis_order))
+        assert np.array_equal(axes.turned_back(seen), image.array[0])

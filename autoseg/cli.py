@@ -422,9 +422,7 @@ def report(
 def import_(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="NNUNET_FOLDER", help="A trained model of nnU-Net v2: TRAINER__PLANS__CONFIGURATION, or the folder of these."
-        ),
+        typer.Argument(metavar="FOLDER", help="A trained model of nnU-Net v2: TRAINER__PLANS__CONFIGURATION, or the folder of these."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="WORKSPACE", help="The folder to create.")],
     postprocessing: Annotated[bool, typer.Option("--postprocessing", help="Also take over nnU-Net's post-processing.")] = False,

@@ -89,7 +89,7 @@ last = given["configurations"][-1]
 def segment(c, before=None):
     p = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, verbose=False, allow_tqdm=False)
     p.initialize_from_trained_model_folder(str(trainer / f"nnUNetTrainerShort__{plans_name}__{c}"), (0,), "checkpoint_final.pth")
-    out = root / f"theirs_{c}"
+    out = root / f"theirs_{c}"; out.mkdir(exist_ok=True)
     p.predict_from_files_sequential(str(root / "scans"), str(out), overwrite=True, folder_with_segs_from_prev_stage=before)
     return str(out)
 before = None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
-from autoseg.geometry import Shape, inverse_axes, permuted
+from autoseg.geometry import Shape, inverse_axes, permuted, triple
 from autoseg.images import Image
 from autoseg.labels import Labels
 from autoseg.networks.inputs import choose_precision, one_hot
@@ -278,11 +278,14 @@ def placed(
     """
     columns = slice(0, geometry.box.shape[axes[2]])
     inside = dict(zip(axes, (slice(index, index + 1), rows, columns), strict=True))
+    spans = {}
+    for axis, part in inside.items():
+        start, stop = (geometry.box.start[axis] + part.start, geometry.box.start[axis] + part.stop)
+        voxels = geometry.canonical_shape[geometry.axis_order[axis]]
+        spans[axis] = slice(voxels - stop, voxels - start) if axis in geometry.flips else slice(start, stop)
     of_canonical = inverse_axes(geometry.axis_order)  # the plan axis of each canonical one
-    where = tuple(
-        slice(part.start + box.start, part.stop + box.start) for part, box in ((inside[a], geometry.box.slices[a]) for a in of_canonical)
-    )
-    return (where[0], where[1], where[2]), piece[:, None].permute(0, *(1 + list(axes).index(axis) for axis in of_canonical)).numpy()
+    turned = piece[:, None].permute(0, *(1 + list(axes).index(axis) for axis in of_canonical)).numpy()
+    return triple(spans[axis] for axis in of_canonical), np.flip(turned, tuple(1 + of_canonical.index(axis) for axis in geometry.flips))
 
 
 def _work(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg import networks, prediction
+from autoseg import images, networks, prediction
 from autoseg.errors import AutosegError, ModelError, SettingsError, UsageError
 from autoseg.networks.torch_archive import read_archive
 from autoseg.pipeline import importing, predicting
@@ -152,12 +152,17 @@ def test_a_model_is_imported_with_all_its_folds_and_predicts(tmp_path: Path) -> 
 def test_a_network_sees_the_scan_as_it_is_stored_unless_nnunet_turned_it(tmp_path: Path) -> None:
     """The same voxels in memory give the same result, whatever the header says of their directions."""
     image = np.random.default_rng(0).normal(2, 1, (18, 20, 16)).astype(np.float32)
+    stored: Any = None
     for reader, equal in (("SimpleITKIO", True), ("NibabelIOWithReorient", False)):
         folder = write_model(tmp_path / reader, reader=reader)
         torch.manual_seed(0)
         model = predicting.load(importing.import_model(folder, tmp_path / reader / "ws", reporter=Heard()), device="cpu")
         one, other = (model.predict(image, np.diag([x, y, 2.0, 1.0]), tta=False) for x, y in ((1.5, 1.0), (-1.5, -1.0)))
         assert (np.array_equal(one, other)) == equal
+        stored = model.model if equal else stored
+    scan = images.from_memory(image, np.diag([-1.5, 1.0, -2.0, 1.0]))
+    found = prediction.segment(stored, scan, tta=False, probabilities=True)
+    assert found.probabilities is not None and np.array_equal(found.probabilities.argmax(0), found.classes)
     turned = np.moveaxis(image, 0, 2)  # stored in another order: the result is in that order
     affine = np.array([[0, 0, 1.5, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
     assert model.predict(turned, affine).shape == turned.shape

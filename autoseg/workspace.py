@@ -57,6 +57,11 @@ class Workspace:
         """The answers for the model card, which a person writes."""
         return self.root / "card.toml"
 
+    @property
+    def calibration(self) -> Path:
+        """How sure the networks of each configuration are, and how right, from out-of-fold results."""
+        return self.root / "calibration.json"
+
     def preprocessed(self, name: str) -> Path:
         """The cache of preprocessed cases of one configuration: safe to delete."""
         return self.root / "preprocessed" / name
@@ -125,3 +130,7 @@ class Run:
     def summary(self) -> Path:
         """Scores of the out-of-fold predictions."""
         return self.validation / "summary.json"
+
+    def confidence(self, case: str) -> Path:
+        """How sure the network was in one validation case, as counts."""
+        return self.validation / f"{case}.confidence.json"

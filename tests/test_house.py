@@ -61,6 +61,7 @@ ROOMS = (
     "tiling",
     "postprocessing",
     "sharing",
+    "calibration",
     "prediction",
     "training",
     "evaluation",

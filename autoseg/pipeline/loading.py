@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from autoseg import images, postprocessing, prediction
 from autoseg.errors import UsageError
 from autoseg.images import Image
+from autoseg.pipeline.calibrating import calibrated
 from autoseg.pipeline.records import read_rules
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
 from autoseg.prediction import Model
@@ -48,7 +49,8 @@ def open_with_rules(model: Path | str | Workspace, configuration: str | None, fo
     path = model.root if isinstance(model, Workspace) else Path(model)
     folds = None if fold is None else (fold,)
     opened = prediction.open_model(path, configuration=configuration, folds=folds, device=device, verify=verify)
-    return replace(opened, rules=read_rules(Workspace(root=path), opened.stored).get(opened.name))
+    workspace = Workspace(root=path)
+    return calibrated(replace(opened, rules=read_rules(workspace, opened.stored).get(opened.name)), workspace)
 
 
 @dataclass(frozen=True, kw_only=True)

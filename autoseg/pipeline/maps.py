@@ -7,6 +7,7 @@ so that the largest is that of the label map also where two are almost equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,19 @@ class Maps:
     ----------
     scratch : a folder for a temporary file of heads x voxels x 4 bytes; None: no probabilities are wanted
     uncertainty : whether it is wanted
+    tempered : probabilities as they are -> at the temperature for the uncertainty; may overwrite what it is given
     """
 
-    def __init__(self, image: Image, labels: Labels, *, scratch: Path | None, uncertainty: bool) -> None:
-        self._image, self._labels = image, labels
+    def __init__(
+        self,
+        image: Image,
+        labels: Labels,
+        *,
+        scratch: Path | None,
+        uncertainty: bool,
+        tempered: Callable[[NDArray[np.float32]], NDArray[np.float32]] = np.copy,
+    ) -> None:
+        self._image, self._labels, self._tempered = image, labels, tempered
         self._doubt = np.zeros(image.shape, dtype=_UNCERTAINTY) if uncertainty else None  # beyond the crop all is sure to be background
         self._scratch = None if scratch is None else scratch / "probabilities"
         if self._scratch is not None:
@@ -51,7 +61,8 @@ class Maps:
     def receive(self, where: tuple[slice, slice, slice], probabilities: NDArray[np.float32]) -> None:
         """Take the probabilities `(heads, z, y, x)` of a piece of the scan."""
         if self._doubt is not None:
-            self._doubt[where] = np.rint(entropy(probabilities, regions=bool(self._labels.regions)) * np.iinfo(_UNCERTAINTY).max)
+            doubtful = self._tempered(probabilities.copy())
+            self._doubt[where] = np.rint(entropy(doubtful, regions=bool(self._labels.regions)) * np.iinfo(_UNCERTAINTY).max)
         if self._scratch is not None:
             self._append(self._scratch, where, probabilities.astype(_PROBABILITY, copy=False))
 

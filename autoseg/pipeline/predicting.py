@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from autoseg.pipeline.loading import open_with_rules
 from autoseg.pipeline.maps import Maps
 from autoseg.pipeline.records import FAILED, Record, current_state, file_state, report_failures
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
+from autoseg.pipeline.reviewing import say_reviews, tempered, verdict_facts
 from autoseg.pipeline.targets import is_one_file, refuse_to_replace, targets_of
 from autoseg.prediction import Model
 from autoseg.prediction.checks import unusual_volumes
@@ -136,6 +138,7 @@ def predict(
     failures += [(problem.case or "", "read", problem) for problem in given.problems]
     report_failures(None if shard is not None else record.folder / FAILED, failures, len(found) + len(given.problems))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
+    say_reviews(record, reporter)
     return record.to_json()
 
 
@@ -211,7 +214,7 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
         stage = "segment"
         with contextlib.ExitStack() as until_written:
             scratch = until_written.enter_context(files.temporary_folder(target.parent)) if options.probabilities else None
-            maps = Maps(image, plan.labels, scratch=scratch, uncertainty=options.uncertainty)
+            maps = Maps(image, plan.labels, scratch=scratch, uncertainty=options.uncertainty, tempered=partial(tempered, model=model))
             receive = maps.receive if options.probabilities or options.uncertainty else None
             with naming(case.images[0]):
                 result = prediction.segment(model, image, tta=options.tta, receive=receive, max_memory=options.max_memory)
@@ -240,6 +243,7 @@ def _predict_case(model: Model, case: Case, target: Path, options: _Options) -> 
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "warnings": [*image.notes, *result.warnings, *unusual_volumes(volumes, image.spacing, model.fingerprint)],
         "voxels": volumes,
+        **verdict_facts(model, result.opinions),
     }
 
 

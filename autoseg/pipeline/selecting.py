@@ -18,6 +18,7 @@ from autoseg.errors import MissingPath, PlanMismatch
 from autoseg.geometry import Spacing
 from autoseg.labels import Labels
 from autoseg.pipeline import pairing
+from autoseg.pipeline.calibrating import calibrate
 from autoseg.pipeline.evaluating import mean_dice
 from autoseg.pipeline.planned import read_dataset, read_plan, require_fit
 from autoseg.pipeline.records import read_summary
@@ -83,6 +84,7 @@ def select(
               "reasons": list(reasons)}  # fmt: skip
     files.write_json(workspace.postprocessing, with_checksum({name: rule.to_json() for name, rule in rules.items()}))
     files.write_json(workspace.selection, with_checksum(result))
+    calibrate(workspace, folds, reporter)
     for name, row in table.items():
         dice = "none" if row.dice is None else f"{row.dice:.4f}"
         note = f"; {'; '.join(rules[name].sentences()) or 'no post-processing rule helps'}" if name in rules else ""

@@ -15,10 +15,12 @@ from autoseg import cases, evaluation, files, images, prediction
 from autoseg.cases import Case
 from autoseg.checksums import without_checksum
 from autoseg.errors import InputError, NothingLearned
+from autoseg.pipeline.calibrating import fold_calibration, write_counts
 from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.records import Summary, read_summary
 from autoseg.pipeline.reporter import Reporter
 from autoseg.planning.configuration import Configuration, Plan
+from autoseg.prediction.confidence import Tally
 from autoseg.preprocessing import store
 from autoseg.quantities import format_duration
 from autoseg.training.history import read_history
@@ -68,9 +70,11 @@ def validate_fold(
         target = targets[case.name]
         if target in kept:
             continue
+        tally = Tally(stored[case.name].label(), plan.labels, annotated=case.annotated)
         classes = prediction.segment_preprocessed(
             network, stored[case.name], plan=plan, configuration=configuration, device=device, tta=True,
-            previous=None if previous is None else previous[case.name])  # fmt: skip
+            previous=None if previous is None else previous[case.name], observer=tally)  # fmt: skip
+        write_counts(run, case.name, tally.counts())  # before the label map: where that is, this is
         images.write_label(target, plan.labels.decode(classes), like=images.read(case.images[0]))
         if case.name == first and length.seconds is not None:
             seconds = (time.monotonic() - begin) * sum(voxels.values()) / voxels[first]
@@ -79,6 +83,7 @@ def validate_fold(
     largest = max(math.prod(stored[case.name].geometry.canonical_shape) for case in held_out)
     metrics = evaluation.affordable_metrics(largest, plan.labels)
     summary = {**score(targets, held_out, plan.labels, metrics=metrics, parallel=workers, reporter=reporter), "weights": weights,
+               "calibration": fold_calibration(run, list(targets)),
                "predictions": {name: files.hash_file(path) for name, path in targets.items()}}  # fmt: skip
     write_summary(run.summary, summary)
     reporter.say(f"{configuration.name} {run.root.name}: mean Dice {dice_text(summary)} over {len(held_out)} cases not seen")

@@ -26,7 +26,7 @@ from autoseg.planning.configuration import Plan
 from autoseg.prediction import segmenting
 from autoseg.prediction.model import Model, Stage
 from autoseg.prediction.scores import class_type, decided, probabilities_on_grid
-from autoseg.prediction.segmenting import Clock, Receive, Segmentation
+from autoseg.prediction.segmenting import Clock, Observer, Receive, Segmentation
 from autoseg.preprocessing.case import GridTransform, preprocess_case
 
 
@@ -37,6 +37,7 @@ class Member:
     plan: Plan
     stage: Stage
     previous: NDArray[np.integer[Any]] | None = None  # of a cascade: classes of its first stage, canonical, on the scan's own grid
+    observer: Observer | None = None  # sees its logits
 
 
 def segment(
@@ -61,17 +62,19 @@ def segment(
     clock = Clock()
     warnings = [*dict.fromkeys(text for one in model.members for text in segmenting.unusual_for(one, image))]
     members = []
-    for one in model.members:
+    watched = [segmenting.opinions_for(one) for one in model.members]
+    for one, opinions in zip(model.members, watched, strict=True):
         previous = None
         if len(one.stages) > 1:
-            first = segmenting.segment(replace(one, stages=one.stages[:-1]), image, tta=tta)
+            first = segmenting.segment(replace(one, stages=one.stages[:-1], calibration=None), image, tta=tta)
             clock.count(first.seconds)
             previous = first.classes
-        members.append(Member(plan=one.plan, stage=one.stages[-1], previous=previous))
+        members.append(Member(plan=one.plan, stage=one.stages[-1], previous=previous, observer=opinions))
     (classes,), chances = combine(members, image, device=model.device, tta=tta, probabilities=probabilities, receive=receive, clock=clock)
     if not classes.any():
         warnings.append(segmenting.NOTHING_FOUND)
-    return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings))
+    seen = tuple(opinions.result() for opinions in watched if opinions is not None)
+    return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings), opinions=seen)
 
 
 def combine(
@@ -140,5 +143,7 @@ def _scores(member: Member, image: Image, *, device: str, tta: bool, clock: Cloc
         volume = torch.from_numpy(np.ascontiguousarray(prepared.image))
         if member.previous is not None:
             volume = segmenting.with_previous(volume, prepared.geometry.preprocess_classes(member.previous), plan.labels)
-    slabs = segmenting.logits_of(member.stage.networks, volume, plan=plan, configuration=configuration, device=device, tta=tta)
+    slabs = segmenting.logits_of(
+        member.stage.networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, observer=member.observer
+    )
     return prepared.geometry, clock.each("network", slabs)

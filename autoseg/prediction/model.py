@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import machine, schema, sharing
+from autoseg.calibration import Calibration
 from autoseg.checksums import checked
 from autoseg.errors import MissingPath, ModelError, PlanMismatch, UsageError
 from autoseg.fingerprint import Fingerprint, parse_fingerprint
@@ -40,6 +41,7 @@ class Model:
     rules: PostprocessingRules | None = None  # by default of `predict`
     stored: Stored = DISK  # where it is from: a workspace's folder, or a model file
     notes: tuple[str, ...] = ()  # what the user should know of the model file: who signed it, what its card does not state
+    calibration: Calibration | None = None  # of one configuration; each of an ensemble has its own
     partners: tuple[Model, ...] = ()  # of an ensemble: the other configurations, whose probabilities are averaged with this one's
 
     @property

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autoseg.calibration import FoldOpinion
 from autoseg.errors import ModelError
 from autoseg.geometry import Shape, inverse_axes, permuted, triple
 from autoseg.images import Image
@@ -20,6 +21,7 @@ from autoseg.labels import Labels
 from autoseg.networks.inputs import choose_precision, one_hot
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.prediction.checks import unusual
+from autoseg.prediction.confidence import Opinions
 from autoseg.prediction.heads import split_heads
 from autoseg.prediction.memory import Layout, Work, layout_within
 from autoseg.prediction.model import Model
@@ -28,7 +30,7 @@ from autoseg.preprocessing.case import GridTransform, preprocess_case
 from autoseg.preprocessing.store import StoredCase
 from autoseg.resources import give_back_freed_memory
 from autoseg.threads import chooser
-from autoseg.tiling import Flips, predict_slabs
+from autoseg.tiling import Flips, Network, Tiles, patches_at_once, predict_slabs
 
 STEP = 0.5  # distance between patches, in patches. Source: nnU-Net 2.8.1
 Receive = Callable[[tuple[slice, slice, slice], NDArray[np.float32]], None]
@@ -37,6 +39,14 @@ Receive = Callable[[tuple[slice, slice, slice], NDArray[np.float32]], None]
 _LARGE = 2**26  # bytes of an image whose preparation leaves much freed memory behind
 
 NOTHING_FOUND = "nothing was found: the whole scan is background"
+APART_BYTES = {"cpu": 2**28, "cuda": 2**32}  # of scores held at once up to which those of each fold are kept apart
+
+
+class Observer(Protocol):
+    """Sees the logits of a volume pass by."""
+
+    def see(self, start: int, logits: Tensor) -> None:
+        """Look at the slices from `start` on: `(networks, heads, slices, y, x)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,7 @@ class Segmentation:
     probabilities: NDArray[np.float32] | None  # (heads, z, y, x), on the same grid, where asked for
     seconds: dict[str, float]  # preprocess, network, resample; of all stages together
     warnings: tuple[str, ...]  # what is unusual about the scan, or about the result
+    opinions: tuple[tuple[FoldOpinion, ...], ...] = ()  # of each calibrated configuration: of each of its folds; empty if not seen
 
 
 def segment(
@@ -83,6 +94,7 @@ def segment(
     chances = None
     if probabilities:
         chances, receive = collected(model.plan.labels, image.shape)
+    opinions = opinions_for(model) if max_memory is None else None  # the folds' logits take memory of their own
     for stage in model.stages:
         with clock("preprocess"):
             prepared = preprocess_case(image, None, plan=model.plan, configuration=stage.configuration)
@@ -105,11 +117,21 @@ def segment(
             layout=layout,
             receive=wanted,
             clock=clock,
+            observer=opinions if stage is model.stages[-1] else None,
         )
     assert classes is not None, "a model has at least one stage"
     if not classes.any():
         warnings.append(NOTHING_FOUND)
-    return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings))
+    seen = () if opinions is None else (opinions.result(),)
+    return Segmentation(classes=classes, probabilities=chances, seconds=clock.seconds, warnings=tuple(warnings), opinions=seen)
+
+
+def opinions_for(model: Model) -> Opinions | None:
+    """Return what gathers the opinions of the folds of a model's last stage; None where it is not calibrated."""
+    if model.calibration is None:
+        return None
+    folds, temperature = len(model.stages[-1].networks), model.calibration.dice_temperature
+    return Opinions(model.plan.labels, folds=folds, temperature=temperature)
 
 
 def unusual_for(model: Model, image: Image) -> list[str]:
@@ -132,6 +154,7 @@ def segment_preprocessed(
     device: str,
     tta: bool = True,
     previous: NDArray[np.integer[Any]] | None = None,
+    observer: Observer | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Segment a preprocessed case: the code of `segment` from the network on. Used for validation while training.
 
@@ -139,6 +162,7 @@ def segment_preprocessed(
     ----------
     network : on `device`; it is in evaluation mode meanwhile
     previous : for the second stage of a cascade: classes of the first, on the grid of the preprocessed case
+    observer : sees the logits, on the grid of the preprocessed case
 
     Returns
     -------
@@ -163,6 +187,7 @@ def segment_preprocessed(
             layout=layout_within(work, limit=None, strict=False),
             receive=None,
             clock=Clock(),
+            observer=observer,
         )
     finally:
         network.train(training)
@@ -218,16 +243,22 @@ def logits_of(
     tta: bool,
     layout: Layout | None = None,
     rows: tuple[int, int] | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the mean logits of some networks for a preprocessed volume `(c, z, y, x)`, slab by slab as `tiling.predict_slabs` does.
 
-    With a layout, along its axis, and those `rows` alone.
+    With a layout, along its axis, and those `rows` alone. An observer sees the logits of each network; where these would take too much
+    memory, or the volume is worked off along another axis or in bands, it sees nothing.
 
     Raises
     ------
     ModelError : values that are not finite
     """
     flips = flips_of(plan, configuration, tta=tta)
+    if observer is not None and (layout is None or (layout.along == 0 and len(layout.bands) == 1)):
+        slabs = _apart(networks, volume, plan, configuration, flips, device, layout)
+        if slabs is not None:
+            return _observed(_finite(slabs), len(networks), observer)
     split = split_heads(networks, flips)
     bodies = in_safe_precision(networks if split is None else split.bodies, device)
     run = [chooser("prediction", device).watched(network) for network in bodies]
@@ -245,6 +276,36 @@ def logits_of(
     )
     slabs = slabs if split is None else split.scores(slabs)
     return _finite(slabs)
+
+
+def _apart(
+    networks: Sequence[nn.Module],
+    volume: Tensor,
+    plan: Plan,
+    configuration: Configuration,
+    flips: Flips,
+    device: str,
+    layout: Layout | None,
+) -> Iterator[tuple[int, Tensor]] | None:
+    """Yield slabs of the logits of each network, one after another along the heads; None where they would take too much memory."""
+    heads, count, patch = plan.labels.output_channels, len(networks), configuration.patch_size
+    tiles = Tiles(shape=triple(volume.shape[1:]), patch=patch, step=STEP, at_once=patches_at_once(patch, device))
+    if tiles.held_bytes(count * heads) > APART_BYTES.get(torch.device(device).type, 2**28):
+        return None
+    run = [chooser("prediction", device).watched(network) for network in in_safe_precision(networks, device)]
+    together: Network = run[0] if count == 1 else lambda x: torch.cat([network(x) for network in run], dim=1)
+    pairs = tuple((a + n * heads, b + n * heads) for n in range(count) for a, b in flips.pairs)
+    return predict_slabs(
+        together, volume, patch=patch, heads=count * heads, step=STEP, flips=replace(flips, pairs=pairs), device=device,
+        batch=layout.at_once if layout else None)  # fmt: skip
+
+
+def _observed(slabs: Iterator[tuple[int, Tensor]], networks: int, observer: Observer) -> Iterator[tuple[int, Tensor]]:
+    """Show the logits of each network to an observer, and yield their mean."""
+    for start, slab in slabs:
+        apart = slab.unflatten(0, (networks, -1))
+        observer.see(start, apart)
+        yield start, slab if networks == 1 else apart.permute(0, 2, 3, 4, 1).mean(0).permute(3, 0, 1, 2)
 
 
 def beyond_the_crop(labels: Labels) -> NDArray[np.float32]:
@@ -324,13 +385,14 @@ def _segment_volume(
     layout: Layout,
     receive: Receive | None,
     clock: Clock,
+    observer: Observer | None = None,
 ) -> NDArray[np.integer[Any]]:
     """Return classes, canonical, on the case's own grid, and hand probabilities on where they are wanted."""
     labels, back, axes = plan.labels, geometry.anisotropic_axis_back, layout.axes
     source, target = permuted(geometry.shape, axes), permuted(geometry.box.shape, axes)
     inside = np.empty(target, dtype=class_type(labels))
     for rows in layout.bands:
-        slabs = logits_of(networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, layout=layout, rows=rows)
+        slabs = logits_of(networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, layout=layout, rows=rows, observer=observer)
         checked = clock.each("network", slabs)
         grids: Any = {"source": source, "target": target, "anisotropic_axis": None if back is None else axes.index(back), "rows": rows}
         with clock("resample"):

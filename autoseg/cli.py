@@ -396,6 +396,32 @@ def select(
 
 
 @app.command()
+def suspects(
+    workspace: WorkspaceArgument,
+    configuration: Annotated[
+        ConfigurationName | None, typer.Option("--configuration", "-c", help="Whose results to use; default: the selected one.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="Cases to list at most.")] = 20,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """List cases whose reference may be wrong: the networks that have not seen them are sure of something else."""
+    from autoseg import files, schema
+    from autoseg.pipeline import suspecting
+
+    with Terminal(quiet=quiet) as terminal:
+        found = suspecting.find_suspects(
+            workspace, configuration=None if configuration is None else configuration.value, most=most, reporter=terminal
+        )
+        if json is not None:
+            files.write_json(json, schema.dump(found))
+        if found.suspects:
+            terminal.show(suspecting.table(found))
+            terminal.say(f"pictures: {workspace / 'suspects'}")
+        terminal.say(f"{found.cases} cases compared ({found.configuration}): {_plural(len(found.suspects), 'suspect')}")
+
+
+@app.command()
 def report(
     source: Annotated[Path, typer.Argument(metavar="WORKSPACE|DATASET", help="A workspace, trained or not, or a data set to check.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Default: WORKSPACE/report.html.")] = None,

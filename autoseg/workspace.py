@@ -62,6 +62,11 @@ class Workspace:
         """How sure the networks of each configuration are, and how right, from out-of-fold results."""
         return self.root / "calibration.json"
 
+    @property
+    def suspects(self) -> Path:
+        """Cases whose reference may be wrong: suspects.json and pictures."""
+        return self.root / "suspects"
+
     def preprocessed(self, name: str) -> Path:
         """The cache of preprocessed cases of one configuration: safe to delete."""
         return self.root / "preprocessed" / name

@@ -11,7 +11,7 @@ import pytest
 
 from autoseg import cli, terminal
 
-COMMANDS = ("check", "plan", "train", "predict", "evaluate", "select", "export", "import", "demo")
+COMMANDS = ("check", "plan", "train", "predict", "evaluate", "select", "suspects", "report", "export", "import", "demo")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -79,6 +79,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest(capsys):
         ["predict", "NOWHERE", "NOWHERE/scan.nii.gz", "-o", "NOWHERE/out"],
         ["evaluate", "NOWHERE", "NOWHERE"],
         ["select", "NOWHERE"],
+        ["suspects", "NOWHERE"],
     ],
 )
 def test_what_is_not_there_ends_with_3_and_names_the_path(capsys, tmp_path, arguments):

@@ -66,6 +66,7 @@ ROOMS = (
     "training",
     "evaluation",
     "selection",
+    "suspects",
     "phantoms",
     "pictures",
     "report",

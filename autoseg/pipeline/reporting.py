@@ -20,7 +20,7 @@ from autoseg.pipeline.evaluating import dice_text, mean_dice
 from autoseg.pipeline.planned import read_dataset, read_plan, read_splits
 from autoseg.pipeline.records import read_check, read_rules
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
-from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, validated_folds
+from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, shown_configuration, validated_folds
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
 from autoseg.report import Drawing, Grid, Items, Page, Section, Text, drawings
@@ -92,7 +92,7 @@ def _of_dataset(dataset: Dataset, faults: Sequence[Fault]) -> Page:
 def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -> Page:
     plan, dataset = read_plan(workspace), read_dataset(workspace)
     folds = _validated(workspace, plan)
-    shown = _shown(workspace, folds, asked)
+    shown = shown_configuration(workspace, folds, asked)
     summary = None if shown is None else evaluation.summarise(out_of_fold_scores(folds[shown]), plan.labels)
     results: list[Section] = []
     if summary is None or shown is None:
@@ -133,16 +133,6 @@ def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:
 
 def _figures(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Grid:
     return Grid(table=Table(text="", columns=tuple(columns), rows=tuple(tuple(row) for row in rows), figures=True))
-
-
-def _shown(workspace: Workspace, folds: dict[str, list[Path]], asked: str | None) -> str | None:
-    """Return the configuration whose results are shown; None where there are no results."""
-    if asked is not None and asked not in folds:
-        raise UsageError("no fold of this configuration is validated", found=asked, expected=", ".join(folds) or "none is validated yet",
-                         fix=f"train it first: autoseg train {workspace.root} --configuration {asked}")  # fmt: skip
-    selected = prediction.read_selection(workspace).selected
-    chosen = asked or (selected if selected in folds else None)
-    return chosen or max(folds, key=lambda name: len(folds[name]), default=None)
 
 
 def _sentence(summary: dict[str, Any], shown: str, cases: int) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autoseg import cases, evaluation, files, images, prediction
 from autoseg.cases import Case
 from autoseg.checksums import without_checksum
-from autoseg.errors import InputError, NothingLearned
+from autoseg.errors import InputError, NothingLearned, UsageError
 from autoseg.pipeline.calibrating import fold_calibration, write_counts
 from autoseg.pipeline.evaluating import dice_text, mean_dice, score, write_summary
 from autoseg.pipeline.records import Summary, read_summary
@@ -250,3 +250,13 @@ def out_of_fold(folds: Sequence[Path]) -> dict[str, Path]:
             if images.suffix_of(path) and name in named:
                 found[name] = path
     return found
+
+
+def shown_configuration(workspace: Workspace, folds: dict[str, list[Path]], asked: str | None) -> str | None:
+    """Return the configuration whose results are shown; None where there are no results."""
+    if asked is not None and asked not in folds:
+        raise UsageError("no fold of this configuration is validated", found=asked, expected=", ".join(folds) or "none is validated yet",
+                         fix=f"train it first: autoseg train {workspace.root} --configuration {asked}")  # fmt: skip
+    selected = prediction.read_selection(workspace).selected
+    chosen = asked or (selected if selected in folds else None)
+    return chosen or max(folds, key=lambda name: len(folds[name]), default=None)

@@ -20,6 +20,7 @@ from autoseg.pipeline.evaluating import dice_text, mean_dice
 from autoseg.pipeline.planned import read_dataset, read_plan, read_splits
 from autoseg.pipeline.records import read_check, read_rules
 from autoseg.pipeline.reporter import LoggingReporter, Reporter
+from autoseg.pipeline.reporting_confidence import confidence_sections
 from autoseg.pipeline.validating import out_of_fold, out_of_fold_scores, shown_configuration, validated_folds
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.quantities import format_bytes, format_duration, format_shape, format_spacing
@@ -103,6 +104,7 @@ def _of_workspace(workspace: Workspace, asked: str | None, reporter: Reporter) -
             Section(name="scores", title="Scores by label", blocks=_scores(summary, plan)),
             Section(name="cases", title="Worst, median and best cases", blocks=_gallery(folds[shown], summary, dataset, plan, reporter)),
             Section(name="configurations", title="Configurations compared", blocks=_compared(workspace, folds, plan)),
+            *confidence_sections(workspace, shown, folds, plan),
         ]
     training = _training(workspace, plan)
     sections = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
@@ -73,6 +74,57 @@ def curves(runs: Mapping[str, Sequence[tuple[float, float]]], *, title: str, uni
         place_of_name = (left + 10 + 130 * (index % 5), bottom + 50 + 16 * (index // 5))
         parts.append(Markup('<text x="{}" y="{}" class="figure c{}">{}</text>').format(*place_of_name, index % 6, name))
     return _svg(bottom + 60 + 16 * ((len(runs) - 1) // 5), parts, title)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    """One of two plots next to each other whose axes are the same, with the diagonal on which both agree."""
+
+    title: str
+    across: str
+    upright: str
+    low: float = 0.0  # of both axes; they end at 1
+    lines: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)  # drawn in the colours of curves
+    dots: Mapping[tuple[str, str], Sequence[tuple[float, float, str]]] = field(default_factory=dict)  # (name, colour) -> x, y, what it is
+
+
+def squares(plots: Sequence[Square]) -> Markup:
+    """Return two plots next to each other; values outside the axes are drawn at their edge."""
+    parts = [part for index, plot in enumerate(plots) for part in _square(plot, 50 + index * 350)]
+    return _svg(375, parts, " and ".join(plot.title for plot in plots))
+
+
+def _square(plot: Square, left: float, *, top: float = 26, side: float = 270) -> list[Markup]:
+    bottom, span = top + side, 1 - plot.low
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (min(1.0, max(0.0, (value - plot.low) / span)) for value in (x, y))
+        return left + side * across, bottom - side * up
+
+    parts = [Markup('<text x="{}" y="14" class="name">{}</text>').format(left, plot.title)]
+    for value in _ticks(plot.low, 1.0):
+        x, y = place(value, value)
+        parts.append(Markup('<path d="M{:.1f} {:.1f}H{:.1f}M{:.1f} {:.1f}V{:.1f}" class="tick" fill="none"/>').format(
+            left, y, left + side, x, top, bottom))  # fmt: skip
+        parts.append(Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="end" class="figure">{:.4g}</text>').format(left - 6, y + 4, value))
+        parts.append(Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle" class="figure">{:.4g}</text>').format(x, bottom + 16, value))
+    corner = Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="diagonal"/>')
+    parts.append(corner.format(left, bottom, left + side, top))
+    parts.append(Markup('<text x="{}" y="{}" text-anchor="end" class="figure">{}</text>').format(left + side, bottom + 34, plot.across))
+    upright = Markup('<text transform="translate({:.1f} {:.1f}) rotate(-90)" text-anchor="end" class="figure">{}</text>')
+    parts.append(upright.format(left - 34, top, plot.upright))
+    for index, (name, points) in enumerate(plot.lines.items()):
+        shown = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
+        parts.append(Markup('<polyline points="{}" class="curve c{}"><title>{}</title></polyline>').format(shown, index, name))
+        parts.append(Markup('<text x="{}" y="{}" class="figure c{}">{}</text>').format(left + 130 * index, bottom + 54, index, name))
+    for index, ((name, colour), points) in enumerate(plot.dots.items()):
+        for x, y, what in points:
+            dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}" fill-opacity="0.75"><title>{}</title></circle>')
+            parts.append(dot.format(*place(x, y), colour, what))
+        if index < 4:
+            key = Markup('<text x="{}" y="{}" class="figure"><tspan fill="{}">&#9679;</tspan> {}</text>')
+            parts.append(key.format(left + 140 * (index % 2), bottom + 54 + 16 * (index // 2), colour, _short(name)))
+    return parts
 
 
 def _svg(height: float, parts: Sequence[Markup], label: str) -> Markup:

@@ -61,7 +61,8 @@ def _calibrated(name: str, known: Calibration, folds: Sequence[Path], plan: Plan
     plots = [
         drawings.Square(
             title="How often a network is right, by how sure it is", across="probability", upright="share of voxels that are right",
-            lines={"as the network says": _points(known.before.curve), f"at temperature {known.temperature:.2f}": _points(known.after.curve)},
+            lines={"as the network says": _points(known.before.curve),
+                   f"at temperature {known.temperature:.2f}": _points(known.after.curve)},
         )
     ]  # fmt: skip
     counts, dice = read_counts(folds)
@@ -75,7 +76,10 @@ def _calibrated(name: str, known: Calibration, folds: Sequence[Path], plan: Plan
         low = min(0.9, math.floor(10 * min(values)) / 10)
         plots.append(drawings.Square(title="Dice of each case, as expected and as it is", across="expected Dice", upright="true Dice",
                                      low=low, dots=dots))  # fmt: skip
-    caption = "Left: on the dashed line a network is right as often as it says. Right: each dot is a case; on the dashed line the expected Dice is true."
+    caption = (
+        "Left: on the dashed line a network is right as often as it says. "
+        "Right: each dot is a case; on the dashed line the expected Dice is true."
+    )
     blocks.append(Drawing(svg=drawings.squares(plots), caption=caption))
     rows = tuple(
         (label, str(line.cases), f"{line.slope:.2f}", f"{line.intercept:.2f}", "-" if line.error is None else f"{line.error:.3f}")

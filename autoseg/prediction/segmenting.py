@@ -392,7 +392,9 @@ def _segment_volume(
     source, target = permuted(geometry.shape, axes), permuted(geometry.box.shape, axes)
     inside = np.empty(target, dtype=class_type(labels))
     for rows in layout.bands:
-        slabs = logits_of(networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, layout=layout, rows=rows, observer=observer)
+        slabs = logits_of(
+            networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, layout=layout, rows=rows, observer=observer
+        )
         checked = clock.each("network", slabs)
         grids: Any = {"source": source, "target": target, "anisotropic_axis": None if back is None else axes.index(back), "rows": rows}
         with clock("resample"):

@@ -117,8 +117,8 @@ def _square(plot: Square, left: float, *, top: float = 26, side: float = 270) ->
         shown = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
         parts.append(Markup('<polyline points="{}" class="curve c{}"><title>{}</title></polyline>').format(shown, index, name))
         parts.append(Markup('<text x="{}" y="{}" class="figure c{}">{}</text>').format(left + 130 * index, bottom + 54, index, name))
-    for index, ((name, colour), points) in enumerate(plot.dots.items()):
-        for x, y, what in points:
+    for index, ((name, colour), cases) in enumerate(plot.dots.items()):
+        for x, y, what in cases:
             dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}" fill-opacity="0.75"><title>{}</title></circle>')
             parts.append(dot.format(*place(x, y), colour, what))
         if index < 4:

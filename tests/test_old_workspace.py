@@ -149,7 +149,7 @@ def test_what_was_written_then_is_read_as_it_was_meant(workspace: Path) -> None:
     assert read["dataset.json"].cases[1].images[0] == Path("/scans/mini/imagesTr/hippocampus_003.nii.gz")
     assert read["fingerprint.json"].cases[0].shape == (35, 51, 35)
     assert read["plan.json"].configurations[0].strides[0] == (1, 1, 1)
-    assert read["selection.json"] == "3d_fullres"
+    assert read["selection.json"].selected == "3d_fullres"
     assert read["postprocessing.json"]["3d_fullres"].sentences() == ("keep only the largest component of 'Anterior'",)
     assert read["case.json"].sources[0].file == "/scans/mini/imagesTr/hippocampus_001.nii.gz"
     assert read["splits.json"] == json.loads(WRITTEN["splits.json"])

@@ -261,7 +261,7 @@ def test_hints_for_thousands_of_missing_files_take_no_time(tmp_path: Path) -> No
     (tmp_path / "dataset.json").write_text(json.dumps(DECLARED))
     begin = time.process_time()
     problems = find(tmp_path / "cases.csv").problems
-    assert time.process_time() - begin < 2, "comparing each with all took five minutes"
+    assert time.process_time() - begin < 10, "comparing each with all took five minutes"
     assert len(problems) == count and "nearest there: case_0.nii.gz" in str(problems[0])
 
 

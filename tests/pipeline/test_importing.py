@@ -19,7 +19,7 @@ import torch
 from autoseg import images, networks, prediction
 from autoseg.errors import AutosegError, ModelError, SettingsError, UsageError
 from autoseg.networks.torch_archive import read_archive
-from autoseg.pipeline import importing, predicting
+from autoseg.pipeline import importing, loading, predicting
 from autoseg.pipeline.records import read_rules
 from autoseg.planning.configuration import Plan
 from autoseg.workspace import Workspace
@@ -156,7 +156,7 @@ def test_a_network_sees_the_scan_as_it_is_stored_unless_nnunet_turned_it(tmp_pat
     for reader, equal in (("SimpleITKIO", True), ("NibabelIOWithReorient", False)):
         folder = write_model(tmp_path / reader, reader=reader)
         torch.manual_seed(0)
-        model = predicting.load(importing.import_model(folder, tmp_path / reader / "ws", reporter=Heard()), device="cpu")
+        model = loading.load(importing.import_model(folder, tmp_path / reader / "ws", reporter=Heard()), device="cpu")
         one, other = (model.predict(image, np.diag([x, y, 2.0, 1.0]), tta=False) for x, y in ((1.5, 1.0), (-1.5, -1.0)))
         assert (np.array_equal(one, other)) == equal
         stored = model.model if equal else stored

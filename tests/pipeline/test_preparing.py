@@ -70,11 +70,11 @@ def test_a_fingerprint_that_was_tampered_with_or_is_of_another_version_is_measur
 def test_a_plan_edited_beyond_the_memory_is_refused_with_figures_before_training_begins(data):
     workspace, _ = plan(data)
     value = json.loads(workspace.plan.read_text())
-    value["configurations"]["3d_fullres"]["batch_size"] = 10**8
+    value["configurations"]["3d_fullres"]["batch_size"] = 10**6
     workspace.plan.write_text(json.dumps(value))
     with pytest.raises(NotEnough, match="more memory than there is") as refused:
         training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)
-    assert "batch 100000000" in str(refused.value) and "GB" in str(refused.value)
+    assert "batch 1000000" in str(refused.value) and "GB" in str(refused.value)
     assert not workspace.preprocessed("3d_fullres").exists()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -191,8 +192,10 @@ def test_the_python_interface_gives_the_same_segmentation(road):
     expected = np.asarray(nibabel.load(road / "same/result.nii.gz").dataobj)
     model = autoseg.load(road / "workspace", device="cpu")
     loaded = nibabel.load(scan)
-    for given in ((scan,), (loaded,), (np.asarray(loaded.dataobj), loaded.affine)):
-        assert np.array_equal(model.predict(*given, tta=False), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # so short a training finds volumes beyond those of the references
+        for given in ((scan,), (loaded,), (np.asarray(loaded.dataobj), loaded.affine)):
+            assert np.array_equal(model.predict(*given, tta=False), expected)
 
 
 def test_a_plan_for_other_data_does_not_orphan_the_models(road, capsys):

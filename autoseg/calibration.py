@@ -200,7 +200,6 @@ def calibrate(cases: Mapping[str, CaseCounts], dice: Mapping[str, Mapping[str, f
     points = {name: pairs_of(name, cases, dice, grid) for name in names}
     maps = {name: _fit_map(pairs) for name, pairs in points.items() if pairs}
     typical = [mean for name in cases if name in dice and (mean := _case_mean(cases[name], maps, grid)) is not None]
-    truth = [value for scores in dice.values() for value in scores.values() if value is not None]
     return Calibration(
         cases=len(counted),
         temperature=temperature,
@@ -209,8 +208,14 @@ def calibrate(cases: Mapping[str, CaseCounts], dice: Mapping[str, Mapping[str, f
         labels=maps,
         always=tuple(name for name in names if all(_is_in_reference(case.labels[name]) for case in counted)),
         review_below=float(np.quantile(typical, REVIEWED)) if len(typical) >= ENOUGH else None,
-        agreement_below=min(AGREEMENT, float(np.mean(truth))) if truth else AGREEMENT,
+        agreement_below=_least_agreement(dice),
     )
+
+
+def _least_agreement(dice: Mapping[str, Mapping[str, float | None]]) -> float:
+    """Return the agreement of folds below which a result is reviewed; models that are worse on the whole agree less."""
+    truth = [value for scores in dice.values() for value in scores.values() if value is not None]
+    return min(AGREEMENT, float(np.mean(truth))) if truth else AGREEMENT
 
 
 def pairs_of(

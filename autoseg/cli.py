@@ -179,10 +179,7 @@ def plan(
             dataset,
             output=output,
             from_fingerprint=fingerprint,
-            planner=planner,
-            network=network,
-            settings=_settings(set or ()),
-            device=device,
+            planner=planner, network=network, settings=_settings(set or ()), device=device,
             memory=None if memory is None else machine.parse_memory(memory),
             time_budget=parse_duration(time_budget),
             recipe=recipe,
@@ -193,10 +190,7 @@ def plan(
             splits=splits,
             seed=seed,
             workers=_workers(workers),
-            probe=probe,
-            overwrite=overwrite,
-            reporter=terminal,
-        )
+            probe=probe, overwrite=overwrite, reporter=terminal)  # fmt: skip
         if json is not None:
             files.write_json(json, files.read_json(workspace.plan))
         terminal.say(f"\nplanned in {workspace.root}; next: autoseg train {workspace.root}")
@@ -308,20 +302,11 @@ def predict(
             inputs,
             output,
             configuration=configuration,
-            fold=_fold(fold),
-            tta=tta,
-            probabilities=probabilities,
-            uncertainty=uncertainty,
+            fold=_fold(fold), tta=tta, probabilities=probabilities, uncertainty=uncertainty,
             max_memory=None if max_memory is None else machine.parse_memory(max_memory),
-            postprocess=postprocess,
-            colours=colours,
+            postprocess=postprocess, colours=colours,
             dicom="rtstruct" if rtstruct else None if seg is None else seg.value,
-            verify=verify,
-            device=device,
-            overwrite=overwrite,
-            shard=part,
-            reporter=terminal,
-        )
+            verify=verify, device=device, overwrite=overwrite, shard=part, reporter=terminal)  # fmt: skip
         if json is not None:
             files.write_json(json, results)
 

@@ -118,13 +118,16 @@ def choose(candidates: Sequence[Candidate], differences: Sequence[Difference]) -
         for c in candidates
         if c not in compared
     ]
-    beaten = ", ".join(c.name for c in compared if c not in left)
-    if len(left) == 1:
-        reasons.append(f"{best.name} is chosen: it is clearly better than {beaten}" if beaten else f"{best.name} is chosen")
-    else:
-        others = ", ".join(c.name for c in left if c is not best)
-        reasons.append(f"{best.name} is chosen: {others} did not prove better, and it takes the least work for a scan")
+    reasons.append(_why(best, left, [c.name for c in compared if c not in left]))
     return best.name, tuple(reasons)
+
+
+def _why(best: Candidate, left: Sequence[Candidate], beaten: Sequence[str]) -> str:
+    """Return why a candidate is chosen among those that none is clearly better than."""
+    if len(left) == 1:
+        return f"{best.name} is chosen: it is clearly better than {', '.join(beaten)}" if beaten else f"{best.name} is chosen"
+    others = ", ".join(c.name for c in left if c is not best)
+    return f"{best.name} is chosen: {others} did not prove better, and it takes the least work for a scan"
 
 
 def _clearly_better(one: Candidate, other: Candidate, pairs: Mapping[frozenset[str], Difference]) -> bool:

@@ -98,21 +98,10 @@ def predict(
     rules = opened.rules if postprocess else None
     if postprocess and not isinstance(model, Model):
         _note_edited_rules(model if isinstance(model, Workspace) else Workspace(root=Path(model)), opened, reporter)
-    record = Record(
-        output=Path(output),
-        single=is_one_file(Path(output), found),
-        settings={
-            "model": opened.identity,
-            "tta": tta,
-            "probabilities": probabilities,
-            "uncertainty": uncertainty,
-            "postprocessing": None if rules is None else list(rules.sentences()),
-            **({} if dicom is None else {"dicom": dicom}),
-        },
-        labels=opened.plan.labels,
-        shard=shard,
-        digest=opened.digest,
+    options = _Options(
+        rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory, dicom=dicom or "binary"
     )
+    record = _new_record(opened, Path(output), found, options, dicom=dicom, shard=shard)
     targets = targets_of(found, Path(output), single=record.single, dicom=dicom is not None)
     files.require_writable(record.folder)
     files.sweep(record.folder)
@@ -121,9 +110,6 @@ def predict(
         refuse_to_replace(targets, record)
     record.begin(targets.values())
     reporter.say(f"{len(found)} to segment with {opened.describe()}")
-    options = _Options(
-        rules=rules, tta=tta, probabilities=probabilities, uncertainty=uncertainty, max_memory=max_memory, dicom=dicom or "binary"
-    )
     try:
         failures = _predict_cases(opened, found, targets, {} if overwrite else earlier, record, options, reporter)
     except BaseException as error:
@@ -133,13 +119,39 @@ def predict(
             record.write()
         raise
     record.write()
-    for name, text in colour_tables(opened.plan.labels).items() if colours else ():
-        files.write_text(record.folder / name, text)
+    if colours:
+        _write_colours(opened.plan.labels, record.folder)
     failures += [(problem.case or "", "read", problem) for problem in given.problems]
     report_failures(None if shard is not None else record.folder / FAILED, failures, len(found) + len(given.problems))
     reporter.say(f"{len(record.cases)} segmented; results in {Path(output)}")
     say_reviews(record, reporter)
     return record.to_json()
+
+
+def _write_colours(labels: Labels, folder: Path) -> None:
+    for name, text in colour_tables(labels).items():
+        files.write_text(folder / name, text)
+
+
+def _new_record(
+    opened: Model, output: Path, found: Sequence[Case], options: _Options, *, dicom: str | None, shard: Shard | None
+) -> Record:  # fmt: skip
+    rules = options.rules
+    return Record(
+        output=output,
+        single=is_one_file(output, found),
+        settings={
+            "model": opened.identity,
+            "tta": options.tta,
+            "probabilities": options.probabilities,
+            "uncertainty": options.uncertainty,
+            "postprocessing": None if rules is None else list(rules.sentences()),
+            **({} if dicom is None else {"dicom": dicom}),
+        },
+        labels=opened.plan.labels,
+        shard=shard,
+        digest=opened.digest,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,8 +138,7 @@ def plan(
     SettingsError : the workspace holds models trained with another plan, cases or folds, and `overwrite` was not given
     """
     reporter = reporter or LoggingReporter()
-    plans_file = Path(planner) if str(planner).endswith(".json") else None
-    preset = presets.planner(planner if plans_file is None else "nnunet", network=network, changes=settings)
+    preset, imported = _read_preset(planner, network, settings)
     offered = machine.to_plan_for(device, memory=memory, probe=probe, say=reporter.say)
     checked = None
     if from_fingerprint is not None:
@@ -155,7 +154,6 @@ def plan(
         facts = _measured(checked.dataset, workspace, workers=workers, overwrite=overwrite, reporter=reporter)
     else:
         raise UsageError("nothing to plan", expected="a data set, or --fingerprint FILE", fix="autoseg plan DATASET")
-    imported = None if plans_file is None else files.read_json(plans_file)
     result = _planned(facts, preset, imported, offered, time_budget=time_budget)
     if memory is None and not _fits(result, now := machine.free_now(offered)):
         result = _planned(facts, preset, imported, now, time_budget=time_budget)
@@ -190,6 +188,23 @@ def _fits(plan: Plan, now: machine.Machine) -> bool:
     if not now.memory_bytes < plan.device["memory_bytes"]:
         return True
     return all((c.predicted.training_memory_bytes or 0) <= now.memory_bytes for c in plan.configurations if c.predicted is not None)
+
+
+def _read_preset(
+    planner: str | Path, network: str | Path | None, settings: Mapping[str, Any] | None
+) -> tuple[presets.Preset, Any]:  # fmt: skip
+    """Return the preset to plan with, and what a plans file of the reference holds where that is the planner.
+
+    Raises
+    ------
+    UsageError : a network or settings next to a plans file, which says both
+    """
+    if not str(planner).endswith(".json"):
+        return presets.planner(planner, network=network, changes=settings), None
+    if network is not None or settings:
+        raise UsageError("a plans file says which network is planned, and how", file=planner, found="--network or --set",
+                         fix="leave these out, or plan with --planner nnunet")  # fmt: skip
+    return presets.planner("nnunet"), files.read_json(Path(planner))
 
 
 def _loss_to_trace(preset: presets.Preset, labels: Labels) -> memory_estimate.TraceLoss | None:

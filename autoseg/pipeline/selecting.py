@@ -85,15 +85,19 @@ def select(
     files.write_json(workspace.postprocessing, with_checksum({name: rule.to_json() for name, rule in rules.items()}))
     files.write_json(workspace.selection, with_checksum(result))
     calibrate(workspace, folds, reporter)
-    for name, row in table.items():
-        dice = "none" if row.dice is None else f"{row.dice:.4f}"
-        note = f"; {'; '.join(rules[name].sentences()) or 'no post-processing rule helps'}" if name in rules else ""
-        reporter.say(f"{name}: out-of-fold Dice {dice} over {row.cases} cases of {', '.join(row.folds)}{note}")
+    _say_scores(table, rules, reporter)
     if len(ours) + len(theirs) > 1:
         reporter.say("\n".join(reasons))
     if len(table) > 1:
         reporter.say(f"selected for predict: {best}")
     return result
+
+
+def _say_scores(table: Mapping[str, _Row], rules: Mapping[str, postprocessing.PostprocessingRules], reporter: Reporter) -> None:
+    for name, row in table.items():
+        dice = "none" if row.dice is None else f"{row.dice:.4f}"
+        note = f"; {'; '.join(rules[name].sentences()) or 'no post-processing rule helps'}" if name in rules else ""
+        reporter.say(f"{name}: out-of-fold Dice {dice} over {row.cases} cases of {', '.join(row.folds)}{note}")
 
 
 def _validated(workspace: Workspace, plan: Plan) -> dict[str, list[Path]]:

@@ -94,10 +94,7 @@ def train(
     extensions.allow(*(c.architecture.entry for c in plan.configurations if c.architecture is not None))
     chosen = machine.choose_device(device)
     checked = loop.check_settings(plan, settings)
-    if checked.augmentation.backend == "batchgenerators":
-        batchgenerators_backend.require(checked.augmentation)
-    if tensorboard:
-        board.require()
+    _require_extras(checked, tensorboard=tensorboard)
     asked = RunLength(epochs=epochs, time_budget=time_budget, started=time.monotonic() if started is None else started)
     length = _settled_length(asked, plan, checked, settings, deterministic=deterministic, reporter=reporter)
     folds, names = _folds(splits, fold), _wanted(plan, configuration)
@@ -122,6 +119,13 @@ def train(
     if folds_at_once == 1 and length.seconds is not None:
         require_learned({key: workspace.root / "runs" / key for key in results}, results, plan, checked, length.seconds)
     return results
+
+
+def _require_extras(settings: TrainingSettings, *, tensorboard: bool) -> None:
+    if settings.augmentation.backend == "batchgenerators":
+        batchgenerators_backend.require(settings.augmentation)
+    if tensorboard:
+        board.require()
 
 
 def _select(workspace: Workspace, reporter: Reporter) -> None:

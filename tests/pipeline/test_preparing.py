@@ -12,7 +12,7 @@ import pytest
 from autoseg import locks, machine
 from autoseg.cases import find
 from autoseg.checksums import without_checksum
-from autoseg.errors import MissingPath, NotEnough, SettingsError
+from autoseg.errors import MissingPath, NotEnough, SettingsError, UsageError
 from autoseg.pipeline import planned, preparing, training
 from autoseg.training.process_group import ProcessGroup
 from tests.pipeline.heard import Heard
@@ -76,6 +76,11 @@ def test_a_plan_edited_beyond_the_memory_is_refused_with_figures_before_training
         training.train(workspace, fold=0, epochs=1, device="cpu", workers=0)
     assert "batch 1000000" in str(refused.value) and "GB" in str(refused.value)
     assert not workspace.preprocessed("3d_fullres").exists()
+
+
+def test_a_network_next_to_a_plans_file_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="a plans file says which network"):
+        preparing.plan(tmp_path, planner=tmp_path / "nnUNetPlans.json", network="v-net")
 
 
 def test_a_batch_that_the_processes_of_a_team_cannot_share_is_refused_before_anything_is_made(data, monkeypatch):

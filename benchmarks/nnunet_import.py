@@ -144,7 +144,7 @@ def _compared(root: Path, answer: dict[str, Any], configurations: list[str]) -> 
 
     workspace = importing.import_model(answer["models"], root / "workspace", overwrite=True).root
     inputs.choose_precision.__globals__["choose_precision"] = lambda *_: torch.float32
-    prediction.segmenting.choose_precision = lambda *_: torch.float32  # as nnU-Net computes on a processor
+    prediction.logits.choose_precision = lambda *_: torch.float32  # as nnU-Net computes on a processor
     double = single = 0.0
     for name in configurations:
         model = prediction.open_model(workspace, configuration=NAMES[name], device="cpu")

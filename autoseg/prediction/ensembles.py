@@ -24,9 +24,10 @@ from torch import Tensor
 from autoseg.images import Image
 from autoseg.planning.configuration import Plan
 from autoseg.prediction import segmenting
+from autoseg.prediction.logits import Observer, logits_of
 from autoseg.prediction.model import Model, Stage
 from autoseg.prediction.scores import class_type, decided, probabilities_on_grid
-from autoseg.prediction.segmenting import Clock, Observer, Receive, Segmentation
+from autoseg.prediction.segmenting import Clock, Receive, Segmentation
 from autoseg.preprocessing.case import GridTransform, preprocess_case
 
 
@@ -143,7 +144,7 @@ def _scores(member: Member, image: Image, *, device: str, tta: bool, clock: Cloc
         volume = torch.from_numpy(np.ascontiguousarray(prepared.image))
         if member.previous is not None:
             volume = segmenting.with_previous(volume, prepared.geometry.preprocess_classes(member.previous), plan.labels)
-    slabs = segmenting.logits_of(
+    slabs = logits_of(
         member.stage.networks, volume, plan=plan, configuration=configuration, device=device, tta=tta, observer=member.observer
     )
     return prepared.geometry, clock.each("network", slabs)

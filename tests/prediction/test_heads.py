@@ -11,9 +11,10 @@ from torch import Tensor
 
 from autoseg.labels import make_labels
 from autoseg.planning.configuration import Plan
-from autoseg.prediction import open_model, segmenting
+from autoseg.prediction import logits as logits_module
+from autoseg.prediction import open_model
 from autoseg.prediction.heads import split_heads
-from autoseg.prediction.segmenting import logits_of
+from autoseg.prediction.logits import logits_of
 from autoseg.tiling import Flips
 from autoseg.workspace import Workspace
 
@@ -34,13 +35,13 @@ def test_scores_of_summed_features_are_the_summed_scores(
         slabs = logits_of(stage.networks, volume, plan=plan, configuration=stage.configuration, device="cpu", tta=True)
         return torch.cat([slab for _, slab in slabs], dim=1)
 
-    monkeypatch.setattr(segmenting, "choose_precision", lambda *_: torch.float32)
+    monkeypatch.setattr(logits_module, "choose_precision", lambda *_: torch.float32)
     split = split_heads(stage.networks, Flips())
     assert split is not None and split.features == 4 * folds, "fewer than the 15 classes"
     before = [network.body.decoder.heads[-1] for network in stage.networks]
     found = scores()
     assert all(network.body.decoder.heads[-1] is head for network, head in zip(stage.networks, before, strict=True))
-    monkeypatch.setattr(segmenting, "split_heads", lambda *_: None)
+    monkeypatch.setattr(logits_module, "split_heads", lambda *_: None)
     torch.testing.assert_close(found, scores(), atol=1e-4, rtol=1e-4)
 
 

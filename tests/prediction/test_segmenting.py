@@ -20,8 +20,9 @@ from autoseg.errors import ModelError, NotEnough, PlanMismatch, UnreadableFile
 from autoseg.images import Image
 from autoseg.planning.configuration import Configuration, Plan
 from autoseg.prediction import Model, open_model, segment, segment_preprocessed, segmenting
+from autoseg.prediction import logits as logits_module
+from autoseg.prediction.logits import flips_of, in_safe_precision
 from autoseg.prediction.memory import Layout, Work, bands_of
-from autoseg.prediction.segmenting import flips_of, in_safe_precision
 from autoseg.preprocessing.case import preprocess_case
 from autoseg.tiling import Flips, predict_slabs
 from autoseg.workspace import Workspace
@@ -182,7 +183,7 @@ def test_a_scan_that_does_not_fit_into_the_memory_allowed_is_refused_before_the_
     make_plan: Callable[..., Plan], make_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = open_model(make_workspace(only(make_plan(), "3d_fullres"), folds=1).root, device="cpu")
-    monkeypatch.setattr(segmenting, "predict_slabs", lambda *_, **__: pytest.fail("the network was run"))
+    monkeypatch.setattr(logits_module, "predict_slabs", lambda *_, **__: pytest.fail("the network was run"))
     with pytest.raises(NotEnough, match="--max-memory"):
         segment(model, in_memory(), max_memory=10**7)
 

@@ -87,12 +87,13 @@ def test_a_final_validation_that_was_killed_goes_on_with_the_next_case_and_ends_
     run = training.Workspace(root=workspace).run("3d_fullres", 0)
     train(workspace, fold=0)
     undisturbed = contents(run.validation)
-    assert set(undisturbed) == {f"phantom_00{i}.nii.gz" for i in range(2)} | {"summary.json", "summary.csv", "predicted_with.json"}
+    of_cases = {f"phantom_00{i}.{suffix}" for i in range(2) for suffix in ("nii.gz", "confidence.json")}
+    assert set(undisturbed) == of_cases | {"summary.json", "summary.csv", "predicted_with.json"}
     training.files.remove_tree(run.validation)
     final.seen, final.killed_at = [], 2
     with pytest.raises(Killed):
         train(workspace, fold=0)
-    assert set(contents(run.validation)) == {"phantom_000.nii.gz", "predicted_with.json"}
+    assert set(contents(run.validation)) == {"phantom_000.nii.gz", "phantom_000.confidence.json", "predicted_with.json"}
     (run.validation / ".writing-17-phantom_001.nii.gz").write_bytes(b"half")
     final.seen, final.killed_at = [], None
     said = train(workspace, fold=0).said
